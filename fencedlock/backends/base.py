@@ -1,0 +1,188 @@
+"""What a lock server must be able to do, in the words of the library: every room beside this file implements it.
+
+A :class:`Backend` is one server as one client sees it. :meth:`Backend.bind` gives a :class:`BoundLock`, the operations on one named
+lock. All times are this process's (:func:`fencedlock.clock.now_seconds`); all tokens are numbers.
+
+Every operation may raise :class:`~fencedlock.BackendUnavailableError`, which means that the outcome is unknown, and
+:class:`~fencedlock.BackendError`, which means that the server refused and nothing was done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    from fencedlock.hold import Claim, Hold
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """The claim holds the lock."""
+
+    token: int
+    deadline: float
+    """The local time until which the lease is good: counted from the sending of the request, never from its answer."""
+    abandoned: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """Somebody else holds the lock, and the claim took no place in its queue."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Somebody else holds the lock, and the claim has its place in the queue."""
+
+    asked_at: float
+    """When the question was sent: the waiter is counted as alive for its span from then."""
+    issued: int
+    """The highest token issued when the server answered."""
+    recheck_at: float
+    """When the present holder's lease will have run out if it is not renewed."""
+    position: int
+    """How many wait before it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """The claim has no place in the queue (any more)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Renewed:
+    """The hold stands, and its lease is good until ``deadline``."""
+
+    deadline: float
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """The hold has ended by this request or by an earlier copy of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotOurs:
+    """The lock is free or somebody else's.
+
+    ``ended`` is the highest token known to be released cleanly (0: none), and ``replayed`` True when an earlier copy of
+    the request had no answer, so that it may be what ended the hold.
+    """
+
+    ended: int = 0
+    replayed: bool = False
+
+
+ClaimAnswer: TypeAlias = Granted | Busy | Waiting | Gone
+RenewAnswer: TypeAlias = Renewed | NotOurs
+ReleaseAnswer: TypeAlias = Released | NotOurs
+
+
+@dataclass(frozen=True, slots=True)
+class Waiter:
+    """One waiting claim, as the server has it."""
+
+    owner: str
+    holder: str
+    """Host, process and native thread id."""
+    remaining: float
+    """Seconds until its place is given up if it sends no beat."""
+
+
+@dataclass(frozen=True, slots=True)
+class LockInfo:
+    """What the server knows of one lock at one moment."""
+
+    name: str
+    locked: bool
+    owner: str | None
+    """The id of the claim that holds it."""
+    holder: str | None
+    """Host, process and native thread id of the holder."""
+    token: int | None
+    count: int
+    """The holder's reentrancy depth, 0 when the lock is free."""
+    remaining: float
+    """Seconds of lease left, 0 when the lock is free."""
+    issued: int | None
+    """The highest token ever issued, as far as the server remembers."""
+    waiters: tuple[Waiter, ...]
+    """The queue, in order of arrival."""
+
+
+class BoundLock(Protocol):
+    """The operations on one named lock. Each takes the longest time, in seconds, that it may wait for the server."""
+
+    @property
+    def name(self) -> str:
+        """The lock's name, as the user wrote it."""
+
+    def acquire(self, claim: Claim, *, queue: bool, timeout_seconds: float) -> ClaimAnswer:
+        """Ask for the lock, any number of times: the same claim gets the same grant.
+
+        With ``queue``, a claim that can't have the lock takes its place in the queue, or keeps the one it has.
+        """
+
+    def release(self, hold: Hold, timeout_seconds: float) -> ReleaseAnswer:
+        """End the hold, and hand the lock to the first waiter that can be reached. Tried twice."""
+
+    def withdraw(self, claim: Claim, timeout_seconds: float) -> None:
+        """Forget the claim: its place, its grant, and any packet of it that is still under way."""
+
+    def inspect(self, timeout_seconds: float) -> LockInfo:
+        """Report the lock's holder and queue."""
+
+    def force_release(self, timeout_seconds: float) -> int | None:
+        """Take the lock from whoever holds it; the token of the ended hold, None when there was none."""
+
+
+class Listener(Protocol):
+    """Who is told of what comes in without being asked for."""
+
+    def doorbell(self, claim_id: str, token: int, *, abandoned: bool) -> None:
+        """A release handed the lock to this claim."""
+
+    def reconnected(self) -> None:
+        """Doorbells may have been missed: every waiting claim should beat now."""
+
+
+class Backend(Protocol):
+    """One lock server, as one client sees it."""
+
+    request_timeout_seconds: float
+    """The longest time one request waits for its answer; a request for a short lease waits less."""
+    floor: int
+    """The highest token that this client has seen, of any lock: none is issued below it, whatever the server forgot."""
+
+    def bind(self, name: str) -> BoundLock:
+        """Prepare the operations on one lock. Raises ConfigurationError for a name that can't be one; no I/O."""
+
+    def beat(self, claims: Sequence[Claim], timeout_seconds: float) -> list[ClaimAnswer | Exception]:
+        """Keep the places of waiting claims, in one exchange. A beat never takes a new place."""
+
+    def renew(self, holds: Sequence[Hold], timeout_seconds: float, *, exact: bool = False) -> list[RenewAnswer | Exception]:
+        """Extend the leases of these holds and write down their depths, in one exchange.
+
+        A lease is never shortened, unless ``exact`` asks for the hold's present length.
+        """
+
+    def listen(self, listener: Listener) -> None:
+        """Open the way by which grants arrive; returns once they do. Further calls make sure that it is open."""
+
+    def lock_names(self, prefix: str) -> Iterator[str]:
+        """The names of the locks that are held or waited for now."""
+
+    def trim(self, now: float) -> float | None:
+        """Give back connections that calls no longer need; when to call again, None if there is nothing to trim."""
+
+    def check_settings(self) -> list[str]:
+        """What in the server's settings endangers locks, a sentence each."""
+
+    def close(self) -> None:
+        """Close everything; waiting for doorbells ends."""
+
+
+BackendFactory: TypeAlias = Callable[[str], Backend]
+"""Makes the backend of one client from that client's id; no I/O."""

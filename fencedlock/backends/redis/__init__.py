@@ -1,0 +1,1 @@
+"""Locks on one Redis or Valkey server."""

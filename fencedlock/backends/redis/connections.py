@@ -1,0 +1,220 @@
+"""The connections of one client: few, opened like the user's own, and without retries beneath us.
+
+redis-py's own retries, health checks and decoding are switched off on them: a retry that we don't know of would hide whether
+a packet had an answer, and the scripts need no decoding. A user's pool is not used, for a small one would be drained by
+the inbox; its settings are.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+from fencedlock.clock import now_seconds
+from fencedlock.errors import (
+    BackendError,
+    BackendMisconfiguredError,
+    BackendUnavailableError,
+    ConfigurationError,
+    FencedLockError,
+)
+
+MOST_CONNECTIONS = 32
+"""Calls in flight at once; more threads than that take turns, for one server answers one at a time anyway."""
+
+IDLE_SECONDS = 1.0
+"""A connection that no call has needed for so long is closed, but for one."""
+
+_TEMPORARY = ("LOADING", "BUSY", "MASTERDOWN", "TRYAGAIN", "CLUSTERDOWN")
+_NOT_OURS_TO_COPY = ("maint_notifications", "oss_cluster_maint", "orig_", "maintenance_", "event_dispatcher", "himport")
+
+
+class Connector:
+    """Opens connections with the settings of a ready client of redis-py or valkey-py."""
+
+    def __init__(self, client: Any) -> None:
+        pool: Any = getattr(client, "connection_pool", None)
+        connection_class = getattr(pool, "connection_class", None)
+        if connection_class is None:
+            raise ConfigurationError(f"can't lock through {client!r}: pass a URL or a redis.Redis (valkey.Valkey) object")
+        package = _package_of(connection_class)
+        if "asyncio" in connection_class.__module__:
+            raise ConfigurationError(
+                f"{client!r} is an asyncio client: pass a {package}.Redis of the blocking kind; its settings are used, not its loop"
+            )
+        self.exceptions: ModuleType = import_module(f"{package}.exceptions")
+        self._class = connection_class
+        settings = {key: value for key, value in pool.connection_kwargs.items() if not key.startswith(_NOT_OURS_TO_COPY)}
+        self.socket_timeout_seconds: float | None = settings.get("socket_timeout")
+        retry = import_module(f"{package}.retry").Retry(import_module(f"{package}.backoff").NoBackoff(), 0)
+        settings.update(decode_responses=False, protocol=2, retry=retry, retry_on_timeout=False, retry_on_error=[], health_check_interval=0)
+        self._settings = settings
+
+    def __call__(self) -> Any:
+        """A new connection object; nothing is opened yet."""
+        return self._class(**self._settings)
+
+    def error_for(self, error: Exception) -> FencedLockError:
+        """Our error for one of redis-py's, or for what its parser made of a garbled reply."""
+        kinds = self.exceptions
+        words = str(error)
+        if isinstance(error, (kinds.AuthenticationError, kinds.AuthorizationError, kinds.NoPermissionError)):
+            return BackendMisconfiguredError(f"the lock server refused its user: {words}")
+        if isinstance(error, (kinds.ConnectionError, kinds.TimeoutError)) or words.startswith(_TEMPORARY):
+            return BackendUnavailableError(f"the lock server gave no answer: {words}")
+        if isinstance(error, kinds.ResponseError):
+            return BackendError(f"the lock server refused: {words}")
+        return BackendError(f"the lock server's reply makes no sense: {words}")
+
+
+def _package_of(connection_class: type) -> str:
+    for cls in connection_class.__mro__:
+        package = cls.__module__.partition(".")[0]
+        if package in ("redis", "valkey"):
+            return package
+    raise ConfigurationError(f"can't lock through connections of {connection_class!r}: they are neither redis-py's nor valkey-py's")
+
+
+class Wire:
+    """One connection, used by one thread at a time."""
+
+    __slots__ = ("_connection", "_timeout_seconds", "idle_since", "used")
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self._timeout_seconds = -1.0
+        self.used = False
+        """True once it has had an answer: then a broken connection may be one that the server closed while it was idle."""
+        self.idle_since = 0.0
+
+    def open(self, timeout_seconds: float) -> None:
+        """Connect, authenticate and select the database, if that is not done, and set the time limit of what follows."""
+        connection = self._connection
+        if connection._sock is None:
+            connection.socket_timeout = connection.socket_connect_timeout = timeout_seconds
+            connection.connect()
+        elif timeout_seconds != self._timeout_seconds:
+            connection._sock.settimeout(timeout_seconds)
+        self._timeout_seconds = timeout_seconds
+
+    def send(self, packed: bytes) -> None:
+        """Send packed commands."""
+        self._connection.send_packed_command([packed], check_health=False)
+
+    def receive(self) -> Any:
+        """The next reply; an error that the server answered is raised."""
+        return self._connection.read_response(disable_decoding=True)
+
+    def close(self) -> None:
+        """Close it; a reply that is still under way is lost."""
+        self._connection.disconnect()
+
+
+class Connections:
+    """The connections for calls. A call takes one that is idle, or opens one, or waits for one."""
+
+    def __init__(self, connector: Connector) -> None:
+        self._connector = connector
+        self._idle: deque[Wire] = deque()
+        self._open = 0
+        self._returned = threading.Condition(threading.Lock())
+        self._queueing = 0
+
+    def exchange(self, packed: bytes, replies: int, timeout_seconds: float, *, attempts: int = 1) -> tuple[list[Any], int]:
+        """Send packed commands and read so many replies; and how often they were sent.
+
+        An error that the server answered stands among the replies. Everything that we send may be repeated: so what was
+        sent through a connection that the server had closed meanwhile is sent again at once, besides the attempts asked for.
+        Raises BackendUnavailableError when the last attempt had no answer either.
+        """
+        kinds = self._connector.exceptions
+        sent = 0
+        while True:
+            wire = self._take(timeout_seconds)
+            worked_before = wire.used
+            sent += 1
+            try:
+                answers = self._converse(wire, packed, replies, timeout_seconds)
+            except Exception as error:
+                self._drop(wire)
+                if worked_before and isinstance(error, kinds.ConnectionError) and sent <= attempts:
+                    self.close_idle()
+                    attempts += 1
+                elif sent >= attempts:
+                    raise self._connector.error_for(error) from error
+            except BaseException:
+                self._drop(wire)  # Ctrl-C: a reply that is still to come must not be taken for the next one's
+                raise
+            else:
+                self._give_back(wire)
+                return answers, sent
+
+    def _converse(self, wire: Wire, packed: bytes, replies: int, timeout_seconds: float) -> list[Any]:
+        wire.open(timeout_seconds)
+        wire.send(packed)
+        answers: list[Any] = []
+        while len(answers) < replies:
+            try:
+                answers.append(wire.receive())
+            except self._connector.exceptions.ResponseError as error:
+                answers.append(error)
+        wire.used = True
+        return answers
+
+    def _take(self, timeout_seconds: float) -> Wire:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            pass
+        with self._returned:
+            self._queueing += 1
+            try:
+                if not self._returned.wait_for(lambda: self._idle or self._open < MOST_CONNECTIONS, timeout_seconds):
+                    raise BackendUnavailableError(f"all {MOST_CONNECTIONS} connections to the lock server wait for answers")
+            finally:
+                self._queueing -= 1
+            try:
+                return self._idle.pop()
+            except IndexError:
+                self._open += 1
+                return Wire(self._connector())
+
+    def _give_back(self, wire: Wire) -> None:
+        wire.idle_since = now_seconds()
+        self._idle.append(wire)
+        self._wake_one()
+
+    def _drop(self, wire: Wire) -> None:
+        wire.close()
+        with self._returned:
+            self._open -= 1
+        self._wake_one()
+
+    def _wake_one(self) -> None:
+        if self._queueing:
+            with self._returned:
+                self._returned.notify()
+
+    def trim(self, now: float) -> float | None:
+        """Close what no call has needed for a while, but for one; when to look again, None if only one is left."""
+        while len(self._idle) > 1:
+            try:
+                oldest = self._idle.popleft()
+            except IndexError:
+                break
+            if now < oldest.idle_since + IDLE_SECONDS:
+                self._idle.appendleft(oldest)
+                return oldest.idle_since + IDLE_SECONDS
+            self._drop(oldest)
+        return None
+
+    def close_idle(self) -> None:
+        """Close all that are idle."""
+        while self._idle:
+            try:
+                self._drop(self._idle.pop())
+            except IndexError:
+                break

@@ -1,0 +1,140 @@
+"""The inbox: a client's pub/sub channel, where a release rings when it hands a lock over."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Any
+
+from fencedlock.backends.base import Listener
+from fencedlock.backends.redis.connections import Connector
+from fencedlock.backends.redis.scripts import pack
+from fencedlock.errors import BackendError, BackendUnavailableError
+
+logger = logging.getLogger("fencedlock")
+
+SILENCE_SECONDS = 5.0
+"""An inbox so long without a word is asked whether it still lives; so long again without an answer, it is opened anew."""
+
+LONGEST_PAUSE_SECONDS = 1.0
+"""Between two attempts to open it anew."""
+
+REFUSED_PAUSE_SECONDS = 30.0
+"""The same when the server refuses, for want of a permission."""
+
+
+class Inbox:
+    """One pub/sub connection and the thread that reads it.
+
+    Every doorbell is ``claim token abandoned``. Between a cut and the reconnection doorbells are lost: so the listener is told, and
+    its waiters beat at once.
+    """
+
+    def __init__(self, connector: Connector, channel: bytes, timeout_seconds: float) -> None:
+        self._connector = connector
+        self._channel = channel
+        self._timeout_seconds = timeout_seconds
+        self._opening = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._closed = threading.Event()
+        self._connection: Any = None
+        self._warned = False
+
+    def open(self, listener: Listener) -> None:
+        """Subscribe, and return once the server has confirmed it. Does nothing when that is done.
+
+        Raises BackendUnavailableError when the server does not answer.
+        """
+        if self._thread is not None:
+            return
+        with self._opening:
+            if self._thread is None and not self._closed.is_set():
+                try:
+                    self._connection = self._subscribe()
+                except BackendUnavailableError:
+                    raise
+                except BackendError as error:
+                    self._warn(error)  # a missing permission costs latency only
+                thread = threading.Thread(target=self._read, args=(listener,), name="fencedlock-inbox", daemon=True)
+                thread.start()
+                self._thread = thread
+
+    def close(self) -> None:
+        """Stop reading, and wait until the thread has ended."""
+        self._closed.set()
+        with self._opening:
+            thread = self._thread
+        sock = getattr(self._connection, "_sock", None)
+        if sock is not None:
+            try:
+                sock.shutdown(2)  # wakes the reader
+            except OSError:
+                pass
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+    def _subscribe(self) -> Any:
+        connection = self._connector()
+        try:
+            connection.socket_timeout = connection.socket_connect_timeout = self._timeout_seconds
+            connection.connect()
+            connection.send_packed_command([pack(b"SUBSCRIBE", self._channel)], check_health=False)
+            connection.read_response(disable_decoding=True)
+        except Exception as error:
+            connection.disconnect()
+            raise self._connector.error_for(error) from error
+        except BaseException:
+            connection.disconnect()
+            raise
+        return connection
+
+    def _read(self, listener: Listener) -> None:
+        pause = 0.0
+        while not self._closed.wait(pause):
+            if self._connection is None:
+                try:
+                    self._connection = self._subscribe()
+                except BackendUnavailableError:
+                    pause = min(LONGEST_PAUSE_SECONDS, 2 * pause + 0.01)
+                    continue
+                except BackendError as error:
+                    self._warn(error)
+                    pause = REFUSED_PAUSE_SECONDS
+                    continue
+                pause = 0.0
+                listener.reconnected()
+            try:
+                self._read_until_cut(self._connection, listener)
+            except Exception as error:
+                logger.debug("the inbox was cut: %s", error)
+            self._connection.disconnect()
+            self._connection = None
+
+    def _warn(self, error: BackendError) -> None:
+        if not self._warned:
+            self._warned = True
+            logger.warning("the inbox can't be opened, so hand-offs wait for beats, seconds instead of milliseconds: %s", error)
+
+    def _read_until_cut(self, connection: Any, listener: Listener) -> None:
+        asked = False
+        while not self._closed.is_set():
+            if not connection.can_read(timeout=SILENCE_SECONDS):
+                if asked:
+                    return
+                connection.send_packed_command([pack(b"PING")], check_health=False)
+                asked = True
+                continue
+            asked = False
+            kind, *rest = connection.read_response(disable_decoding=True)
+            if kind == b"message":
+                self._deliver(rest[1], listener)
+
+    @staticmethod
+    def _deliver(message: bytes, listener: Listener) -> None:
+        try:
+            claim_id, token, abandoned = message.decode().split(" ")
+            value = int(token)
+        except ValueError:
+            logger.warning("ignored a message on the inbox that is no doorbell: %r", message[:100])
+            return
+        listener.doorbell(claim_id, value, abandoned=abandoned == "1")

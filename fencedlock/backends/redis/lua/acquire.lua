@@ -1,0 +1,78 @@
+-- Asks for the lock, takes a place in its queue, or keeps it. Any replay gets the same grant and the same place.
+--
+-- ARGV: 1 claim, 2 mode ('try', 'queue', or 'beat', which never takes a new place), 3 fair ('1' or '0'), 4 lease_ms,
+--       5 span_ms (a waiter is alive so long after its last beat), 6 floor, 7 holder, 8 not_after_us,
+--       9 inbox prefix, 10 counts_receivers ('1': PUBLISH tells how many got a message)
+-- Answers: granted now_us token ttl_ms abandoned
+--          waiting now_us issued remaining_ms position
+--          busy now_us | gone now_us | late now_us
+--@include grant
+local claim, mode, lease_ms, floor, holder = ARGV[1], ARGV[2], ARGV[4], tonumber(ARGV[6]), ARGV[7]
+
+local now_us = server_time_us()
+if now_us > tonumber(ARGV[8]) then
+  return answer('late', text(now_us))
+end
+
+local function grant_now()
+  local issued, abandoned = last_issued()
+  local token = grant(claim, holder, lease_ms, now_us, floor, issued, abandoned)
+  return answer('granted', text(now_us), token, lease_ms, abandoned)
+end
+
+if mode ~= 'beat' and call('EXISTS', lock, queue, withdrawn) == 0 then
+  return grant_now()
+end
+
+--@include queue
+local fair, span_ms, inbox, counts_receivers = ARGV[3], tonumber(ARGV[5]), ARGV[9], ARGV[10]
+
+local function granted()
+  local held = call('HMGET', lock, 'token', 'abandoned')
+  local ttl_ms = call('PTTL', lock)
+  if ttl_ms < tonumber(lease_ms) then
+    ttl_ms = lease_ms
+    call('PEXPIRE', lock, ttl_ms)
+  end
+  return answer('granted', text(now_us), held[1], ttl_ms, held[2] or '0')
+end
+
+local owner = call('HGET', lock, 'owner')
+if owner == claim then
+  return granted()
+end
+if call('ZSCORE', withdrawn, claim) then
+  return answer('gone', text(now_us))
+end
+
+local ticket = call('ZSCORE', queue, claim)
+if mode == 'beat' and not ticket then
+  return answer('gone', text(now_us))
+end
+if not owner and fair == '0' then
+  leave(claim)
+  return grant_now()
+end
+if ticket or mode == 'queue' then
+  if not ticket then
+    local last = call('ZRANGE', queue, -1, -1, 'WITHSCORES')[2]
+    call('ZADD', queue, text(math.max((tonumber(last) or 0) + 1, now_us)), claim)
+  end
+  local deadline_us = now_us + span_ms * 1000
+  call('HSET', waiters, claim, text(deadline_us) .. ' ' .. text(floor) .. ' ' .. holder)
+  keep_until(queue, deadline_us, now_us)
+  keep_until(waiters, deadline_us, now_us)
+end
+if not owner then
+  local winner = hand_off(now_us, inbox, counts_receivers, claim, lease_ms)
+  if winner == claim then
+    return granted()
+  elseif not winner and mode == 'try' then
+    return grant_now()
+  end
+end
+if mode == 'try' then
+  return answer('busy', text(now_us))
+end
+local position = call('ZRANK', queue, claim)
+return answer('waiting', text(now_us), call('HGET', fence, 'issued') or '0', math.max(0, call('PTTL', lock)), position or '0')

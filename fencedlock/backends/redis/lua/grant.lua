@@ -1,0 +1,61 @@
+-- What every script needs: the keys, the server's time, and the making of a grant. Included where a script says so.
+--
+-- KEYS, all of one lock and in one slot; every key has a TTL
+--   1 lock       hash: owner (claim id), count, token, holder, and where they matter operation, abandoned; exists while it is held
+--   2 queue      sorted set: waiting claims by ticket (order of arrival)
+--   3 waiters    hash: claim -> "deadline_us floor holder"
+--   4 fence      hash: issued (last token), ended (last token released cleanly)
+--   5 withdrawn  sorted set: claims given up, by the server time until which packets of theirs may still come
+--
+-- Every script answers with one line of words: a single line is what a client parses fastest.
+local lock, queue, waiters, fence, withdrawn = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local DAY_US = 86400000000
+local FENCE_TTL_MS = '691200000' -- 8 days, set on the first grant of each day: so at least 7 days after the last use
+
+local call = redis.call
+
+-- Lua would print a large number as 1.79e+15.
+local function text(number)
+  return string.format('%.0f', number)
+end
+
+local function answer(...)
+  return { ok = table.concat({ ... }, ' ') }
+end
+
+local function server_time_us()
+  local time = call('TIME')
+  return time[1] * 1000000 + time[2]
+end
+
+-- The last token issued, and '1' if its hold has not ended by a release: its lease ran out, or it was forced.
+local function last_issued()
+  local last = call('HMGET', fence, 'issued', 'ended')
+  return tonumber(last[1]) or 0, (last[1] and last[1] ~= last[2]) and '1' or '0'
+end
+
+-- Makes the claim the owner; the token. Tokens follow the server's clock, so that they rise even when the fence hash was
+-- lost, and floor is the highest one that the claiming client has seen, in case the clock was set back.
+-- The fence is written first: where memory or a permission is missing, the error comes before there is an owner.
+local function grant(claim, holder, lease_ms, now_us, floor, issued, abandoned)
+  local number = math.max(issued + 1, now_us, floor + 1)
+  local token = text(number)
+  call('HSET', fence, 'issued', token)
+  if math.floor(issued / DAY_US) ~= math.floor(now_us / DAY_US) then
+    call('PEXPIRE', fence, FENCE_TTL_MS)
+  end
+  if abandoned == '0' then
+    call('HSET', lock, 'owner', claim, 'count', '1', 'token', token, 'holder', holder)
+  else
+    call('HSET', lock, 'owner', claim, 'count', '1', 'token', token, 'holder', holder, 'abandoned', abandoned)
+  end
+  call('PEXPIRE', lock, lease_ms)
+  return token
+end
+
+-- Notes that the hold with this token has ended by a release.
+local function note_end(token)
+  if call('HSET', fence, 'ended', token) == 1 then
+    call('PEXPIRE', fence, FENCE_TTL_MS)
+  end
+end

@@ -1,0 +1,21 @@
+-- Reports one lock. Read only.
+--
+-- ARGV: none
+-- Returns: {owner, holder, token, count, remaining_ms, issued, {claim, remaining_ms, holder, claim, ...}}, '' for what is not there
+--@include grant
+--@include queue
+local now_us = server_time_us()
+local held = call('HMGET', lock, 'owner', 'holder', 'token', 'count')
+local line = {}
+for _, claim in ipairs(call('ZRANGE', queue, 0, MOST_PLACES)) do
+  local deadline_us, _, holder = string.match(call('HGET', waiters, claim) or '', '^(%d+) (%d+) (.*)$')
+  if deadline_us and tonumber(deadline_us) > now_us then
+    table.insert(line, claim)
+    table.insert(line, math.ceil((tonumber(deadline_us) - now_us) / 1000))
+    table.insert(line, holder)
+  end
+end
+return {
+  held[1] or '', held[2] or '', held[3] or '', held[4] or '0', math.max(0, call('PTTL', lock)),
+  call('HGET', fence, 'issued') or '', line,
+}

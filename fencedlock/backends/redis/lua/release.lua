@@ -1,0 +1,28 @@
+-- Ends a hold and hands the lock to the first waiter that can be reached, in one step.
+--
+-- ARGV: 1 claim, 2 token, 3 bury_until_us (0: no packet of this claim is unanswered), 4 inbox prefix, 5 counts_receivers
+-- Both claim and token must match. DEL (or ZREMRANGEBYSCORE) comes first: so it works at maxmemory too.
+-- Answers: released | lost ended
+--@include grant
+local claim, token, bury_until_us, inbox, counts_receivers = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
+
+
+local held = call('HMGET', lock, 'owner', 'token')
+local ours = held[1] == claim and held[2] == token
+if ours and bury_until_us == 0 and call('EXISTS', queue) == 0 then
+  call('DEL', lock)
+  note_end(token)
+  return answer('released')
+end
+
+--@include queue
+if bury_until_us > 0 then
+  bury(claim, bury_until_us, server_time_us())
+end
+if not ours then
+  return answer('lost', call('HGET', fence, 'ended') or '0')
+end
+call('DEL', lock)
+note_end(token)
+hand_off(server_time_us(), inbox, counts_receivers)
+return answer('released')

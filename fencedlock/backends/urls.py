@@ -1,0 +1,74 @@
+"""From a URL or a ready client object to a backend."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+from fencedlock.backends.base import Backend, BackendFactory
+from fencedlock.errors import ConfigurationError
+
+
+def backend_factory(target: Any, *, namespace: str, socket_timeout_seconds: float) -> BackendFactory:
+    """What makes the backend of one client for this target.
+
+    Raises ConfigurationError, before any I/O, for a target that can't be one.
+    """
+    return _opener(target)(target, namespace, socket_timeout_seconds)
+
+
+def _opener(target: Any) -> Callable[[Any, str, float], BackendFactory]:
+    if not isinstance(target, str):
+        return _ready_client
+    scheme = urlsplit(target).scheme
+    try:
+        return _SCHEMES[scheme]
+    except KeyError:
+        known = ", ".join(f"{scheme}://" for scheme in _SCHEMES)
+        raise ConfigurationError(
+            f"unknown kind of lock server {scheme + '://' if scheme else target!r}: a URL must begin with one of {known}"
+        ) from None
+
+
+def _redis_url(url: str, namespace: str, socket_timeout_seconds: float) -> BackendFactory:
+    import redis
+
+    try:
+        pool = redis.ConnectionPool.from_url(url, socket_timeout=socket_timeout_seconds)
+    except (ValueError, TypeError) as error:
+        raise ConfigurationError(f"can't make sense of {url!r}: {error}") from error
+    return _ready_client(redis.Redis(connection_pool=pool), namespace, socket_timeout_seconds)
+
+
+def _ready_client(
+    client: Any, namespace: str, socket_timeout_seconds: float, on_close: Callable[[], None] = lambda: None
+) -> BackendFactory:
+    from fencedlock.backends.redis.backend import RedisBackend
+    from fencedlock.backends.redis.connections import Connector
+
+    connector = Connector(client)
+    timeout_seconds = min(socket_timeout_seconds, connector.socket_timeout_seconds or socket_timeout_seconds)
+
+    def make(client_id: str) -> Backend:
+        return RedisBackend(connector, client_id, namespace, timeout_seconds, on_close)
+
+    return make
+
+
+def _embedded(url: str, namespace: str, socket_timeout_seconds: float) -> BackendFactory:
+    if os.name != "posix":
+        raise ConfigurationError("embedded:// needs a POSIX system: run a redis-server and use its redis:// URL")
+    from fencedlock.backends.embedded import client_of
+
+    client, leave = client_of(url)
+    return _ready_client(client, namespace, socket_timeout_seconds, leave)
+
+
+_SCHEMES: dict[str, Callable[[Any, str, float], BackendFactory]] = {
+    "redis": _redis_url,
+    "rediss": _redis_url,
+    "unix": _redis_url,
+    "embedded": _embedded,
+}

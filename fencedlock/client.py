@@ -1,0 +1,138 @@
+"""The client: one lock server as a program sees it."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import weakref
+from collections.abc import Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from fencedlock.backends.base import BackendFactory, LockInfo
+from fencedlock.lock_table import LockTable, LossCallback
+from fencedlock.token import FencingToken
+
+if TYPE_CHECKING:
+    from fencedlock.locks import FairLock as _FairLock
+    from fencedlock.locks import RLock as _RLock
+
+
+class Client:
+    """A connection to a lock server, and all that this process holds and waits for there.
+
+    Made by :func:`fencedlock.connect`. Its factory methods mirror those of ``multiprocessing``'s contexts. Two background threads
+    and two connections at most serve all its locks; they start on first need. Close it, or use it in a ``with`` statement.
+    """
+
+    def __init__(
+        self,
+        make_backend: BackendFactory,
+        *,
+        ttl: float,
+        outage_timeout: float,
+        on_lost: LossCallback | None,
+        recipe: tuple[str, dict[str, Any]] | None,
+    ) -> None:
+        self.recipe = recipe
+        """The URL and the settings that make the same client elsewhere; None if it was made from a ready object."""
+        self.table = LockTable(
+            make_backend, ttl=ttl, outage_timeout=outage_timeout, on_lost=on_lost, make_handle=weakref.WeakMethod(self.RLock)
+        )
+        _clients.add(self)
+
+    @property
+    def id(self) -> str:
+        """Begins the ids of all claims of this client; another one in a forked child."""
+        return self.table.client_id
+
+    @property
+    def closed(self) -> bool:
+        """True after :meth:`close`."""
+        return self.table.closed
+
+    def __repr__(self) -> str:
+        source = repr(self.recipe[0]) if self.recipe else "a ready client object"
+        return f"<{'closed ' if self.closed else ''}fencedlock.Client of {source}, id {self.id}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.recipe is None:
+            raise TypeError(
+                "can't pickle a lock or client that was made from a ready client object: connect with a URL, "
+                "or make the lock in the other process"
+            )
+        from fencedlock.connecting import connect_again
+
+        return connect_again, self.recipe
+
+    def RLock(self, name: str, *, ttl: float | None = None, on_lost: LossCallback | None = None) -> _RLock:  # noqa: N802 - as multiprocessing names it
+        """A :class:`fencedlock.RLock` of this client."""
+        from fencedlock.locks import RLock
+
+        return RLock(name, client=self, ttl=ttl, on_lost=on_lost)
+
+    def FairLock(self, name: str, *, ttl: float | None = None, on_lost: LossCallback | None = None) -> _FairLock:  # noqa: N802
+        """A :class:`fencedlock.FairLock` of this client."""
+        from fencedlock.locks import FairLock
+
+        return FairLock(name, client=self, ttl=ttl, on_lost=on_lost)
+
+    def locks(self, prefix: str = "") -> Iterator[LockInfo]:
+        """All locks that are held or waited for, of any client, whose names begin with ``prefix``.
+
+        Each is read as it is when the iteration comes to it. Raises BackendError.
+        """
+        self.table.raise_if_closed()
+        for name in self.table.backend.lock_names(prefix):
+            info = self.inspect(name)
+            if info.locked or info.waiters:
+                yield info
+
+    def inspect(self, name: str) -> LockInfo:
+        """Who holds the lock and who waits for it, by the server's knowledge. Raises BackendError."""
+        self.table.raise_if_closed()
+        backend = self.table.backend
+        return backend.bind(name).inspect(backend.request_timeout_seconds)
+
+    def force_release(self, name: str) -> FencingToken | None:
+        """Take the lock from whoever holds it; the token of the ended hold, None if it was free.
+
+        The holder learns of it at its next beat; until then it works on, so check tokens at the store. The next holder's ``abandoned``
+        is true. Raises BackendError.
+        """
+        self.table.raise_if_closed()
+        backend = self.table.backend
+        token = backend.bind(name).force_release(backend.request_timeout_seconds)
+        return None if token is None else FencingToken(name, token)
+
+    def close(self) -> None:
+        """Release what this client holds, end its waiting (AcquireCancelledError), its threads and its connections.
+
+        Closing twice does nothing. A later acquire raises ConfigurationError.
+        """
+        self.table.close()
+        _clients.discard(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+_clients: weakref.WeakSet[Client] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for client in list(_clients):
+        client.table.become_child()
+
+
+@atexit.register
+def _close_all() -> None:
+    for client in list(_clients):
+        client.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

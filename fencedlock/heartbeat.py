@@ -1,0 +1,253 @@
+"""The one thread that beats for all holds and waiters of a client, and retries what could not be undone at once."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING
+
+from fencedlock.backends.base import Gone, Granted, Renewed, Waiting
+from fencedlock.clock import now_seconds
+from fencedlock.errors import BackendError
+from fencedlock.hold import Claim, Hold, LeaseEvent, LeaseState
+
+if TYPE_CHECKING:
+    from fencedlock.lock_table import LockTable
+
+logger = logging.getLogger("fencedlock")
+
+SOON_SECONDS = 0.01
+"""A grant by hand-off has a short first lease; it is extended so soon, and a hold that ends earlier saves the trip."""
+
+LONGEST_RETRY_SECONDS = 1.0
+LONGEST_SLEEP_SECONDS = 3600.0
+
+
+@dataclass(slots=True)
+class _Undo:
+    what: str
+    action: Callable[[], object]
+    give_up_at: float
+
+
+class Heartbeat:
+    """Beats in time for whatever was given to :meth:`add`.
+
+    Targets of one delay stand in a queue of their own, in the order in which they fall due, so that adding and discarding cost
+    the same however many there are. The thread starts with the first target.
+    """
+
+    def __init__(self, table: LockTable) -> None:
+        self._table = table
+        self._mutex = threading.Lock()
+        self._queues: dict[float, dict[Hold | Claim, float]] = {}
+        self._undos: list[_Undo] = []
+        self._retry_undos_at = 0.0
+        self._wake_at = float("inf")
+        self._mailbox: SimpleQueue[list[Hold] | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._stopping = False
+
+    # --- called by other threads
+
+    def add(self, target: Hold | Claim, delay_seconds: float) -> None:
+        """Beat for the target after so many seconds, in place of what was planned for it."""
+        due = now_seconds() + delay_seconds
+        with self._mutex:
+            self._remove(target)
+            if isinstance(target, Hold):
+                if target.state in (LeaseState.LOST, LeaseState.RELEASED):
+                    return
+            elif target.closed:
+                return
+            target.delay_seconds = delay_seconds
+            self._queues.setdefault(delay_seconds, {})[target] = due
+            wake = due < self._wake_at
+            if wake:
+                self._wake_at = due
+            if self._thread is None:
+                self._start()
+        if wake:
+            self._mailbox.put(None)
+
+    def discard(self, target: Hold | Claim) -> None:
+        """Beat for the target no more."""
+        with self._mutex:
+            self._remove(target)
+
+    def beat_now(self) -> None:
+        """Beat for every waiting claim at once: doorbells may have been missed."""
+        with self._mutex:
+            claims = [target for queue in self._queues.values() for target in queue if isinstance(target, Claim)]
+        for claim in claims:
+            self.add(claim, 0.0)
+
+    def undo(self, what: str, action: Callable[[], object], lease_seconds: float) -> None:
+        """Run the action in the background, again and again until it succeeds or the lease has ended by itself."""
+        with self._mutex:
+            self._undos.append(_Undo(what, action, now_seconds() + lease_seconds))
+            if self._thread is None:
+                self._start()
+        self._mailbox.put(None)
+
+    def collect(self, holds: list[Hold]) -> None:
+        """Release holds whose last handle was collected. Safe in a destructor: it takes no lock."""
+        self._mailbox.put(holds)
+
+    def stop(self) -> None:
+        """End the thread, after one try of each undo."""
+        with self._mutex:
+            self._stopping = True
+            thread = self._thread
+        self._mailbox.put(None)
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+    def _remove(self, target: Hold | Claim) -> None:
+        queue = self._queues.get(target.delay_seconds)
+        if queue is not None:
+            queue.pop(target, None)
+
+    def _start(self) -> None:
+        if not self._stopping:
+            self._table.starting()
+            self._thread = threading.Thread(target=self._run, name="fencedlock-heartbeat", daemon=True)
+            self._thread.start()
+
+    # --- the thread
+
+    def _run(self) -> None:
+        self._warn_of_settings()
+        trim_at: float | None = None
+        while True:
+            with self._mutex:
+                self._wake_at = self._next_due(trim_at)
+            try:
+                self._take_mail(self._wake_at - now_seconds())
+                holds, claims = self._fallen_due(now_seconds())
+                self._renew(holds)
+                self._beat(claims)
+                self._retry_undos()
+                trim_at = self._table.backend.trim(now_seconds())
+            except Exception:
+                logger.exception("the heartbeat stumbled, and goes on")
+            if self._stopping:
+                return
+
+    def _warn_of_settings(self) -> None:
+        try:
+            for warning in self._table.backend.check_settings():
+                logger.warning("the lock server endangers locks: %s", warning)
+        except BackendError:
+            pass  # it does not answer; the beats will say so
+
+    def _next_due(self, trim_at: float | None) -> float:
+        for delay in [delay for delay, queue in self._queues.items() if not queue]:
+            del self._queues[delay]
+        due = [next(iter(queue.values())) for queue in self._queues.values()]
+        if trim_at is not None:
+            due.append(trim_at)
+        if self._undos:
+            due.append(self._retry_undos_at)
+        if self._wake_at > now_seconds():
+            # Kept even if what was planned for then is gone: a lock that is taken and released in a loop would otherwise
+            # wake this thread each time.
+            due.append(self._wake_at)
+        return min(due, default=float("inf"))
+
+    def _take_mail(self, timeout_seconds: float) -> None:
+        try:
+            mail = self._mailbox.get(timeout=min(LONGEST_SLEEP_SECONDS, max(0.0, timeout_seconds)))
+            while True:
+                if mail is not None:
+                    for hold in mail:
+                        self._table.release_collected(hold)
+                mail = self._mailbox.get_nowait()
+        except Empty:
+            pass
+
+    def _fallen_due(self, now: float) -> tuple[list[Hold], list[Claim]]:
+        holds: list[Hold] = []
+        claims: list[Claim] = []
+        with self._mutex:
+            for queue in self._queues.values():
+                due = []
+                for target, due_at in queue.items():
+                    if due_at > now:
+                        break
+                    due.append(target)
+                for target in due:
+                    del queue[target]
+                    if isinstance(target, Hold):
+                        holds.append(target)
+                    else:
+                        claims.append(target)
+        return holds, claims
+
+    def _renew(self, due: list[Hold]) -> None:
+        now = now_seconds()
+        holds = []
+        for hold in due:
+            if hold.owner() is None:
+                self._table.report_lost(hold, LeaseEvent.OWNER_DIED, "its thread ended without a release")
+            elif now >= hold.deadline:
+                self._table.report_lost(hold, LeaseEvent.DEADLINE_PASSED, "its lease ended before a beat was answered")
+            else:
+                holds.append(hold)
+        if not holds:
+            return
+        lease_seconds = min(hold.lease_seconds for hold in holds)
+        answers = self._table.backend.renew(holds, self._table.request_seconds(lease_seconds))
+        now = now_seconds()
+        for hold, answer in zip(holds, answers, strict=True):
+            if isinstance(answer, Renewed):
+                hold.extend(answer.deadline)
+                self.add(hold, hold.lease_seconds / 3)
+            elif isinstance(answer, Exception):
+                if hold.state is LeaseState.HELD:
+                    logger.warning("a beat for lock %r failed; trying again until its lease ends: %s", hold.token.lock, answer)
+                hold.happened(LeaseEvent.BEAT_FAILED)
+                retry_seconds = min(LONGEST_RETRY_SECONDS, hold.lease_seconds / 10)
+                self.add(hold, min(retry_seconds, max(0.0, hold.deadline - now)))
+            else:
+                self._table.report_lost(hold, LeaseEvent.NOT_OURS, "the server says that it is not ours any more")
+
+    def _beat(self, claims: list[Claim]) -> None:
+        if not claims:
+            return
+        lease_seconds = min(claim.lease_seconds for claim in claims)
+        answers = self._table.backend.beat(claims, self._table.request_seconds(lease_seconds))
+        for claim, answer in zip(claims, answers, strict=True):
+            with self._table.mutex:
+                if claim.closed or claim.grant is not None:
+                    continue
+                if isinstance(answer, Granted):
+                    claim.granted(answer)
+                elif isinstance(answer, Waiting):
+                    claim.waiting(answer)
+                elif isinstance(answer, (Gone, Exception)):
+                    claim.must_ask = True
+                ring = claim.must_ask or claim.grant is not None
+            if ring:
+                claim.bell.ring()
+            self.add(claim, claim.beat_every_seconds)
+
+    def _retry_undos(self) -> None:
+        now = now_seconds()
+        with self._mutex:
+            undos, self._undos = self._undos, []
+        while undos:
+            undo = undos[0]
+            try:
+                undo.action()
+            except BackendError as error:
+                undos = [undo for undo in undos if undo.give_up_at > now]
+                logger.debug("%s failed, trying again until its lease ends: %s", undo.what, error)
+                break
+            undos.pop(0)
+        with self._mutex:
+            self._undos = undos + self._undos
+            self._retry_undos_at = now + LONGEST_RETRY_SECONDS / 4

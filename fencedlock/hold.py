@@ -1,0 +1,245 @@
+"""What a client claims and holds: pure state, decided by tables and clock readings, without I/O or threads.
+
+A :class:`Claim` is one outermost attempt of one thread on one lock. Granted, it becomes a :class:`Hold`, whose lease
+moves through :data:`LEASE_TRANSITIONS`.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import TYPE_CHECKING
+
+from fencedlock.token import FencingToken
+
+if TYPE_CHECKING:
+    from fencedlock.backends.base import BoundLock, Granted, Waiting
+    from fencedlock.identity import Owner
+    from fencedlock.locks import RLock
+    from fencedlock.waiting import Bell
+
+
+MOST_SPAN_SECONDS = 10.0
+"""The server counts a waiter as alive for its lease after its last beat, but at most so long."""
+
+
+class LeaseState(Enum):
+    """Where a lease stands by the knowledge of its holder."""
+
+    HELD = auto()
+    UNKNOWN = auto()  # a beat failed, the deadline has not passed: a lost packet is not a lost lock
+    LOST = auto()
+    RELEASED = auto()
+
+
+class LeaseEvent(Enum):
+    """What can happen to a lease."""
+
+    BEAT_ANSWERED = auto()
+    BEAT_FAILED = auto()
+    NOT_OURS = auto()
+    DEADLINE_PASSED = auto()
+    OWNER_DIED = auto()
+    FORKED = auto()  # the child has a copy of what the parent holds, and holds nothing
+    RELEASED = auto()
+    RELEASE_REFUSED = auto()  # the server says that it was taken from us before
+
+
+LEASE_TRANSITIONS: dict[tuple[LeaseState, LeaseEvent], LeaseState] = {
+    (LeaseState.HELD, LeaseEvent.BEAT_ANSWERED): LeaseState.HELD,
+    (LeaseState.HELD, LeaseEvent.BEAT_FAILED): LeaseState.UNKNOWN,
+    (LeaseState.HELD, LeaseEvent.NOT_OURS): LeaseState.LOST,
+    (LeaseState.HELD, LeaseEvent.DEADLINE_PASSED): LeaseState.LOST,
+    (LeaseState.HELD, LeaseEvent.OWNER_DIED): LeaseState.LOST,
+    (LeaseState.HELD, LeaseEvent.FORKED): LeaseState.LOST,
+    (LeaseState.HELD, LeaseEvent.RELEASED): LeaseState.RELEASED,
+    (LeaseState.UNKNOWN, LeaseEvent.BEAT_ANSWERED): LeaseState.HELD,
+    (LeaseState.UNKNOWN, LeaseEvent.BEAT_FAILED): LeaseState.UNKNOWN,
+    (LeaseState.UNKNOWN, LeaseEvent.NOT_OURS): LeaseState.LOST,
+    (LeaseState.UNKNOWN, LeaseEvent.DEADLINE_PASSED): LeaseState.LOST,
+    (LeaseState.UNKNOWN, LeaseEvent.OWNER_DIED): LeaseState.LOST,
+    (LeaseState.UNKNOWN, LeaseEvent.FORKED): LeaseState.LOST,
+    (LeaseState.UNKNOWN, LeaseEvent.RELEASED): LeaseState.RELEASED,
+    (LeaseState.RELEASED, LeaseEvent.RELEASE_REFUSED): LeaseState.LOST,
+    # Otherwise LOST and RELEASED are final: a beat's answer that comes late leaves them as they are.
+}
+"""The lease table. A pair that is not here changes nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """The server's yes to a claim: its token, and the local time until which it is good."""
+
+    token: int
+    deadline: float
+    abandoned: bool
+    handed_off: bool
+    """True when the previous holder's release gave it, with a short first lease."""
+
+
+class Claim:
+    """One outermost attempt of one thread on one lock; its id is never used again.
+
+    The claiming thread, the heartbeat and the inbox all tell it what they learn; callers hold the client's mutex.
+    """
+
+    __slots__ = (
+        "alive_until",
+        "beat_every_seconds",
+        "bell",
+        "bound",
+        "closed",
+        "delay_seconds",
+        "doorbell",
+        "fair",
+        "grant",
+        "id",
+        "issued",
+        "lease_seconds",
+        "may_exist",
+        "must_ask",
+        "owner",
+        "recheck_at",
+        "unanswered_until_us",
+    )
+
+    def __init__(self, claim_id: str, bound: BoundLock, owner: Owner, *, fair: bool, lease_seconds: float, bell: Bell) -> None:
+        self.id = claim_id
+        self.bound = bound
+        self.owner = owner
+        self.fair = fair
+        self.lease_seconds = lease_seconds
+        self.bell = bell
+        self.beat_every_seconds = min(lease_seconds, MOST_SPAN_SECONDS) / 3
+        self.delay_seconds = 0.0
+        """Where the heartbeat keeps it: among what is due so long after it was added."""
+        self.may_exist = False
+        """True while the server may know of it, so that it has to be withdrawn when it is given up."""
+        self.grant: Grant | None = None
+        self.closed = False
+        """True once nobody waits for it: a grant that comes now must be withdrawn."""
+        self.must_ask = False
+        """True when the claiming thread should ask the server itself: its place may be gone, or the server is away."""
+        self.issued: int | None = None
+        """The highest token known to be issued when the server said "wait": a doorbell must bring a higher one."""
+        self.alive_until = 0.0
+        """The local time until which the server counts this waiter as alive; a hand-off grant lasts as long."""
+        self.recheck_at = 0.0
+        """The local time at which the present holder's lease has run out, if it is not renewed."""
+        self.doorbell: tuple[int, bool] | None = None
+        self.unanswered_until_us = 0
+        """The server time until which an unanswered packet of this claim may still be executed; 0 when there is none."""
+
+    def granted(self, answer: Granted) -> None:
+        """The server answered a question of this claim with a grant."""
+        self.grant = Grant(answer.token, answer.deadline, answer.abandoned, handed_off=False)
+
+    def waiting(self, answer: Waiting) -> None:
+        """The server answered that the claim waits; a doorbell that overtook this answer counts now."""
+        self.issued = max(self.issued or 0, answer.issued)
+        self.alive_until = max(self.alive_until, answer.asked_at + 3 * self.beat_every_seconds)
+        self.recheck_at = answer.recheck_at
+        if self.doorbell is not None:
+            token, abandoned = self.doorbell
+            self.doorbell = None
+            self.rung(token, abandoned, answer.asked_at)
+
+    def rung(self, token: int, abandoned: bool, now: float) -> None:
+        """A doorbell came: take the grant, or remember or ask where it can't be trusted.
+
+        A doorbell can be as old as the network is slow: the grant it tells of may have lapsed, and another may hold the
+        lock. So its token must be greater than all that were issued when the server last said "wait", and the
+        server must still have counted this waiter as alive.
+        """
+        if self.grant is not None:
+            return
+        if self.issued is None:
+            self.doorbell = (token, abandoned)
+        elif token <= self.issued:
+            return
+        elif now < self.alive_until:
+            self.grant = Grant(token, self.alive_until, abandoned, handed_off=True)
+        else:
+            self.must_ask = True
+
+
+class Hold:
+    """A granted claim, with its depth (reentrancy count) and its lease."""
+
+    __slots__ = (
+        "__weakref__",
+        "_lost_event",
+        "abandoned",
+        "bound",
+        "claim_id",
+        "deadline",
+        "delay_seconds",
+        "depth",
+        "handle",
+        "lease_seconds",
+        "operation",
+        "owner",
+        "owner_number",
+        "reason",
+        "siblings",
+        "state",
+        "token",
+        "unanswered_until_us",
+    )
+
+    def __init__(self, claim: Claim, grant: Grant, handle: RLock, siblings: dict[int, Hold]) -> None:
+        self.claim_id = claim.id
+        self.bound = claim.bound
+        self.owner = weakref.ref(claim.owner)
+        self.owner_number = claim.owner.number
+        self.handle = weakref.ref(handle)
+        self.siblings = siblings
+        """The holds of this lock in this process, by the number of the owner; this one is among them until it is unwound."""
+        self.token = FencingToken(claim.bound.name, grant.token)
+        self.abandoned = grant.abandoned
+        self.deadline = grant.deadline
+        self.lease_seconds = claim.lease_seconds
+        self.unanswered_until_us = claim.unanswered_until_us
+        self.depth = 1
+        self.operation = 0
+        """Rises with every change of the depth or of the lease's length, so that a late packet can't undo a later one."""
+        self.delay_seconds = 0.0
+        """Where the heartbeat keeps it: among what is due so long after it was added."""
+        self.state = LeaseState.HELD
+        self.reason = ""
+        self._lost_event: threading.Event | None = None
+
+    def extend(self, deadline: float) -> None:
+        """A beat, or a nested operation, was answered: the lease is good until then."""
+        self.deadline = deadline
+        self.happened(LeaseEvent.BEAT_ANSWERED)
+
+    def happened(self, event: LeaseEvent, reason: str = "") -> bool:
+        """Move through the table; True when this event is what lost the lease."""
+        before = self.state
+        self.state = LEASE_TRANSITIONS.get((before, event), before)
+        lost_now = self.state is LeaseState.LOST is not before
+        if lost_now:
+            self.reason = reason
+            if self._lost_event is not None:
+                self._lost_event.set()
+        return lost_now
+
+    def remaining(self, now: float) -> float:
+        """Seconds of lease left by the local clock, 0 when it is lost."""
+        return 0.0 if self.state is LeaseState.LOST else max(0.0, self.deadline - now)
+
+    @property
+    def lost_event(self) -> threading.Event:
+        """Set when the lease is lost; made on first use, for few ask and a hold should be small."""
+        with _making_event:
+            if self._lost_event is None:
+                self._lost_event = threading.Event()
+        if self.state is LeaseState.LOST:
+            self._lost_event.set()
+        return self._lost_event
+
+
+_making_event = threading.Lock()

@@ -1,0 +1,54 @@
+"""Who holds: clients, and threads that are told apart even when the system recycles their ids."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import secrets
+import socket
+import threading
+from functools import cache
+
+
+class Owner:
+    """One thread of one process; it lives exactly as long as the thread, so a dead reference to it means a dead thread."""
+
+    __slots__ = ("__weakref__", "holder", "number")
+
+    def __init__(self) -> None:
+        self.number = next(_numbers)
+        self.holder = f"{_host()}/{os.getpid()}/{threading.get_native_id()}"
+        """Host, process and native thread id, for people."""
+
+
+_numbers = itertools.count(1)
+_thread = threading.local()
+
+
+def current_owner() -> Owner:
+    """The owner of the calling thread. Thread ids are recycled, so each thread gets a number of its own once."""
+    try:
+        return _thread.owner  # type: ignore[no-any-return]
+    except AttributeError:
+        _thread.owner = owner = Owner()
+        return owner
+
+
+def new_client_id() -> str:
+    """64 random bits in hexadecimal: a client's id, and the first part of the ids of its claims."""
+    return secrets.token_hex(8)
+
+
+@cache
+def _host() -> str:
+    return socket.gethostname()
+
+
+def _forget_threads_of_parent() -> None:
+    """A forked child is another process: its one thread gets an owner that names the right pid."""
+    global _thread
+    _thread = threading.local()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_threads_of_parent)

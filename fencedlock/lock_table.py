@@ -1,0 +1,412 @@
+"""The lock table: what this process holds and waits for on one lock server, and how that changes."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import sys
+import threading
+import warnings
+import weakref
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from fencedlock.backends.base import Backend, BackendFactory, NotOurs, Renewed
+from fencedlock.clock import now_seconds
+from fencedlock.errors import BackendError, BackendUnavailableError, ConfigurationError, LockLostError
+from fencedlock.heartbeat import SOON_SECONDS, Heartbeat
+from fencedlock.hold import Claim, Grant, Hold, LeaseEvent, LeaseState
+from fencedlock.identity import current_owner, new_client_id
+from fencedlock.waiting import REQUEST_SHARE_OF_LEASE, Bell, Cancellation, Wait
+
+if TYPE_CHECKING:
+    from fencedlock.locks import RLock
+
+logger = logging.getLogger("fencedlock")
+
+WITHDRAW_SECONDS = 0.25
+"""A caller who gives up waits so long for the withdrawal; after that it goes on in the background."""
+
+LossCallback = Callable[["RLock", str], object]
+
+
+class Resource:
+    """One named lock as this client knows it; all handles of the name share it, and it lives as long as they do."""
+
+    def __init__(self, table: LockTable, name: str) -> None:
+        self.table = table
+        self.name = name
+        self.bound = table.backend.bind(name)
+        self.holds: dict[int, Hold] = {}
+        """By the number of the owner. More than one only while a lost hold is not unwound yet."""
+
+    def __del__(self) -> None:
+        held = [hold for hold in getattr(self, "holds", {}).values() if hold.state in (LeaseState.HELD, LeaseState.UNKNOWN)]
+        if held:
+            self.table.heartbeat.collect(held)
+            warnings.warn(
+                f"the last handle of held lock {self.name!r} was collected; it is released", ResourceWarning, stacklevel=2, source=self
+            )
+
+
+class LockTable:
+    """The claims and holds of one client in one process. Locks, the heartbeat, the inbox and waiting threads all act on it."""
+
+    def __init__(
+        self,
+        make_backend: BackendFactory,
+        *,
+        ttl: float,
+        outage_timeout: float,
+        on_lost: LossCallback | None,
+        make_handle: weakref.WeakMethod[Callable[[str], RLock]],
+    ) -> None:
+        self.ttl = ttl
+        self.outage_timeout = outage_timeout
+        self.on_lost = on_lost
+        self._make_backend = make_backend
+        self._make_handle = make_handle
+        self._resources: weakref.WeakValueDictionary[str, Resource] = weakref.WeakValueDictionary()
+        self.closed = False
+        self._begin()
+
+    def _begin(self) -> None:
+        """Everything that belongs to this process alone: made anew in a forked child."""
+        self.client_id = new_client_id()
+        self.mutex = threading.Lock()
+        self.listening = False
+        self.backend: Backend = self._make_backend(self.client_id)
+        self.heartbeat = Heartbeat(self)
+        self._claim_numbers = itertools.count(1)
+        self._claims: dict[str, Claim] = {}
+        self._holds: set[Hold] = set()
+
+    def become_child(self) -> None:
+        """In a forked child: hold nothing, and be a client of its own."""
+        for hold in self._holds:
+            hold.happened(LeaseEvent.FORKED, "the process was forked, and the parent holds it")
+        floor = self.backend.floor
+        self._begin()
+        self.backend.floor = floor
+        for resource in list(self._resources.values()):
+            resource.holds = {}
+            resource.bound = self.backend.bind(resource.name)
+
+    def close(self) -> None:
+        """Release all holds, end all waiting, and stop the threads. Closing twice does nothing."""
+        with self.mutex:
+            if self.closed:
+                return
+            self.closed = True
+            claims, holds = list(self._claims.values()), list(self._holds)
+        for claim in claims:
+            claim.bell.ring()
+            self.abandon(claim)
+        for hold in holds:
+            self._end(hold)
+        self.heartbeat.stop()
+        self.backend.close()
+
+    def starting(self) -> None:
+        """The heartbeat starts: from now on there may be something to release at exit.
+
+        A child of multiprocessing runs its finalizers when it ends, but before Python 3.13 no atexit functions.
+        """
+        processes, util = sys.modules.get("multiprocessing.process"), sys.modules.get("multiprocessing.util")
+        if processes is not None and util is not None and processes.parent_process() is not None:
+            util.Finalize(None, _close_if_alive, args=(weakref.ref(self),), exitpriority=100)
+
+    def raise_if_closed(self) -> None:
+        """Raise ConfigurationError after :meth:`close`."""
+        if self.closed:
+            raise ConfigurationError("this client is closed: connect() again")
+
+    def resource(self, name: str) -> Resource:
+        """What all handles of this name share. Raises ConfigurationError for what can't be a name."""
+        self.raise_if_closed()
+        with self.mutex:
+            resource = self._resources.get(name) if isinstance(name, str) else None
+        if resource is None:
+            resource = Resource(self, name)
+            with self.mutex:
+                resource = self._resources.setdefault(name, resource)
+        return resource
+
+    def acquire(self, lock: RLock, *, patient: bool, timeout_seconds: float, cancel: Cancellation | None) -> bool:
+        """Acquire for the calling thread, which does not hold the lock."""
+        self.raise_if_closed()
+        owner = current_owner()
+        deadline = now_seconds() + timeout_seconds
+        while True:
+            claim = Claim(
+                f"{self.client_id}/{owner.number}/{next(self._claim_numbers)}",
+                lock._resource.bound,
+                owner,
+                fair=lock._fair,
+                lease_seconds=lock._ttl or self.ttl,
+                bell=Bell(),
+            )
+            self._claims[claim.id] = claim
+            try:
+                grant = Wait(self, claim, patient=patient, deadline=deadline, cancel=cancel).for_grant()
+                if grant is not None and self._enter(lock, claim, grant):
+                    return True
+            except BaseException as error:
+                self._leave(lock, claim)
+                self.abandon(claim, reachable=not isinstance(error, BackendUnavailableError))
+                raise
+            self.abandon(claim)
+            if grant is None:
+                return False
+
+    def _enter(self, lock: RLock, claim: Claim, grant: Grant) -> bool:
+        """Make the grant a hold; False if it lapsed on its way to us, and must not be used."""
+        now = now_seconds()
+        self.backend.floor = max(self.backend.floor, grant.token)
+        if grant.deadline <= now:
+            return False
+        hold = Hold(claim, grant, lock, lock._resource.holds)
+        with self.mutex:
+            if self.closed:
+                return False
+            self._claims.pop(claim.id, None)
+            self._holds.add(hold)
+        hold.siblings[hold.owner_number] = hold
+        if claim.delay_seconds:
+            self.heartbeat.discard(claim)
+        lock._latest = hold
+        soon = min(SOON_SECONDS, (grant.deadline - now) / 3)
+        self.heartbeat.add(hold, soon if grant.handed_off else hold.lease_seconds / 3)
+        return True
+
+    def _leave(self, lock: RLock, claim: Claim) -> None:
+        """Take back what _enter did, when Ctrl-C came in its middle."""
+        for hold in list(lock._resource.holds.values()):
+            if hold.claim_id == claim.id:
+                self._forget(hold, LeaseEvent.RELEASED)
+
+    def abandon(self, claim: Claim, *, reachable: bool = True) -> None:
+        """Nobody waits for the claim any more: see to it that nothing of it stays on the server."""
+        with self.mutex:
+            claim.closed = True
+            self._claims.pop(claim.id, None)
+        self.heartbeat.discard(claim)
+        if not claim.may_exist:
+            return
+        seconds = self.request_seconds(claim.lease_seconds)
+        try:
+            if reachable:
+                claim.bound.withdraw(claim, min(WITHDRAW_SECONDS, seconds))
+                return
+        except BackendError:
+            pass
+        except BaseException:
+            self._withdraw_later(claim, seconds)
+            raise
+        self._withdraw_later(claim, seconds)
+
+    def _withdraw_later(self, claim: Claim, seconds: float) -> None:
+        action = partial(claim.bound.withdraw, claim, seconds)
+        self.heartbeat.undo(f"the withdrawal of a claim on lock {claim.bound.name!r}", action, claim.lease_seconds)
+
+    def deepen(self, hold: Hold) -> None:
+        """A nested acquire: one level more, if the lease stands."""
+        self.raise_if_lost(hold)
+        self._change_depth(hold, 1)
+
+    def undeepen(self, hold: Hold) -> None:
+        """A nested release: one level less. A lost lease is reported at once, not only at the last release."""
+        try:
+            self.raise_if_lost(hold)
+        except LockLostError:
+            hold.depth -= 1
+            raise
+        self._change_depth(hold, -1)
+
+    def _change_depth(self, hold: Hold, change: int) -> None:
+        """Change the depth here and write it down on the server.
+
+        The lease is ours by the local clock, so an unanswered question does not decide: the next beat carries the depth.
+        """
+        hold.depth += change
+        hold.operation += 1
+        if hold.state is LeaseState.UNKNOWN:
+            return
+        try:
+            self._tell(hold)
+        except LockLostError:
+            if change > 0:
+                hold.depth -= change
+            raise
+        except BackendUnavailableError:
+            hold.happened(LeaseEvent.BEAT_FAILED)
+            self.heartbeat.add(hold, 0.0)
+        except BaseException:
+            if change > 0:  # a nested acquire that raised did not happen; a nested release did
+                hold.depth -= change
+                hold.operation += 1
+            self.heartbeat.add(hold, 0.0)
+            raise
+
+    def set_depth(self, hold: Hold, depth: int) -> None:
+        """Return to a depth of old at once, as ``Condition.wait`` does."""
+        if depth > 1:
+            self._change_depth(hold, depth - 1)
+
+    def renew(self, hold: Hold, lease_seconds: float) -> None:
+        """Extend the lease now, and make it so long from now on."""
+        self.raise_if_lost(hold)
+        hold.lease_seconds = lease_seconds
+        hold.operation += 1
+        try:
+            self._tell(hold, exact=True)
+        except LockLostError:
+            raise
+        except BackendError as error:
+            self.heartbeat.add(hold, 0.0)
+            error.lock, error.token, error.owner = hold.token.lock, hold.token, hold.claim_id
+            raise
+        self.heartbeat.add(hold, lease_seconds / 3)
+
+    def _tell(self, hold: Hold, *, exact: bool = False) -> None:
+        """Send the hold's depth and lease, and learn whether it stands. Raises LockLostError, BackendError."""
+        for retry in (True, False):
+            (answer,) = self.backend.renew([hold], self.request_seconds(hold.lease_seconds), exact=exact)
+            if not (retry and isinstance(answer, BackendUnavailableError)):
+                break
+        if isinstance(answer, Renewed):
+            hold.extend(answer.deadline)
+        elif isinstance(answer, Exception):
+            raise answer
+        else:
+            self.report_lost(hold, LeaseEvent.NOT_OURS, "the server says that it is not ours any more")
+            self.raise_if_lost(hold)
+
+    def release(self, hold: Hold) -> None:
+        """The last release. Raises LockLostError when the lease had ended before."""
+        try:
+            self.raise_if_lost(hold)
+        except LockLostError:
+            self._forget(hold, LeaseEvent.RELEASED)
+            raise
+        if not self._end(hold):
+            self.report_lost(hold, LeaseEvent.RELEASE_REFUSED, "it was taken from us before the release")
+            raise self._lost_error(hold)
+
+    def _end(self, hold: Hold) -> bool:
+        """Release on the server; False if the hold had ended before. Without an answer the background goes on."""
+        seconds = self.request_seconds(hold.lease_seconds)
+        try:
+            self._forget(hold, LeaseEvent.RELEASED)
+            answer = hold.bound.release(hold, seconds)
+        except BackendError as error:
+            logger.warning("the release of lock %r had no answer; trying again until its lease ends: %s", hold.token.lock, error)
+            self._release_later(hold)
+            return True
+        except BaseException:
+            self._release_later(hold)
+            raise
+        if not isinstance(answer, NotOurs):
+            return True
+        # "Not ours" to a first copy means that the hold was taken from us. To a later copy it may mean that the first one
+        # ended it; or that the lease ran out while we asked, which harms nobody: the body was done.
+        return answer.replayed and (answer.ended >= hold.token.value or now_seconds() >= hold.deadline)
+
+    def _release_later(self, hold: Hold) -> None:
+        action = partial(hold.bound.release, hold, self.request_seconds(hold.lease_seconds))
+        self.heartbeat.undo(f"the release of lock {hold.token.lock!r}", action, hold.lease_seconds)
+
+    def release_collected(self, hold: Hold) -> None:
+        """Release a hold whose last handle was collected; called by the heartbeat."""
+        if hold in self._holds:
+            self._end(hold)
+
+    def report_lost(self, hold: Hold, event: LeaseEvent, reason: str) -> None:
+        """The lease has ended without a release: tell whoever wants to know."""
+        if not hold.happened(event, reason):
+            return
+        with self.mutex:
+            self._holds.discard(hold)
+        self.heartbeat.discard(hold)
+        logger.warning("lock %r was lost: %s", hold.token.lock, reason)
+        if event is LeaseEvent.OWNER_DIED:
+            hold.siblings.pop(hold.owner_number, None)
+        handle, make_handle = hold.handle(), self._make_handle()
+        if handle is None and make_handle is not None:
+            handle = make_handle(hold.token.lock)
+        callback = (handle and handle._on_lost) or self.on_lost
+        if callback is not None and handle is not None:
+            self._call_on_lost(callback, handle, reason)
+
+    def _call_on_lost(self, callback: LossCallback, lock: RLock, reason: str) -> None:
+        def call() -> None:
+            try:
+                callback(lock, reason)
+            except Exception:
+                logger.exception("on_lost of lock %r failed", lock.name)
+
+        try:
+            threading.Thread(target=call, name="fencedlock-on-lost", daemon=True).start()
+        except RuntimeError:
+            pass  # the interpreter is ending, and starts no threads any more
+
+    def _forget(self, hold: Hold, event: LeaseEvent) -> None:
+        """The owner is done with the hold, however it ended."""
+        hold.happened(event)
+        with self.mutex:
+            self._holds.discard(hold)
+        self.heartbeat.discard(hold)
+        if hold.siblings.get(hold.owner_number) is hold:
+            del hold.siblings[hold.owner_number]
+
+    def raise_if_lost(self, hold: Hold) -> None:
+        """Raise LockLostError if the lease has ended, by the local clock or by what the server has said. No I/O."""
+        if hold.state is not LeaseState.LOST and now_seconds() >= hold.deadline:
+            self.report_lost(hold, LeaseEvent.DEADLINE_PASSED, "its lease ended before a beat was answered")
+        if hold.state is LeaseState.LOST:
+            raise self._lost_error(hold)
+
+    @staticmethod
+    def _lost_error(hold: Hold) -> LockLostError:
+        return LockLostError(
+            f"lock {hold.token.lock!r} was lost while held: {hold.reason}. Somebody else may have held it meanwhile: "
+            f"what was written without a check of token {hold.token} needs to be looked at",
+            lock=hold.token.lock,
+            token=hold.token,
+            owner=hold.claim_id,
+        )
+
+    # --- for the heartbeat, the inbox and waiting threads
+
+    def request_seconds(self, lease_seconds: float) -> float:
+        """How long a request about a lease of this length may wait for its answer."""
+        return min(self.backend.request_timeout_seconds, REQUEST_SHARE_OF_LEASE * lease_seconds)
+
+    def listen(self) -> None:
+        """Make sure that doorbells arrive; needed before a claim takes its place in a queue."""
+        self.backend.listen(self)
+        self.listening = True
+
+    def beat_for_waiter(self, claim: Claim) -> None:
+        """Keep the place of a claim that waits from now on."""
+        self.heartbeat.add(claim, claim.beat_every_seconds)
+
+    def doorbell(self, claim_id: str, token: int, *, abandoned: bool) -> None:
+        """A release handed the lock to this claim. One that nobody waits for any more has been, or will be, withdrawn."""
+        with self.mutex:
+            claim = self._claims.get(claim_id)
+            if claim is None or claim.closed:
+                return
+            claim.rung(token, abandoned, now_seconds())
+        claim.bell.ring()
+
+    def reconnected(self) -> None:
+        """Doorbells may have been missed."""
+        self.heartbeat.beat_now()
+
+
+def _close_if_alive(table: weakref.ref[LockTable]) -> None:
+    alive = table()
+    if alive is not None:
+        alive.close()

@@ -1,0 +1,226 @@
+"""RLock and FairLock: the semantics of ``threading.RLock``. No I/O here: the client does it."""
+
+from __future__ import annotations
+
+import math
+import operator
+import threading
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from fencedlock.backends.base import LockInfo
+from fencedlock.clock import now_seconds
+from fencedlock.connecting import checked_ttl, default_client
+from fencedlock.errors import LockLostError, NotOwnedError
+from fencedlock.hold import Hold, LeaseState
+from fencedlock.identity import current_owner
+from fencedlock.token import FencingToken
+
+if TYPE_CHECKING:
+    from fencedlock.client import Client
+    from fencedlock.lock_table import LossCallback
+    from fencedlock.waiting import Cancellation
+
+
+class RLock:
+    """A reentrant lock that threads, processes and hosts share by its name; it behaves like ``threading.RLock``.
+
+    ``name`` is what the lock protects, as ``"orders/42"``. ``client`` is where the lock lives; without it, the default one of
+    :func:`fencedlock.configure` or of the environment variable ``FENCEDLOCK_URL``. ``ttl`` is the lease in seconds: how long
+    others wait after this process died; the client's by default. While the process lives, a background thread renews the lease.
+    ``on_lost(lock, reason)`` is called on a thread of its own when the lease is lost nevertheless.
+
+    All handles of one name and client are one lock: nesting across them re-enters. No order among waiters is promised: see
+    :class:`FairLock`.
+
+    Raises ConfigurationError, before any I/O, for a name, ttl or client that can't be.
+    """
+
+    _fair: ClassVar[bool] = False
+
+    def __init__(self, name: str, *, client: Client | None = None, ttl: float | None = None, on_lost: LossCallback | None = None) -> None:
+        self._client = default_client() if client is None else client
+        self._ttl = None if ttl is None else checked_ttl(ttl)
+        self._on_lost = on_lost
+        self._table = self._client.table
+        self._resource = self._table.resource(name)
+        self._latest: Hold | None = None
+
+    @property
+    def name(self) -> str:
+        """The lock's name."""
+        return self._resource.name
+
+    def acquire(self, blocking: bool = True, timeout: float = -1, *, cancel: Cancellation | None = None) -> bool:
+        """Take the lock, or go one level deeper if this thread holds it; True if it is held now.
+
+        ``timeout`` is in seconds, -1 means for ever; 0, like ``blocking=False``, is one try. ``cancel`` lets somebody else end the
+        waiting.
+
+        Raises AcquireCancelledError when cancelled; BackendUnavailableError when the server does not answer within
+        the timeout (without one, within the client's ``outage_timeout``); BackendError when it refuses; LockLostError when this
+        thread still holds a lease that was lost; and for arguments what ``threading`` raises: ValueError, OverflowError, TypeError.
+        """
+        timeout_seconds = _checked_timeout(blocking, timeout)
+        hold = self._hold()
+        if hold is not None:
+            self._table.deepen(hold)
+            return True
+        patient = bool(blocking) and timeout_seconds > 0
+        return self._table.acquire(self, patient=patient, timeout_seconds=timeout_seconds, cancel=cancel)
+
+    def release(self) -> None:
+        """Go up one level; the last one frees the lock and hands it to the next waiter.
+
+        Raises NotOwnedError if this thread does not hold the lock, and LockLostError if the lease ended before. A server that
+        is down raises nothing: the background goes on trying until the lease has ended.
+        """
+        hold = self._owned("cannot release un-acquired lock")
+        if hold.depth > 1:
+            self._table.undeepen(hold)
+        else:
+            self._table.release(hold)
+
+    def __enter__(self) -> FencingToken:
+        self.acquire()
+        return self.token
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            self.release()
+        except (LockLostError, NotOwnedError) as ours:
+            if error is None:
+                raise
+            error.add_note(f"besides: {ours}")
+
+    def locked(self) -> bool:
+        """True if anybody holds the lock. Asks the server, unless this process holds it. Raises BackendError."""
+        return self._held_here() is not None or self.info().locked
+
+    @property
+    def token(self) -> FencingToken:
+        """The token of this thread's hold, the same from the outermost acquire to the last release. Raises NotOwnedError."""
+        return self._owned().token
+
+    @property
+    def abandoned(self) -> bool:
+        """True when the holder before this thread did not release: its lease ended. Repair what it may have left half done.
+
+        Raises NotOwnedError.
+        """
+        return self._owned().abandoned
+
+    @property
+    def lost(self) -> threading.Event:
+        """Set when the lease is lost. Of this thread's hold; in a thread that holds nothing, of the latest hold of this handle.
+
+        So a thread that watches over the holder can wait for it. Each outermost hold has a new one.
+        """
+        hold = self._hold() or self._latest
+        return threading.Event() if hold is None else hold.lost_event
+
+    def remaining(self) -> float:
+        """Seconds of lease left by the local clock; 0 when it is lost. No network. Raises NotOwnedError."""
+        return self._owned().remaining(now_seconds())
+
+    def ensure_held(self) -> None:
+        """Raise LockLostError if the lease has ended by the local clock or the server's word. No network.
+
+        Raises NotOwnedError if this thread does not hold the lock.
+        """
+        self._table.raise_if_lost(self._owned())
+
+    def renew(self, ttl: float | None = None) -> None:
+        """Renew the lease now, for ``ttl`` seconds from now on; without it, for as long as before.
+
+        Leases are renewed in the background anyway: this is for a body that is about to stop the whole process for long, and wants
+        a longer lease first. Raises NotOwnedError, LockLostError, ConfigurationError for a bad ttl, and BackendError if the server
+        refuses or does not answer.
+        """
+        hold = self._owned()
+        self._table.renew(hold, hold.lease_seconds if ttl is None else checked_ttl(ttl))
+
+    def info(self) -> LockInfo:
+        """The holder and the queue, by the server's knowledge. Raises BackendError."""
+        return self._client.inspect(self.name)
+
+    def __repr__(self) -> str:
+        hold = self._held_here()
+        cls = type(self)
+        state, owner, count = ("unlocked", 0, 0) if hold is None else ("locked", hold.claim_id, hold.depth)
+        return f"<{state} fencedlock.{cls.__qualname__} object name={self.name!r} owner={owner} count={count} at {id(self):#x}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _make_handle, (type(self), self.name, self._client, self._ttl, self._on_lost)
+
+    # --- what threading.Condition asks of a lock
+
+    def _is_owned(self) -> bool:
+        return self._hold() is not None
+
+    def _recursion_count(self) -> int:
+        hold = self._hold()
+        return 0 if hold is None else hold.depth
+
+    def _release_save(self) -> int:
+        hold = self._owned("cannot release un-acquired lock")
+        depth = hold.depth
+        self._table.release(hold)
+        return depth
+
+    def _acquire_restore(self, depth: int) -> None:
+        self._table.acquire(self, patient=True, timeout_seconds=math.inf, cancel=None)
+        self._table.set_depth(self._owned(), depth)
+
+    def _at_fork_reinit(self) -> None:
+        """Nothing is left to do in a forked child: the client has forgotten all holds of the parent."""
+
+    # ---
+
+    def _hold(self) -> Hold | None:
+        return self._resource.holds.get(current_owner().number)
+
+    def _owned(self, otherwise: str = "this thread does not hold the lock") -> Hold:
+        hold = self._hold()
+        if hold is None:
+            raise NotOwnedError(f"{otherwise} ({self.name!r})", lock=self.name)
+        return hold
+
+    def _held_here(self) -> Hold | None:
+        """The hold of any thread of this process whose lease is good."""
+        now = now_seconds()
+        for hold in list(self._resource.holds.values()):
+            if hold.state is not LeaseState.LOST and now < hold.deadline:
+                return hold
+        return None
+
+
+class FairLock(RLock):
+    """An :class:`RLock` that serves its waiters in the order in which they came, among those that can be reached.
+
+    A place in the queue is kept by beats. A waiter whose process has died, or is cut off, is passed over at once. A non-fair
+    ``RLock`` of the same name may overtake only when a lease has ended without a release.
+    """
+
+    _fair = True
+
+
+def _make_handle(cls: type[RLock], name: str, client: Client, ttl: float | None, on_lost: LossCallback | None) -> RLock:
+    return cls(name, client=client, ttl=ttl, on_lost=on_lost)
+
+
+def _checked_timeout(blocking: bool, timeout: float) -> float:
+    """Seconds to wait, infinite for -1, after the checks of ``threading.RLock.acquire`` with its words."""
+    if not isinstance(timeout, float):
+        timeout = operator.index(timeout)
+    if math.isnan(timeout):
+        raise ValueError("Invalid value NaN (not a number)")
+    if not blocking and timeout != -1:
+        raise ValueError("can't specify a timeout for a non-blocking call")
+    if timeout < 0 and timeout != -1:
+        raise ValueError("timeout value must be a non-negative number")
+    if timeout > threading.TIMEOUT_MAX:
+        raise OverflowError("timeout value is too large")
+    if not blocking:
+        return 0.0
+    return math.inf if timeout == -1 else float(timeout)

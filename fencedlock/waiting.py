@@ -1,0 +1,189 @@
+"""How a thread sleeps until its claim is granted, cancelled or timed out."""
+
+from __future__ import annotations
+
+import random
+import threading
+from typing import TYPE_CHECKING
+
+from fencedlock.backends.base import Busy, Gone, Granted
+from fencedlock.clock import now_seconds
+from fencedlock.errors import AcquireCancelledError, BackendError, BackendUnavailableError
+
+if TYPE_CHECKING:
+    from fencedlock.lock_table import LockTable
+    from fencedlock.hold import Claim, Grant
+
+REQUEST_SHARE_OF_LEASE = 0.3
+"""No request waits longer for its answer than this share of the lease it is about, so that a failed one leaves time for another."""
+
+LEAST_REQUEST_SECONDS = 0.1
+"""Even the shortest timeout of the caller leaves a request this long: ``acquire(timeout=1e-6)`` takes a free lock."""
+
+FIRST_PAUSE_SECONDS = 0.02
+LONGEST_PAUSE_SECONDS = 1.0
+"""Between two questions to a server that is away: full jitter below a bound that doubles from the first to the longest."""
+
+
+class Bell:
+    """Wakes one sleeping thread; rings before the sleep are not lost, several count as one.
+
+    A bare lock wakes its waiter with less work than ``threading.Event`` does.
+    """
+
+    __slots__ = ("_lock",)
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def ring(self) -> None:
+        """Wake the sleeper, or let its next sleep end at once."""
+        try:
+            self._lock.release()
+        except RuntimeError:
+            pass  # rung already
+
+    def wait(self, timeout_seconds: float) -> None:
+        """Sleep until the bell rings, at most so long."""
+        if timeout_seconds > 0:
+            self._lock.acquire(timeout=min(timeout_seconds, threading.TIMEOUT_MAX))
+
+
+class Cancellation:
+    """Ends waiting from outside: ``lock.acquire(cancel=cancellation)`` raises once somebody calls :meth:`cancel`.
+
+    One cancellation may serve any number of acquisitions, at the same time or one after another; it stays cancelled.
+    """
+
+    def __init__(self) -> None:
+        self._mutex = threading.Lock()
+        self._bells: set[Bell] = set()
+        self._cancelled = False
+
+    @property
+    def cancelled(self) -> bool:
+        """True once :meth:`cancel` was called."""
+        return self._cancelled
+
+    def cancel(self) -> None:
+        """Make every acquisition that waits with this object, and every later one, raise AcquireCancelledError."""
+        with self._mutex:
+            self._cancelled = True
+            bells = list(self._bells)
+        for bell in bells:
+            bell.ring()
+
+    def _attach(self, bell: Bell) -> None:
+        with self._mutex:
+            self._bells.add(bell)
+
+    def _detach(self, bell: Bell) -> None:
+        with self._mutex:
+            self._bells.discard(bell)
+
+
+class Wait:
+    """One thread's way from its first question to a grant, a time-out or an error."""
+
+    def __init__(self, table: LockTable, claim: Claim, *, patient: bool, deadline: float, cancel: Cancellation | None) -> None:
+        self._table = table
+        self._claim = claim
+        self._patient = patient
+        self._deadline = deadline
+        self._cancel = cancel
+        self._failing_since: float | None = None
+        self._failures = 0
+
+    def for_grant(self) -> Grant | None:
+        """The grant; None when the lock is busy and the claim may not wait, or not any longer.
+
+        Raises AcquireCancelledError, and BackendUnavailableError when the server stays away.
+        """
+        if self._cancel is None:
+            return self._ask_until_granted()
+        self._cancel._attach(self._claim.bell)
+        try:
+            return self._ask_until_granted()
+        finally:
+            self._cancel._detach(self._claim.bell)
+
+    def _ask_until_granted(self) -> Grant | None:
+        claim, table = self._claim, self._table
+        queue = self._patient and table.listening
+        while True:
+            self._raise_if_cancelled()
+            try:
+                if queue:
+                    table.listen()
+                claim.may_exist = True
+                answer = claim.bound.acquire(claim, queue=queue, timeout_seconds=self._request_seconds())
+            except BackendUnavailableError as error:
+                error.lock = claim.bound.name
+                self._pause(error)
+                continue
+            self._failing_since = None
+            if isinstance(answer, Granted):
+                claim.granted(answer)
+                return claim.grant
+            if isinstance(answer, Gone):
+                raise BackendError("the lock server says that this claim was withdrawn, which nobody did", lock=claim.bound.name)
+            if isinstance(answer, Busy):
+                claim.may_exist = claim.unanswered_until_us > 0
+                if not self._patient:
+                    return None
+                queue = True
+                continue
+            with table.mutex:
+                claim.waiting(answer)
+            table.beat_for_waiter(claim)
+            if not self._sleep():
+                return claim.grant
+
+    def _sleep(self) -> bool:
+        """Sleep until there is something to ask (True), or the claim is granted or out of time (False)."""
+        claim = self._claim
+        while True:
+            self._raise_if_cancelled()
+            with self._table.mutex:
+                if claim.grant is not None:
+                    return False
+                now = now_seconds()
+                if now >= self._deadline:
+                    claim.closed = True
+                    return False
+                if claim.must_ask or now >= claim.recheck_at:
+                    claim.must_ask = False
+                    return True
+                until = min(self._deadline, claim.recheck_at)
+            claim.bell.wait(until - now)
+
+    def _pause(self, error: BackendUnavailableError) -> None:
+        """Sleep a little before the next question, or raise the error when there is no time left."""
+        now = now_seconds()
+        if self._failing_since is None:
+            self._failing_since, self._failures = now, 0
+        self._failures += 1
+        limit = self._deadline
+        if limit == float("inf"):
+            limit = self._failing_since + self._table.outage_timeout
+        bound = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2**self._failures)
+        wake_at = min(limit, now + random.uniform(0, bound))  # noqa: S311 - jitter, not a secret
+        if not self._patient or wake_at >= limit:
+            self._claim.bell.wait(limit - now if self._patient else 0)
+            self._raise_if_cancelled()
+            raise error
+        self._claim.bell.wait(wake_at - now)
+
+    def _request_seconds(self) -> float:
+        longest = self._table.request_seconds(self._claim.lease_seconds)
+        if self._deadline == float("inf"):
+            return longest
+        return min(longest, max(LEAST_REQUEST_SECONDS, self._deadline - now_seconds()))
+
+    def _raise_if_cancelled(self) -> None:
+        name = self._claim.bound.name
+        if self._cancel is not None and self._cancel.cancelled:
+            raise AcquireCancelledError(f"the acquisition of {name!r} was cancelled", lock=name)
+        if self._table.closed:
+            raise AcquireCancelledError(f"the acquisition of {name!r} ended, for its client was closed", lock=name)

