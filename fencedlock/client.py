@@ -131,7 +131,7 @@ def _after_fork_in_child() -> None:
 @atexit.register
 def _close_all() -> None:
     for client in list(_clients):
-        client.close()
+        client.table.close(wake=False)
 
 
 if hasattr(os, "register_at_fork"):

@@ -191,7 +191,7 @@ class Heartbeat:
         now = now_seconds()
         holds = []
         for hold in due:
-            if hold.owner() is None:
+            if not hold.owner.alive():
                 self._table.report_lost(hold, LeaseEvent.OWNER_DIED, "its thread ended without a release")
             elif now >= hold.deadline:
                 self._table.report_lost(hold, LeaseEvent.DEADLINE_PASSED, "its lease ended before a beat was answered")

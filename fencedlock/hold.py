@@ -181,7 +181,6 @@ class Hold:
         "lease_seconds",
         "operation",
         "owner",
-        "owner_number",
         "reason",
         "siblings",
         "state",
@@ -192,8 +191,7 @@ class Hold:
     def __init__(self, claim: Claim, grant: Grant, handle: RLock, siblings: dict[int, Hold]) -> None:
         self.claim_id = claim.id
         self.bound = claim.bound
-        self.owner = weakref.ref(claim.owner)
-        self.owner_number = claim.owner.number
+        self.owner = claim.owner
         self.handle = weakref.ref(handle)
         self.siblings = siblings
         """The holds of this lock in this process, by the number of the owner; this one is among them until it is unwound."""

@@ -7,18 +7,33 @@ import os
 import secrets
 import socket
 import threading
+import weakref
 from functools import cache
 
 
+class _Life:
+    """Referred to by one thread's local storage and by nothing else: it ends when the thread does."""
+
+    __slots__ = ("__weakref__",)
+
+
 class Owner:
-    """One thread of one process; it lives exactly as long as the thread, so a dead reference to it means a dead thread."""
+    """One thread of one process.
 
-    __slots__ = ("__weakref__", "holder", "number")
+    It may outlive the thread, in the frames of a traceback say; its life does not.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_life", "holder", "number")
+
+    def __init__(self, life: _Life) -> None:
         self.number = next(_numbers)
         self.holder = f"{_host()}/{os.getpid()}/{threading.get_native_id()}"
         """Host, process and native thread id, for people."""
+        self._life = weakref.ref(life)
+
+    def alive(self) -> bool:
+        """False once the thread has ended."""
+        return self._life() is not None
 
 
 _numbers = itertools.count(1)
@@ -30,7 +45,8 @@ def current_owner() -> Owner:
     try:
         return _thread.owner  # type: ignore[no-any-return]
     except AttributeError:
-        _thread.owner = owner = Owner()
+        _thread.life = _Life()
+        _thread.owner = owner = Owner(_thread.life)
         return owner
 
 

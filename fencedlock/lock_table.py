@@ -93,16 +93,20 @@ class LockTable:
             resource.holds = {}
             resource.bound = self.backend.bind(resource.name)
 
-    def close(self) -> None:
-        """Release all holds, end all waiting, and stop the threads. Closing twice does nothing."""
+    def close(self, *, wake: bool = True) -> None:
+        """Release all holds, end all waiting, and stop the threads. Closing twice does nothing.
+
+        Without ``wake``, threads that wait are left asleep: at exit they are daemons, and would only print a traceback.
+        """
         with self.mutex:
             if self.closed:
                 return
             self.closed = True
             claims, holds = list(self._claims.values()), list(self._holds)
         for claim in claims:
-            claim.bell.ring()
             self.abandon(claim)
+            if wake:
+                claim.bell.ring()
         for hold in holds:
             self._end(hold)
         self.heartbeat.stop()
@@ -172,7 +176,7 @@ class LockTable:
                 return False
             self._claims.pop(claim.id, None)
             self._holds.add(hold)
-        hold.siblings[hold.owner_number] = hold
+        hold.siblings[hold.owner.number] = hold
         if claim.delay_seconds:
             self.heartbeat.discard(claim)
         lock._latest = hold
@@ -331,7 +335,7 @@ class LockTable:
         self.heartbeat.discard(hold)
         logger.warning("lock %r was lost: %s", hold.token.lock, reason)
         if event is LeaseEvent.OWNER_DIED:
-            hold.siblings.pop(hold.owner_number, None)
+            hold.siblings.pop(hold.owner.number, None)
         handle, make_handle = hold.handle(), self._make_handle()
         if handle is None and make_handle is not None:
             handle = make_handle(hold.token.lock)
@@ -357,8 +361,8 @@ class LockTable:
         with self.mutex:
             self._holds.discard(hold)
         self.heartbeat.discard(hold)
-        if hold.siblings.get(hold.owner_number) is hold:
-            del hold.siblings[hold.owner_number]
+        if hold.siblings.get(hold.owner.number) is hold:
+            del hold.siblings[hold.owner.number]
 
     def raise_if_lost(self, hold: Hold) -> None:
         """Raise LockLostError if the lease has ended, by the local clock or by what the server has said. No I/O."""
@@ -401,6 +405,15 @@ class LockTable:
             claim.rung(token, abandoned, now_seconds())
         claim.bell.ring()
 
+    def look_again(self, claim_id: str) -> None:
+        """What this waiting claim was told of the holder's lease is no longer right."""
+        with self.mutex:
+            claim = self._claims.get(claim_id)
+            if claim is None or claim.closed:
+                return
+            claim.must_ask = True
+        claim.bell.ring()
+
     def reconnected(self) -> None:
         """Doorbells may have been missed."""
         self.heartbeat.beat_now()
@@ -409,4 +422,4 @@ class LockTable:
 def _close_if_alive(table: weakref.ref[LockTable]) -> None:
     alive = table()
     if alive is not None:
-        alive.close()
+        alive.close(wake=False)

@@ -30,6 +30,15 @@ def eventually(condition: Callable[[], Any], timeout: float = 20) -> Any:
     return value
 
 
+def leftovers(server: RedisServer, name: str) -> set[str]:
+    """What is left of a lock on the server, besides the memory of its tokens; everything there must have a TTL."""
+    key = f"fencedlock:{{{name}}}"
+    with server.client(decode_responses=True) as raw:
+        keys = {found for found in (key, f"{key}:queue", f"{key}:waiters", f"{key}:fence", f"{key}:withdrawn") if raw.exists(found)}
+        assert all(raw.pttl(found) > 0 or not raw.exists(found) for found in keys)
+    return {found.removeprefix(key) for found in keys} - {":fence"}
+
+
 @pytest.fixture(scope="session")
 def short_folder() -> Iterator[Path]:
     """A folder with a path short enough for unix sockets."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import threading
 from multiprocessing.connection import Connection
 from typing import Any
+
+import redis
 
 import fencedlock
 
@@ -112,6 +115,31 @@ class _Orders:
     def count(self, name: str) -> int:
         return self.lock(name)._recursion_count()
 
+    def count_up(self, name: str, counter: str, port: int, times: int) -> list[int]:
+        """Read, add one and write back under the lock, so often; the tokens."""
+        tokens = []
+        with redis.Redis(port=port) as store:
+            for _ in range(times):
+                with self.lock(name) as token:
+                    store.set(counter, int(store.get(counter) or 0) + 1)
+                    tokens.append(int(token))
+        return tokens
+
+    def crowd(self, name: str, size: int) -> list[tuple[int, str]]:
+        """Let so many threads each take the lock once; their tokens and owners."""
+        visits = []
+
+        def visit() -> None:
+            with self.client.FairLock(name) as token:
+                visits.append((int(token), self.client.inspect(name).owner or ""))
+
+        threads = [threading.Thread(target=visit) for _ in range(size)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return visits
+
     def getpid(self) -> int:
         return os.getpid()
 
@@ -128,4 +156,8 @@ def _serve(orders: Connection, client: fencedlock.Client) -> None:
     except (EOFError, OSError):
         pass
     finally:
+        for lock in served.locks.values():
+            while lock._is_owned():
+                with contextlib.suppress(fencedlock.LockLostError):
+                    lock.release()
         orders.close()

@@ -1,8 +1,8 @@
 """A TCP proxy between a client and its server, that loses and delays packets on demand.
 
 A request is what a client sends at once: our client sends every command, or batch, with one write. A test sets ``rule``, which sees
-each request and says what happens to it: ``None`` (pass on), ``LOSE_REPLY`` (pass on, but never answer), ``LOSE`` (swallow) or
-``HOLD`` (keep until :meth:`Proxy.deliver`). ``reply_rule`` does the same for what the server sends.
+each request and says what happens to it: ``None`` (pass on), ``LOSE_REPLY`` (pass on, but never answer), ``LOSE`` (swallow),
+``HOLD`` (keep until :meth:`Proxy.deliver`) or ``HOLD_AND_CUT`` (the same, and hang up on the client). ``reply_rule`` does the same for what the server sends.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Callable
 LOSE_REPLY = "lose reply"
 LOSE = "lose"
 HOLD = "hold"
+HOLD_AND_CUT = "hold and cut"
 
 Rule = Callable[[bytes], str | None]
 
@@ -32,6 +33,7 @@ class Proxy:
         self.arrived = threading.Condition()
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._deaf: set[socket.socket] = set()
+        self._swallowed = 0
         threading.Thread(target=self._accept, daemon=True).start()
 
     @property
@@ -58,10 +60,9 @@ class Proxy:
     def deliver(self) -> None:
         """Let the held requests arrive now, and return when the server has answered them."""
         for server, request in self.held:
-            server.settimeout(5)
+            before = self._swallowed
             server.sendall(request)
-            with contextlib.suppress(OSError):
-                server.recv(65536)
+            self.wait_for(lambda before=before: self._swallowed > before)
         self.held = []
 
     def deliver_replies(self) -> None:
@@ -87,11 +88,13 @@ class Proxy:
                 fate = self.rule(request)
                 with self.arrived:
                     self.requests.append(request)
-                    if fate == HOLD:
+                    if fate in (HOLD, HOLD_AND_CUT):
                         self.held.append((server, request))
                         self._deaf.add(server)
                         keep = True
                     self.arrived.notify_all()
+                if fate == HOLD_AND_CUT:
+                    self._close(client)
                 if fate == LOSE_REPLY:
                     self._deaf.add(server)
                 if fate in (None, LOSE_REPLY):
@@ -101,13 +104,17 @@ class Proxy:
 
     def _pump_replies(self, client: socket.socket, server: socket.socket) -> None:
         with contextlib.suppress(OSError):
-            while server not in self._deaf and (reply := server.recv(1 << 20)):
+            while reply := server.recv(1 << 20):
                 fate = self.reply_rule(reply)
-                if fate == HOLD:
+                if server in self._deaf:
+                    with self.arrived:
+                        self._swallowed += 1
+                        self.arrived.notify_all()
+                elif fate == HOLD:
                     with self.arrived:
                         self.held_replies.append((client, reply))
                         self.arrived.notify_all()
-                elif fate is None and server not in self._deaf:
+                elif fate is None:
                     client.sendall(reply)
         if server not in self._deaf:
             self._close(client)

@@ -144,6 +144,9 @@ class Listener(Protocol):
     def doorbell(self, claim_id: str, token: int, *, abandoned: bool) -> None:
         """A release handed the lock to this claim."""
 
+    def look_again(self, claim_id: str) -> None:
+        """What this waiting claim was told of the holder's lease is no longer right."""
+
     def reconnected(self) -> None:
         """Doorbells may have been missed: every waiting claim should beat now."""
 

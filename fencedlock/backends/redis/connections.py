@@ -61,7 +61,7 @@ class Connector:
         """Our error for one of redis-py's, or for what its parser made of a garbled reply."""
         kinds = self.exceptions
         words = str(error)
-        if isinstance(error, (kinds.AuthenticationError, kinds.AuthorizationError, kinds.NoPermissionError)):
+        if isinstance(error, (kinds.AuthenticationError, kinds.AuthorizationError, kinds.NoPermissionError)) or "can't run this" in words:
             return BackendMisconfiguredError(f"the lock server refused its user: {words}")
         if isinstance(error, (kinds.ConnectionError, kinds.TimeoutError)) or words.startswith(_TEMPORARY):
             return BackendUnavailableError(f"the lock server gave no answer: {words}")

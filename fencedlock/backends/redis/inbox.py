@@ -26,7 +26,7 @@ REFUSED_PAUSE_SECONDS = 30.0
 class Inbox:
     """One pub/sub connection and the thread that reads it.
 
-    Every doorbell is ``claim token abandoned``. Between a cut and the reconnection doorbells are lost: so the listener is told, and
+    Every doorbell is ``claim token abandoned``; ``claim look`` asks a waiter to look again. Between a cut and the reconnection doorbells are lost: so the listener is told, and
     its waiters beat at once.
     """
 
@@ -132,7 +132,11 @@ class Inbox:
     @staticmethod
     def _deliver(message: bytes, listener: Listener) -> None:
         try:
-            claim_id, token, abandoned = message.decode().split(" ")
+            claim_id, *words = message.decode().split(" ")
+            if words == ["look"]:
+                listener.look_again(claim_id)
+                return
+            token, abandoned = words
             value = int(token)
         except ValueError:
             logger.warning("ignored a message on the inbox that is no doorbell: %r", message[:100])

@@ -25,7 +25,7 @@ if mode ~= 'beat' and call('EXISTS', lock, queue, withdrawn) == 0 then
 end
 
 --@include queue
-local fair, span_ms, inbox, counts_receivers = ARGV[3], tonumber(ARGV[5]), ARGV[9], ARGV[10]
+local fair, span_ms, inbox, counts_receivers = ARGV[3], ARGV[5], ARGV[9], ARGV[10]
 
 local function granted()
   local held = call('HMGET', lock, 'token', 'abandoned')
@@ -59,7 +59,8 @@ if ticket or mode == 'queue' then
     call('ZADD', queue, text(math.max((tonumber(last) or 0) + 1, now_us)), claim)
   end
   local deadline_us = now_us + span_ms * 1000
-  call('HSET', waiters, claim, text(deadline_us) .. ' ' .. text(floor) .. ' ' .. holder)
+  call('HDEL', waiters, claim) -- a first write that is allowed at maxmemory: whoever waits already keeps its place there
+  call('HSET', waiters, claim, text(deadline_us) .. ' ' .. span_ms .. ' ' .. text(floor) .. ' ' .. holder)
   keep_until(queue, deadline_us, now_us)
   keep_until(waiters, deadline_us, now_us)
 end

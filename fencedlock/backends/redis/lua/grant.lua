@@ -3,7 +3,7 @@
 -- KEYS, all of one lock and in one slot; every key has a TTL
 --   1 lock       hash: owner (claim id), count, token, holder, and where they matter operation, abandoned; exists while it is held
 --   2 queue      sorted set: waiting claims by ticket (order of arrival)
---   3 waiters    hash: claim -> "deadline_us floor holder"
+--   3 waiters    hash: claim -> "deadline_us span_ms floor holder"
 --   4 fence      hash: issued (last token), ended (last token released cleanly)
 --   5 withdrawn  sorted set: claims given up, by the server time until which packets of theirs may still come
 --

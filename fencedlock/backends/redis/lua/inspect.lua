@@ -8,7 +8,7 @@ local now_us = server_time_us()
 local held = call('HMGET', lock, 'owner', 'holder', 'token', 'count')
 local line = {}
 for _, claim in ipairs(call('ZRANGE', queue, 0, MOST_PLACES)) do
-  local deadline_us, _, holder = string.match(call('HGET', waiters, claim) or '', '^(%d+) (%d+) (.*)$')
+  local deadline_us, holder = string.match(call('HGET', waiters, claim) or '', '^(%d+) %d+ %d+ (.*)$')
   if deadline_us and tonumber(deadline_us) > now_us then
     table.insert(line, claim)
     table.insert(line, math.ceil((tonumber(deadline_us) - now_us) / 1000))

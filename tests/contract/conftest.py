@@ -1,0 +1,27 @@
+"""The contract runs once per backend and per kind of contender."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+import fencedlock
+from tests.contenders import Contender
+from tests.servers import RedisServer
+
+
+@pytest.fixture(params=["thread", "process"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def client(backend: RedisServer, connect: Callable[..., fencedlock.Client]) -> fencedlock.Client:
+    return connect(backend.url, ttl=10)
+
+
+@pytest.fixture
+def other(kind: str, client: fencedlock.Client, contender: Callable[..., Contender]) -> Contender:
+    """Somebody who is not this thread."""
+    return contender(kind, client)

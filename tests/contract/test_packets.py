@@ -1,0 +1,249 @@
+"""Lost replies, lost requests and late packets: no wrong count, no lost lock, no lock held by nobody."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+
+import pytest
+
+import fencedlock
+from fencedlock.backends.redis import scripts
+from tests.conftest import eventually, leftovers
+from tests.contenders import Contender
+from tests.proxy import HOLD, HOLD_AND_CUT, LOSE, LOSE_REPLY, Proxy
+from tests.servers import RedisServer
+
+TTL_SECONDS = 3
+REQUEST_SECONDS = 0.25
+
+
+@pytest.fixture
+def wire(backend: RedisServer, proxy: Callable[[RedisServer], Proxy]) -> Proxy:
+    return proxy(backend)
+
+
+@pytest.fixture
+def remote(wire: Proxy, connect: Callable[..., fencedlock.Client]) -> fencedlock.Client:
+    """A client behind the proxy, whose requests time out soon, with everything opened that it opens once."""
+    remote = connect(wire.url, ttl=TTL_SECONDS, socket_timeout=REQUEST_SECONDS)
+    with remote.RLock("warm up"):
+        remote.table.listen()
+    return remote
+
+
+def is_call(request: bytes, script: scripts.Script, *words: bytes) -> bool:
+    return script.head in request and all(b"\r\n%b\r\n" % word in request for word in words)
+
+
+def nth(number: int, fate: str) -> Callable[[bytes], str | None]:
+    """A rule that does this to the n-th call of a script."""
+    calls = iter(range(1_000_000))
+
+    def rule(request: bytes) -> str | None:
+        return fate if b"EVAL" in request and next(calls) == number else None
+
+    return rule
+
+
+def life_of_a_hold(remote: fencedlock.Client, client: fencedlock.Client, name: str) -> None:
+    lock = remote.FairLock(name)
+    assert lock.acquire()
+    token = lock.token
+    assert lock.acquire()
+    eventually(lambda: client.inspect(name).count == 2)
+    lock.renew()
+    assert lock.acquire()
+    eventually(lambda: client.inspect(name).count == 3)
+    lock.release()
+    eventually(lambda: client.inspect(name).count == 2)
+    lock.release()
+    eventually(lambda: client.inspect(name).count == 1)
+    assert lock.token == token
+    assert client.inspect(name).token == int(token)
+    lock.release()
+    eventually(lambda: not client.inspect(name).locked)
+
+
+def life_of_a_waiter(remote: fencedlock.Client, client: fencedlock.Client, name: str) -> None:
+    with client.RLock(name) as token:
+        assert remote.FairLock(name).acquire(timeout=0.2) is False
+        eventually(lambda: not client.inspect(name).waiters)
+        assert client.inspect(name).token == int(token)
+
+
+@pytest.mark.parametrize("fate", [LOSE_REPLY, LOSE])
+@pytest.mark.parametrize("life", [life_of_a_hold, life_of_a_waiter])
+def test_a_lost_packet_at_any_position_changes_nothing(
+    life: Callable[..., None], fate: str, backend: RedisServer, client: fencedlock.Client, remote: fencedlock.Client, wire: Proxy, name: str
+) -> None:
+    before = len(wire.requests)
+    life(remote, client, f"{name}/none")
+    positions = sum(b"EVAL" in request for request in wire.requests[before:])
+    assert positions >= 2
+    for position in range(positions):
+        each = f"{name}/{position}"
+        wire.rule = nth(position, fate)
+        try:
+            life(remote, client, each)
+        except fencedlock.BackendUnavailableError:
+            # A manual renewal, and an acquire whose time is up, may say so; then nothing may be left behind.
+            wire.rule = lambda request: None
+            lock = remote.FairLock(each)
+            while lock._is_owned():
+                lock.release()
+        wire.rule = lambda request: None
+        successor = client.FairLock(each)
+        assert successor.acquire(timeout=TTL_SECONDS / 2), f"position {position}: held by nobody"
+        assert client.inspect(each).count == 1
+        successor.release()
+        eventually(lambda each=each: leftovers(backend, each) <= {":withdrawn"})
+
+
+class TestLatePackets:
+    """Each is held back by the network until its sender has gone on, the hold has ended, and another one has begun."""
+
+    def next_hold_is_untouched(self, backend: RedisServer, client: fencedlock.Client, wire: Proxy, name: str) -> None:
+        """Deliver what was held while the lock is free, and again while another holds it."""
+        held = list(wire.held)
+        assert held
+        wire.deliver()
+        assert not client.inspect(name).locked, "a late packet took the lock for nobody"
+        assert not client.inspect(name).waiters
+        with client.FairLock(name) as token, client.FairLock(name):
+            before = client.inspect(name)
+            wire.held = held
+            wire.deliver()
+            after = client.inspect(name)
+            assert (after.owner, after.token, after.count) == (before.owner, int(token), 2)
+            assert after.remaining <= before.remaining
+            assert not after.waiters
+        assert leftovers(backend, name) <= {":withdrawn"}
+
+    def test_acquire(self, backend: RedisServer, client: fencedlock.Client, remote: fencedlock.Client, wire: Proxy, name: str) -> None:
+        self.hold_first(wire, scripts.ACQUIRE)
+        with remote.FairLock(name):
+            pass
+        self.next_hold_is_untouched(backend, client, wire, name)
+
+    def test_acquire_that_was_given_up(
+        self, backend: RedisServer, client: fencedlock.Client, remote: fencedlock.Client, wire: Proxy, name: str
+    ) -> None:
+        wire.rule = lambda request: HOLD if is_call(request, scripts.ACQUIRE) else None
+        with pytest.raises(fencedlock.BackendUnavailableError):
+            remote.FairLock(name).acquire(timeout=REQUEST_SECONDS)
+        wire.wait_for(lambda: any(is_call(request, scripts.WITHDRAW) for request in wire.requests))
+        eventually(lambda: leftovers(backend, name) <= {":withdrawn"})
+        self.next_hold_is_untouched(backend, client, wire, name)
+
+    def test_acquire_on_a_connection_that_broke(
+        self, backend: RedisServer, client: fencedlock.Client, remote: fencedlock.Client, wire: Proxy, name: str
+    ) -> None:
+        """It arrives before its time is up: only the release's word, that this claim has ended, keeps it out."""
+        wire.rule = lambda request: HOLD_AND_CUT if not wire.held and is_call(request, scripts.ACQUIRE) else None
+        with remote.FairLock(name):
+            pass
+        assert leftovers(backend, name) == {":withdrawn"}
+        self.next_hold_is_untouched(backend, client, wire, name)
+
+    def test_acquire_that_was_interrupted(
+        self,
+        backend: RedisServer,
+        client: fencedlock.Client,
+        connect: Callable[..., fencedlock.Client],
+        wire: Proxy,
+        name: str,
+    ) -> None:
+        """Ctrl-C while the request is under way: the withdrawal overtakes it."""
+        lock = connect(wire.url, ttl=60).FairLock(name)
+        with connect(wire.url, ttl=60).RLock("warm up"):
+            pass
+        self.hold_first(wire, scripts.ACQUIRE)
+        interrupter = threading.Thread(target=lambda: (wire.wait_for(lambda: bool(wire.held)), os.kill(os.getpid(), signal.SIGINT)))
+        interrupter.start()
+        with pytest.raises(KeyboardInterrupt):
+            lock.acquire()
+        interrupter.join()
+        self.next_hold_is_untouched(backend, client, wire, name)
+
+    def test_nested_acquire(
+        self, backend: RedisServer, client: fencedlock.Client, remote: fencedlock.Client, wire: Proxy, name: str
+    ) -> None:
+        with remote.FairLock(name):
+            self.hold_first(wire, scripts.RENEW)
+            with remote.FairLock(name):
+                assert client.inspect(name).count == 2
+            eventually(lambda: client.inspect(name).count == 1)
+            held = list(wire.held)
+            wire.deliver()  # within the same hold it must not set the count back
+            assert client.inspect(name).count == 1
+        wire.held = held
+        self.next_hold_is_untouched(backend, client, wire, name)
+
+    def test_renewal(self, backend: RedisServer, client: fencedlock.Client, remote: fencedlock.Client, wire: Proxy, name: str) -> None:
+        with remote.FairLock(name) as token:
+            self.hold_first(wire, scripts.RENEW)
+            remote.FairLock(name).renew(ttl=2 * TTL_SECONDS)
+            assert remote.FairLock(name).token == token
+        self.next_hold_is_untouched(backend, client, wire, name)
+
+    def test_release(self, backend: RedisServer, client: fencedlock.Client, remote: fencedlock.Client, wire: Proxy, name: str) -> None:
+        with remote.FairLock(name):
+            self.hold_first(wire, scripts.RELEASE)
+        assert not client.inspect(name).locked
+        self.next_hold_is_untouched(backend, client, wire, name)
+
+    def test_withdrawal(self, backend: RedisServer, client: fencedlock.Client, remote: fencedlock.Client, wire: Proxy, name: str) -> None:
+        with client.FairLock(name):
+            self.hold_first(wire, scripts.WITHDRAW)
+            assert remote.FairLock(name).acquire(timeout=0.1) is False
+            eventually(lambda: not client.inspect(name).waiters)
+        self.next_hold_is_untouched(backend, client, wire, name)
+
+    def test_beat(
+        self,
+        backend: RedisServer,
+        client: fencedlock.Client,
+        remote: fencedlock.Client,
+        wire: Proxy,
+        contender: Callable[..., Contender],
+        name: str,
+    ) -> None:
+        waiter = contender("thread", remote)
+        with client.FairLock(name):
+            self.hold_first(wire, scripts.ACQUIRE, b"beat")
+            waiter.tell("acquire", name)
+            wire.wait_for(lambda: bool(wire.held))
+        assert waiter.answer() is True
+        waiter.ask("release", name)
+        self.next_hold_is_untouched(backend, client, wire, name)
+
+    def test_doorbell(
+        self, client: fencedlock.Client, remote: fencedlock.Client, wire: Proxy, contender: Callable[..., Contender], name: str
+    ) -> None:
+        waiter = contender("thread", remote)
+        waiter.ask("make", name, "FairLock", ttl=0.5)
+        with client.FairLock(name):
+            waiter.tell("acquire", name)
+            eventually(lambda: client.inspect(name).waiters)
+            wire.reply_rule = lambda reply: HOLD if b"message" in reply and b"/" in reply else None
+            wire.rule = lambda request: LOSE
+        wire.wait_for(lambda: bool(wire.held_replies))  # granted, but the waiter can't learn of it
+        eventually(lambda: not client.inspect(name).locked)  # the grant has lapsed
+        with client.FairLock(name) as token:
+            wire.rule = lambda request: None
+            wire.reply_rule = lambda reply: None
+            eventually(lambda: client.inspect(name).waiters)  # the waiter has asked again
+            wire.deliver_replies()
+            lock = client.FairLock(name)
+            for _ in range(20):
+                assert lock.info().token == int(token)
+                assert not waiter.answered(0.02), "a stale doorbell let a second holder in"
+        assert waiter.answer() is True
+        assert waiter.ask("token", name) > token
+
+    @staticmethod
+    def hold_first(wire: Proxy, script: scripts.Script, *words: bytes) -> None:
+        wire.rule = lambda request: HOLD if not wire.held and is_call(request, script, *words) else None

@@ -1,0 +1,158 @@
+"""Fencing tokens rise, whatever happens to the server, and stay the same while a lock is held."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+import fencedlock
+from tests.conftest import eventually
+from tests.contenders import Contender
+from tests.servers import RedisServer
+
+
+def test_the_token_stays_the_same_by_reentry_nested_release_and_renewal(client: fencedlock.Client, name: str) -> None:
+    lock = client.RLock(name)
+    with lock as token:
+        with lock as nested:
+            assert nested == token
+        assert lock.token == token
+        lock.renew()
+        lock.renew(ttl=5)
+        assert lock.token == token
+        assert lock.info().token == int(token)
+    with pytest.raises(fencedlock.NotOwnedError):
+        _ = lock.token
+
+
+def test_tokens_rise_from_hold_to_hold_and_from_owner_to_owner(client: fencedlock.Client, other: Contender, name: str) -> None:
+    tokens = []
+    for _ in range(10):
+        with client.RLock(name) as token:
+            tokens.append(token)
+        other.ask("acquire", name)
+        tokens.append(other.ask("token", name))
+        other.ask("release", name)
+    assert tokens == sorted(set(tokens))
+
+
+def test_tokens_rise_through_expiry(client: fencedlock.Client, contender: Callable[..., Contender], name: str) -> None:
+    doomed = contender("process", client)
+    doomed.ask("make", name, ttl=0.3)
+    doomed.ask("acquire", name)
+    before = doomed.ask("token", name)
+    doomed.kill()
+    with client.RLock(name) as token:
+        assert token > before
+        assert client.RLock(name).abandoned is True
+    with client.RLock(name):
+        assert client.RLock(name).abandoned is False
+
+
+def test_tokens_rise_through_force_release(client: fencedlock.Client, other: Contender, name: str) -> None:
+    lock = client.RLock(name)
+    other.ask("make", name, ttl=1)
+    other.ask("acquire", name)
+    before = other.ask("token", name)
+    assert client.force_release(name) == before
+    assert client.force_release(name) is None
+    with lock as token:
+        assert token > before
+        assert lock.abandoned is True
+    assert other.ask("wait_lost", name, 10) is True
+    with pytest.raises(fencedlock.LockLostError) as caught:
+        other.ask("release", name)
+    assert caught.value.token == before
+
+
+def test_tokens_rise_through_flushall_and_restart(own_server: Callable[..., RedisServer], connect: Callable[..., fencedlock.Client]) -> None:
+    server = own_server()
+    client, stranger = connect(server.url, ttl=2), connect(server.url, ttl=2)
+    lock = client.RLock("x")
+    with lock as first:
+        pass
+    with server.client() as raw:
+        raw.flushall()  # while free
+        with stranger.RLock("x") as second:
+            assert second > first
+        lock.acquire()
+        third = lock.token
+        assert third > second
+        raw.flushall()  # while held
+    with stranger.RLock("x") as fourth:
+        assert fourth > third
+    with pytest.raises(fencedlock.LockLostError):
+        lock.release()
+    server.kill()
+    server.start()  # it kept nothing
+    with lock as fifth:
+        assert fifth > fourth
+
+
+def test_tokens_do_not_fall_below_what_the_client_has_seen(
+    own_server: Callable[..., RedisServer], connect: Callable[..., fencedlock.Client]
+) -> None:
+    """As after a failover to a server whose clock is behind: here the server's memory was ahead, and is lost."""
+    server = own_server()
+    client = connect(server.url)
+    ahead = int((time.time() + 3600) * 1e6)
+    with server.client() as raw:
+        raw.hset("fencedlock:{x}:fence", "issued", ahead)
+        with client.RLock("x") as before:
+            assert int(before) == ahead + 1
+        raw.flushall()
+    with client.RLock("x") as after:
+        assert after > before
+
+
+def test_large_tokens_are_written_as_whole_numbers(client: fencedlock.Client, name: str) -> None:
+    with client.RLock(name) as token:
+        info = client.inspect(name)
+    assert int(token) == info.token == info.issued
+    assert 0 < int(token) < 2**53
+    assert str(token).isdigit()
+
+
+@pytest.mark.parametrize("wait", [False, True])
+def test_a_frozen_holder_knows_when_it_wakes_and_harms_nobody(
+    wait: bool, own_server: Callable[..., RedisServer], connect: Callable[..., fencedlock.Client], contender: Callable[..., Contender]
+) -> None:
+    server = own_server()
+    client = connect(server.url, ttl=10)
+    frozen = contender("process", client)
+    frozen.ask("make", "x", ttl=0.5)
+    frozen.ask("acquire", "x")
+    frozen.ask("acquire", "x")
+    old = frozen.ask("token", "x")
+    frozen.freeze()
+    lock = client.FairLock("x")
+    assert lock.acquire(timeout=20)
+    assert lock.abandoned is True
+    assert lock.token > old
+    before = lock.info()
+    if not wait:
+        server.freeze()  # it has to know by itself
+    frozen.thaw()
+    with pytest.raises(fencedlock.LockLostError) as caught:
+        frozen.ask("ensure_held", "x")
+    assert caught.value.lock == "x"
+    assert caught.value.token == old
+    with pytest.raises(fencedlock.LockLostError):
+        frozen.ask("acquire", "x")
+    with pytest.raises(fencedlock.LockLostError):
+        frozen.ask("renew", "x")
+    for _ in range(2):
+        with pytest.raises(fencedlock.LockLostError):
+            frozen.ask("release", "x")
+    with pytest.raises(fencedlock.NotOwnedError):
+        frozen.ask("release", "x")
+    if not wait:
+        server.thaw()
+    after = lock.info()
+    assert (after.owner, after.token, after.count) == (before.owner, before.token, 1)
+    assert after.remaining <= before.remaining
+    lock.release()
+    assert frozen.ask("acquire", "x") is True
+    eventually(lambda: lock.info().locked)

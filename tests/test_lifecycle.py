@@ -1,0 +1,300 @@
+"""What ends a hold or a wait besides release(), and what is left on the server after each."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+import fencedlock
+from tests.conftest import eventually, leftovers
+from tests.contenders import Contender
+from tests.proxy import HOLD, Proxy
+from tests.servers import RedisServer
+
+TTL_SECONDS = 0.6
+
+
+def test_a_thread_that_ends_while_holding_loses_the_lock_after_its_lease(
+    server: RedisServer, connect: Callable[..., fencedlock.Client], name: str
+) -> None:
+    lost: list[tuple[str, str]] = []
+    client = connect(server.url, ttl=TTL_SECONDS, on_lost=lambda lock, reason: lost.append((lock.name, reason)))
+    lock = client.RLock(name)
+    thread = threading.Thread(target=lock.acquire)
+    thread.start()
+    thread.join()
+    assert lock.locked()
+    with client.FairLock(name):
+        assert lock.abandoned is True
+    eventually(lambda: lost == [(name, "its thread ended without a release")])
+    assert leftovers(server, name) == set()
+
+
+def test_a_thread_outside_threading_that_ends_while_holding_is_noticed_too(
+    server: RedisServer, connect: Callable[..., fencedlock.Client], name: str
+) -> None:
+    import _thread
+
+    client = connect(server.url, ttl=TTL_SECONDS)
+    lock = client.RLock(name)
+    _thread.start_new_thread(lock.acquire, ())
+    eventually(lambda: lock.locked())
+    assert lock.acquire(timeout=20) is True
+    lock.release()
+
+
+def test_the_last_handle_of_a_held_lock_releases_it_when_collected(server: RedisServer, client: fencedlock.Client, name: str) -> None:
+    handle, twin = client.RLock(name), client.FairLock(name)
+    handle.acquire()
+    del handle
+    gc.collect()
+    assert twin._is_owned()  # one handle is left
+    with pytest.warns(ResourceWarning, match="last handle of held lock"):
+        del twin
+        gc.collect()
+    eventually(lambda: leftovers(server, name) == set())
+    assert not client.RLock(name)._is_owned()
+
+
+def test_a_handle_is_free_of_cycles(client: fencedlock.Client, name: str) -> None:
+    import weakref
+
+    gc.disable()
+    try:
+        lock = client.RLock(name)
+        with lock, lock:
+            pass
+        dead = weakref.ref(lock)
+        del lock
+        assert dead() is None
+    finally:
+        gc.enable()
+
+
+SCRIPT = """
+import sys, threading, fencedlock
+client = fencedlock.connect(sys.argv[1], ttl=30)
+held, awaited = client.RLock(sys.argv[2]), client.FairLock(sys.argv[3])
+held.acquire()
+threading.Thread(target=awaited.acquire, daemon=True).start()
+print("ready", flush=True)
+sys.stdin.readline()
+if sys.argv[4] == "raise":
+    raise SystemExit(3)
+"""
+
+
+@pytest.mark.parametrize("end", ["return", "raise"])
+def test_an_interpreter_that_exits_releases_everything(server: RedisServer, client: fencedlock.Client, name: str, end: str) -> None:
+    awaited = f"{name}/awaited"
+    with client.FairLock(awaited):
+        command = [sys.executable, "-W", "error", "-c", SCRIPT, server.url, name, awaited, end]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            assert client.inspect(name).locked
+            eventually(lambda: client.inspect(awaited).waiters)
+            _, errors = process.communicate("go\n", timeout=20)
+        assert "Traceback" not in errors, errors
+        assert leftovers(server, name) == set()
+        assert client.inspect(awaited).waiters == ()
+
+
+def test_a_child_of_multiprocessing_releases_everything_when_it_ends(server: RedisServer, client: fencedlock.Client, name: str) -> None:
+    lock = client.RLock(name)
+    with pytest.MonkeyPatch.context():
+        child = multiprocessing.get_context("fork").Process(target=lock.acquire)
+        child.start()
+        child.join(20)
+    assert child.exitcode == 0
+    assert leftovers(server, name) == set()
+
+
+def test_a_forked_child_holds_nothing_and_can_lock(server: RedisServer, client: fencedlock.Client, name: str) -> None:
+    held, free = client.RLock(name), client.FairLock(f"{name}/free")
+    with held as token, free:
+        free.release()
+        waiting = threading.Thread(target=held.acquire, kwargs={"timeout": 1})
+        waiting.start()
+        eventually(lambda: client.inspect(name).waiters)
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                status = _in_child(held, free)
+            finally:
+                os._exit(status)
+        waiting.join()
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert held.token == token
+        held.ensure_held()
+        assert client.inspect(name).token == int(token)
+        free.acquire()
+    assert leftovers(server, name) == set()
+
+
+def _in_child(held: fencedlock.RLock, free: fencedlock.RLock) -> int:
+    try:
+        held.ensure_held()
+    except fencedlock.NotOwnedError:
+        pass
+    else:
+        return 2
+    if held.acquire(False):
+        return 3
+    if not free.acquire(timeout=10):
+        return 4
+    free.release()
+    return 0
+
+
+def test_ctrl_c_while_waiting_leaves_nothing_behind(server: RedisServer, client: fencedlock.Client, contender: Callable[..., Contender], name: str) -> None:
+    other = contender("process", client)
+    other.ask("acquire", name)
+    lock = client.FairLock(name)
+
+    def interrupt() -> None:
+        eventually(lambda: client.inspect(name).waiters)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        lock.acquire()
+    thread.join()
+    assert client.inspect(name).waiters == ()
+    assert not lock._is_owned()
+    other.ask("release", name)
+    assert leftovers(server, name) == set()
+
+
+def test_cancel_ends_a_wait_at_once(server: RedisServer, client: fencedlock.Client, contender: Callable[..., Contender], name: str) -> None:
+    other = contender("process", client)
+    other.ask("acquire", name)
+    cancellation = fencedlock.Cancellation()
+    lock = client.FairLock(name)
+    cancelled_at: list[float] = []
+
+    def cancel() -> None:
+        eventually(lambda: client.inspect(name).waiters)
+        cancelled_at.append(time.monotonic())
+        cancellation.cancel()
+
+    thread = threading.Thread(target=cancel)
+    thread.start()
+    with pytest.raises(fencedlock.AcquireCancelledError) as caught:
+        lock.acquire(cancel=cancellation)
+    assert time.monotonic() - cancelled_at[0] < 1
+    assert caught.value.lock == name
+    thread.join()
+    assert client.inspect(name).waiters == ()
+    with pytest.raises(fencedlock.AcquireCancelledError):
+        lock.acquire(cancel=cancellation)  # it stays cancelled
+    other.ask("release", name)
+    assert lock.acquire(cancel=fencedlock.Cancellation()) is True
+    lock.release()
+    assert leftovers(server, name) == set()
+
+
+def test_a_grant_at_the_moment_of_the_timeout_is_handed_on(
+    server: RedisServer,
+    client: fencedlock.Client,
+    connect: Callable[..., fencedlock.Client],
+    proxy: Callable[[RedisServer], Proxy],
+    contender: Callable[..., Contender],
+    name: str,
+) -> None:
+    wire = proxy(server)
+    late, next_one = contender("thread", connect(wire.url, ttl=10)), contender("thread", client)
+    late.ask("make", name, "FairLock")
+    next_one.ask("make", name, "FairLock")
+    wire.reply_rule = lambda reply: HOLD if b"message" in reply else None  # the doorbell comes too late
+    with client.FairLock(name):
+        late.tell("acquire", name, timeout=1)
+        eventually(lambda: len(client.inspect(name).waiters) == 1)
+        next_one.tell("acquire", name)
+        eventually(lambda: len(client.inspect(name).waiters) == 2)
+    wire.wait_for(lambda: bool(wire.held_replies))
+    assert late.answer() is False
+    begun = time.monotonic()
+    assert next_one.answer() is True
+    assert time.monotonic() - begun < 1
+    wire.deliver_replies()
+    token = next_one.ask("token", name)
+    assert client.inspect(name).token == int(token)
+    assert next_one.ask("abandoned", name) is False
+    next_one.ask("release", name)
+    assert leftovers(server, name) == set()
+
+
+def test_close_releases_holds_and_ends_waiting(server: RedisServer, client: fencedlock.Client, connect: Callable[..., fencedlock.Client], name: str) -> None:
+    leaving = connect(server.url)
+    held, awaited = leaving.RLock(name), leaving.FairLock(f"{name}/awaited")
+    held.acquire()
+    outcome: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            awaited.acquire()
+        except fencedlock.AcquireCancelledError as error:
+            outcome.append(error)
+
+    with client.RLock(awaited.name):
+        thread = threading.Thread(target=wait)
+        thread.start()
+        eventually(lambda: client.inspect(awaited.name).waiters)
+        leaving.close()
+        thread.join(10)
+        assert outcome
+        assert client.inspect(awaited.name).waiters == ()
+    assert leftovers(server, name) == set()
+    leaving.close()
+    with pytest.raises(fencedlock.NotOwnedError):
+        held.release()
+    for use in (held.acquire, held.info, lambda: leaving.RLock("x"), lambda: list(leaving.locks())):
+        with pytest.raises(fencedlock.ConfigurationError, match="closed"):
+            use()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("fencedlock") and thread in _threads_of(leaving)]
+
+
+def _threads_of(client: fencedlock.Client) -> list[threading.Thread | None]:
+    return [client.table.heartbeat._thread]
+
+
+def test_a_thousand_waiters_on_a_thousand_locks_need_two_threads_and_two_connections(
+    server: RedisServer, client: fencedlock.Client, connect: Callable[..., fencedlock.Client], name: str
+) -> None:
+    crowd = connect(server.url, ttl=30)
+    holds = [client.RLock(f"{name}/{number}") for number in range(1000)]
+    for hold in holds:
+        hold.acquire()
+    with server.client() as raw:
+        strangers = {connection["id"] for connection in raw.client_list()}
+        threads_before = threading.active_count()
+        old_limit = threading.stack_size(256 * 1024)
+        waiters = [threading.Thread(target=_visit, args=(crowd.FairLock(hold.name),)) for hold in holds]
+        threading.stack_size(old_limit)
+        for waiter in waiters:
+            waiter.start()
+        eventually(lambda: all(client.inspect(hold.name).waiters for hold in holds), 60)
+        assert threading.active_count() - len(waiters) - threads_before <= 2
+        eventually(lambda: len({connection["id"] for connection in raw.client_list()} - strangers) <= 2)
+    for hold in holds:
+        hold.release()
+    for waiter in waiters:
+        waiter.join(30)
+        assert not waiter.is_alive()
+
+
+def _visit(lock: fencedlock.RLock) -> None:
+    with lock:
+        pass
