@@ -94,7 +94,6 @@ def default_client() -> Client:
 
     Raises ConfigurationError if there is neither: a forgotten setting must not turn a lock across hosts into one on each host.
     """
-    global _default
     if _default is None or _default.closed:
         url = os.environ.get(URL_VARIABLE)
         if not url:
@@ -111,12 +110,13 @@ def checked_ttl(ttl: float) -> float:
     """The lease in seconds, if it can be one. Raises ConfigurationError."""
     if isinstance(ttl, bool) or not isinstance(ttl, (int, float)) or not LEAST_TTL_SECONDS <= ttl <= MOST_TTL_SECONDS:
         raise ConfigurationError(
-            f"ttl must be a number of seconds from {LEAST_TTL_SECONDS} to {MOST_TTL_SECONDS:.0f}, not {ttl!r}: a shorter lease could not be renewed in time"
+            f"ttl must be a number of seconds from {LEAST_TTL_SECONDS} to {MOST_TTL_SECONDS:.0f}, not {ttl!r}: "
+            "a shorter lease could not be renewed in time"
         )
     return float(ttl)
 
 
 def _checked_seconds(name: str, value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value or math.isinf(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
         raise ConfigurationError(f"{name} must be a positive number of seconds, not {value!r}")
     return float(value)

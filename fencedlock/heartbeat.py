@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from fencedlock.backends.base import Gone, Granted, Renewed, Waiting
 from fencedlock.clock import now_seconds
-from fencedlock.errors import BackendError
+from fencedlock.errors import FencedLockError
 from fencedlock.hold import Claim, Hold, LeaseEvent, LeaseState
 
 if TYPE_CHECKING:
@@ -120,12 +120,15 @@ class Heartbeat:
     # --- the thread
 
     def _run(self) -> None:
-        self._warn_of_settings()
+        checked = False
         trim_at: float | None = None
         while True:
             with self._mutex:
                 self._wake_at = self._next_due(trim_at)
             try:
+                if not checked:
+                    checked = True
+                    self._warn_of_settings()
                 self._take_mail(self._wake_at - now_seconds())
                 holds, claims = self._fallen_due(now_seconds())
                 self._renew(holds)
@@ -141,7 +144,7 @@ class Heartbeat:
         try:
             for warning in self._table.backend.check_settings():
                 logger.warning("the lock server endangers locks: %s", warning)
-        except BackendError:
+        except FencedLockError:
             pass  # it does not answer; the beats will say so
 
     def _next_due(self, trim_at: float | None) -> float:
@@ -243,7 +246,7 @@ class Heartbeat:
             undo = undos[0]
             try:
                 undo.action()
-            except BackendError as error:
+            except FencedLockError as error:
                 undos = [undo for undo in undos if undo.give_up_at > now]
                 logger.debug("%s failed, trying again until its lease ends: %s", undo.what, error)
                 break

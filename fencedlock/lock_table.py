@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from fencedlock.backends.base import Backend, BackendFactory, NotOurs, Renewed
 from fencedlock.clock import now_seconds
-from fencedlock.errors import BackendError, BackendUnavailableError, ConfigurationError, LockLostError
+from fencedlock.errors import BackendError, BackendUnavailableError, ConfigurationError, FencedLockError, LockLostError
 from fencedlock.heartbeat import SOON_SECONDS, Heartbeat
 from fencedlock.hold import Claim, Grant, Hold, LeaseEvent, LeaseState
 from fencedlock.identity import current_owner, new_client_id
@@ -203,7 +203,7 @@ class LockTable:
             if reachable:
                 claim.bound.withdraw(claim, min(WITHDRAW_SECONDS, seconds))
                 return
-        except BackendError:
+        except FencedLockError:
             pass
         except BaseException:
             self._withdraw_later(claim, seconds)
@@ -304,7 +304,7 @@ class LockTable:
         try:
             self._forget(hold, LeaseEvent.RELEASED)
             answer = hold.bound.release(hold, seconds)
-        except BackendError as error:
+        except FencedLockError as error:
             logger.warning("the release of lock %r had no answer; trying again until its lease ends: %s", hold.token.lock, error)
             self._release_later(hold)
             return True

@@ -11,8 +11,8 @@ from fencedlock.clock import now_seconds
 from fencedlock.errors import AcquireCancelledError, BackendError, BackendUnavailableError
 
 if TYPE_CHECKING:
-    from fencedlock.lock_table import LockTable
     from fencedlock.hold import Claim, Grant
+    from fencedlock.lock_table import LockTable
 
 REQUEST_SHARE_OF_LEASE = 0.3
 """No request waits longer for its answer than this share of the lease it is about, so that a failed one leaves time for another."""

@@ -1,8 +1,9 @@
 """A TCP proxy between a client and its server, that loses and delays packets on demand.
 
-A request is what a client sends at once: our client sends every command, or batch, with one write. A test sets ``rule``, which sees
-each request and says what happens to it: ``None`` (pass on), ``LOSE_REPLY`` (pass on, but never answer), ``LOSE`` (swallow),
-``HOLD`` (keep until :meth:`Proxy.deliver`) or ``HOLD_AND_CUT`` (the same, and hang up on the client). ``reply_rule`` does the same for what the server sends.
+A request is what a client sends at once: our client sends every command, or batch, with one write. A test sets ``rule``, which
+sees each request and says what happens to it: ``None`` (pass on), ``LOSE_REPLY`` (pass on, but never answer), ``LOSE`` (swallow),
+``HOLD`` (keep until :meth:`Proxy.deliver`) or ``HOLD_AND_CUT`` (the same, and hang up on the client). ``reply_rule`` does the same
+for what the server sends.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import socket
 import threading
 from collections.abc import Callable
+from functools import partial
 
 LOSE_REPLY = "lose reply"
 LOSE = "lose"
@@ -62,8 +64,11 @@ class Proxy:
         for server, request in self.held:
             before = self._swallowed
             server.sendall(request)
-            self.wait_for(lambda before=before: self._swallowed > before)
+            self.wait_for(partial(self._has_swallowed_more, before))
         self.held = []
+
+    def _has_swallowed_more(self, than: int) -> bool:
+        return self._swallowed > than
 
     def deliver_replies(self) -> None:
         for client, reply in self.held_replies:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 import redis
+import redis.backoff
+import redis.retry
 
 
 def find_redis_server(kind: str) -> str:
@@ -56,7 +58,7 @@ class RedisServer:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             while self.process.poll() is None:
                 try:
-                    with redis.Redis(port=port, retry=None, socket_timeout=5) as client:
+                    with redis.Redis(port=port, retry=redis.retry.Retry(redis.backoff.NoBackoff(), 0), socket_timeout=5) as client:
                         if client.info("server")["process_id"] == self.process.pid:
                             self.port = port
                             return self

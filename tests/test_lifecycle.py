@@ -157,7 +157,9 @@ def _in_child(held: fencedlock.RLock, free: fencedlock.RLock) -> int:
     return 0
 
 
-def test_ctrl_c_while_waiting_leaves_nothing_behind(server: RedisServer, client: fencedlock.Client, contender: Callable[..., Contender], name: str) -> None:
+def test_ctrl_c_while_waiting_leaves_nothing_behind(
+    server: RedisServer, client: fencedlock.Client, contender: Callable[..., Contender], name: str
+) -> None:
     other = contender("process", client)
     other.ask("acquire", name)
     lock = client.FairLock(name)
@@ -236,7 +238,9 @@ def test_a_grant_at_the_moment_of_the_timeout_is_handed_on(
     assert leftovers(server, name) == set()
 
 
-def test_close_releases_holds_and_ends_waiting(server: RedisServer, client: fencedlock.Client, connect: Callable[..., fencedlock.Client], name: str) -> None:
+def test_close_releases_holds_and_ends_waiting(
+    server: RedisServer, client: fencedlock.Client, connect: Callable[..., fencedlock.Client], name: str
+) -> None:
     leaving = connect(server.url)
     held, awaited = leaving.RLock(name), leaving.FairLock(f"{name}/awaited")
     held.acquire()

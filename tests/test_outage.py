@@ -66,7 +66,9 @@ class TestDeadServer:
         assert time.monotonic() - begun < 2
 
 
-def test_acquire_waits_for_a_server_that_comes_back(own_server: Callable[..., RedisServer], connect: Callable[..., fencedlock.Client]) -> None:
+def test_acquire_waits_for_a_server_that_comes_back(
+    own_server: Callable[..., RedisServer], connect: Callable[..., fencedlock.Client]
+) -> None:
     server = own_server()
     client = connect(server.url)
     server.kill()
@@ -165,7 +167,9 @@ class TestDownWhileHolding:
         assert "was lost while held" in caught.value.__notes__[0]
         assert not lock._is_owned()
 
-    def test_a_blip_is_survived(self, server: RedisServer, connect: Callable[..., fencedlock.Client], proxy: Callable[..., Proxy], name: str) -> None:
+    def test_a_blip_is_survived(
+        self, server: RedisServer, connect: Callable[..., fencedlock.Client], proxy: Callable[..., Proxy], name: str
+    ) -> None:
         wire = proxy(server)
         lock = connect(wire.url, ttl=1.5).RLock(name)
         with lock:
@@ -233,7 +237,7 @@ class TestRefusals:
         with replica.client() as raw:
             raw.replicaof("127.0.0.1", str(master.port))
             eventually(lambda: raw.info("replication").get("master_link_status") == "up")
-        with pytest.raises(fencedlock.BackendError, match="(?i)read.?only"):
+        with pytest.raises(fencedlock.BackendError, match=r"(?i)read.?only"):
             connect(replica.url).RLock("x").acquire()
 
     def test_a_missing_permission(self, own_server: Callable[..., RedisServer], connect: Callable[..., fencedlock.Client]) -> None:
@@ -251,7 +255,12 @@ class TestRefusals:
         first, second = deaf.RLock("y"), deaf.FairLock("y")
         first.acquire()
         outcome: list[bool] = []
-        thread = threading.Thread(target=lambda: (outcome.append(second.acquire(timeout=20)), second.release()))
+
+        def visit() -> None:
+            outcome.append(second.acquire(timeout=20))
+            second.release()
+
+        thread = threading.Thread(target=visit)
         thread.start()
         eventually(lambda: first.info().waiters)
         first.release()

@@ -91,7 +91,7 @@ class EmbeddedServer:
 
 
 def client_of(url: str) -> tuple[Any, Callable[[], None]]:
-    """A redis-py client of the embedded server of this URL, and what to call when it is closed. Connecting starts the server; no I/O yet."""
+    """A redis-py client of the embedded server of this URL, and what to call when it is closed. Connecting starts the server."""
     import redis
 
     server = EmbeddedServer(url)

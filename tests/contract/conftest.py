@@ -13,7 +13,7 @@ from tests.servers import RedisServer
 
 @pytest.fixture(params=["thread", "process"])
 def kind(request: pytest.FixtureRequest) -> str:
-    return request.param
+    return str(request.param)
 
 
 @pytest.fixture

@@ -28,7 +28,11 @@ def test_suite(suite: str, cls: str, backend: RedisServer, connect: Callable[...
     client = connect(backend.url)
     _start_threads(client)
     make = lambda: getattr(client, cls)(f"cpython/{next(_numbers)}")  # noqa: E731
-    hole = {"locktype": staticmethod(make)} if suite == "RLockTests" else {"condtype": staticmethod(lambda lock=None: threading.Condition(lock or make()))}
+    hole = (
+        {"locktype": staticmethod(make)}
+        if suite == "RLockTests"
+        else {"condtype": staticmethod(lambda lock=None: threading.Condition(lock or make()))}
+    )
     case = type(suite, (getattr(lock_tests, suite),), hole)
     tests = unittest.defaultTestLoader.loadTestsFromTestCase(case)
     assert tests.countTestCases() > 5

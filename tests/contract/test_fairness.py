@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import redis
@@ -16,13 +17,17 @@ from tests.servers import RedisServer
 PROMPT_SECONDS = 0.1
 
 
+def has_waiters(client: fencedlock.Client, name: str, count: int) -> bool:
+    return len(client.inspect(name).waiters) == count
+
+
 def queue_up(client: fencedlock.Client, name: str, *contenders: Contender, **options: float) -> None:
     """Let each wait for the lock, in this order."""
     for each in contenders:
-        before = len(client.inspect(name).waiters)
+        longer = len(client.inspect(name).waiters) + 1
         each.ask("make", name, "FairLock", **options)
         each.tell("acquire", name)
-        eventually(lambda before=before: len(client.inspect(name).waiters) == before + 1)
+        eventually(partial(has_waiters, client, name, longer))
 
 
 def test_fifty_waiters_in_five_processes_are_served_in_the_order_of_the_queue(
@@ -137,4 +142,3 @@ def test_waiters_learn_of_a_lock_that_vanished_with_its_data(
         with redis.Redis(port=backend.port) as raw:
             raw.delete(*client.table.resource(name).bound._keys)  # type: ignore[attr-defined]
         assert waiter.answer() is True
-

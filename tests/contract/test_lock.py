@@ -51,7 +51,7 @@ def test_the_hash_tells_depth_and_owner_and_only_the_last_release_frees(
     waiters = [contender("thread", client), contender("process", client)]
     for _ in range(3):
         assert lock.acquire()
-    held = raw.hgetall(key)
+    held: dict[str, str] = raw.hgetall(key)  # type: ignore[assignment]
     assert held["count"] == "3"
     assert held["owner"].startswith(client.id + "/")
     assert held["token"] == str(lock.token)
@@ -117,8 +117,8 @@ def test_counting_under_contention_loses_no_update(
     tokens = [token for each in contenders for token in each.answer()]
     assert int(raw.get(f"counter/{name}") or 0) == 100
     assert len(set(tokens)) == 100
-    for each in (f"fencedlock:{{{name}}}", f"fencedlock:{{{name}}}:queue", f"fencedlock:{{{name}}}:waiters"):
-        assert not raw.exists(each)
+    for suffix in ("", ":queue", ":waiters"):
+        assert not raw.exists(f"fencedlock:{{{name}}}{suffix}")
     raw.close()
 
 
@@ -204,9 +204,7 @@ def test_a_pickled_handle_is_the_same_lock_and_carries_no_ownership(
         assert contender("process", client).ask("acquire", name, False) is False  # its client came by pickle
 
 
-def test_a_handle_of_a_ready_client_can_not_be_pickled(
-    backend: RedisServer, connect: Callable[..., fencedlock.Client], name: str
-) -> None:
+def test_a_handle_of_a_ready_client_can_not_be_pickled(backend: RedisServer, connect: Callable[..., fencedlock.Client], name: str) -> None:
     with redis.Redis(port=backend.port) as ready, pytest.raises(TypeError, match="connect with a URL"):
         pickle.dumps(connect(ready).RLock(name))
 

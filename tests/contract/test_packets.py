@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -46,6 +47,10 @@ def nth(number: int, fate: str) -> Callable[[bytes], str | None]:
         return fate if b"EVAL" in request and next(calls) == number else None
 
     return rule
+
+
+def is_tidy(server: RedisServer, name: str) -> bool:
+    return leftovers(server, name) <= {":withdrawn"}
 
 
 def life_of_a_hold(remote: fencedlock.Client, client: fencedlock.Client, name: str) -> None:
@@ -99,7 +104,7 @@ def test_a_lost_packet_at_any_position_changes_nothing(
         assert successor.acquire(timeout=TTL_SECONDS / 2), f"position {position}: held by nobody"
         assert client.inspect(each).count == 1
         successor.release()
-        eventually(lambda each=each: leftovers(backend, each) <= {":withdrawn"})
+        eventually(partial(is_tidy, backend, each))
 
 
 class TestLatePackets:
@@ -161,7 +166,12 @@ class TestLatePackets:
         with connect(wire.url, ttl=60).RLock("warm up"):
             pass
         self.hold_first(wire, scripts.ACQUIRE)
-        interrupter = threading.Thread(target=lambda: (wire.wait_for(lambda: bool(wire.held)), os.kill(os.getpid(), signal.SIGINT)))
+
+        def interrupt() -> None:
+            wire.wait_for(lambda: bool(wire.held))
+            os.kill(os.getpid(), signal.SIGINT)
+
+        interrupter = threading.Thread(target=interrupt)
         interrupter.start()
         with pytest.raises(KeyboardInterrupt):
             lock.acquire()

@@ -67,7 +67,9 @@ def test_tokens_rise_through_force_release(client: fencedlock.Client, other: Con
     assert caught.value.token == before
 
 
-def test_tokens_rise_through_flushall_and_restart(own_server: Callable[..., RedisServer], connect: Callable[..., fencedlock.Client]) -> None:
+def test_tokens_rise_through_flushall_and_restart(
+    own_server: Callable[..., RedisServer], connect: Callable[..., fencedlock.Client]
+) -> None:
     server = own_server()
     client, stranger = connect(server.url, ttl=2), connect(server.url, ttl=2)
     lock = client.RLock("x")

@@ -24,7 +24,7 @@ from fencedlock.backends.redis.keys import keys_of, lock_key, name_of, scan_patt
 from fencedlock.backends.redis.lock import RedisLock
 from fencedlock.backends.redis.scripts import Script, pack
 from fencedlock.clock import now_seconds
-from fencedlock.errors import BackendError, BackendUnavailableError
+from fencedlock.errors import BackendError, BackendUnavailableError, FencedLockError
 from fencedlock.hold import Claim, Hold
 
 _MOST_LATE = 3
@@ -159,7 +159,7 @@ class RedisBackend:
             packed = [make(sent_at + timeout_seconds) for make in chunk]
             try:
                 replies, _ = self._connections.exchange(b"".join(packed), len(packed), timeout_seconds)
-            except BackendError as error:
+            except FencedLockError as error:
                 answers += [error] * (len(makes) - start)
                 break
             for make, reply in zip(chunk, replies, strict=True):
@@ -168,7 +168,7 @@ class RedisBackend:
                     if not isinstance(reply, self._connector.exceptions.NoScriptError):
                         answer = self._read(self._checked(reply), read, sent_at)
                     answers.append(self.ask(script, make, read, timeout_seconds)[0] if answer is None else answer)
-                except BackendError as error:
+                except FencedLockError as error:
                     answers.append(error)
         return answers
 

@@ -59,6 +59,8 @@ class Connector:
 
     def error_for(self, error: Exception) -> FencedLockError:
         """Our error for one of redis-py's, or for what its parser made of a garbled reply."""
+        if isinstance(error, FencedLockError):
+            return error  # an embedded server that did not start says so itself
         kinds = self.exceptions
         words = str(error)
         if isinstance(error, (kinds.AuthenticationError, kinds.AuthorizationError, kinds.NoPermissionError)) or "can't run this" in words:
@@ -144,7 +146,8 @@ class Connections:
                     self.close_idle()
                     attempts += 1
                 elif sent >= attempts:
-                    raise self._connector.error_for(error) from error
+                    ours = self._connector.error_for(error)
+                    raise ours from (None if ours is error else error)
             except BaseException:
                 self._drop(wire)  # Ctrl-C: a reply that is still to come must not be taken for the next one's
                 raise

@@ -26,8 +26,8 @@ REFUSED_PAUSE_SECONDS = 30.0
 class Inbox:
     """One pub/sub connection and the thread that reads it.
 
-    Every doorbell is ``claim token abandoned``; ``claim look`` asks a waiter to look again. Between a cut and the reconnection doorbells are lost: so the listener is told, and
-    its waiters beat at once.
+    Every doorbell is ``claim token abandoned``; ``claim look`` asks a waiter to look again. Between a cut and the
+    reconnection they are lost: so the listener is told, and its waiters beat at once.
     """
 
     def __init__(self, connector: Connector, channel: bytes, timeout_seconds: float) -> None:

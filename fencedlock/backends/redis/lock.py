@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fencedlock.backends.base import ClaimAnswer, LockInfo, NotOurs, Released, ReleaseAnswer, Waiter
+from fencedlock.backends.base import ClaimAnswer, LockInfo, NotOurs, ReleaseAnswer, Released, Waiter
 from fencedlock.backends.redis import scripts
 from fencedlock.backends.redis.scripts import ScriptCall
 from fencedlock.errors import BackendError

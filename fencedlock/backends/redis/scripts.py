@@ -9,7 +9,7 @@ from typing import Final
 
 
 def pack(*parts: bytes) -> bytes:
-    """One command in Redis' protocol. (redis-py's packer does the same for any type of argument, at many times the cost.)"""
+    """One command in Redis' protocol: what redis-py's packer does for any type of argument, at many times the cost."""
     return b"*%d\r\n%b" % (len(parts), _bulks(*parts))
 
 

@@ -1,0 +1,74 @@
+"""The demo's store: one account in a SQLite file, and a small fence for it."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fencedlock import FencingToken, StaleTokenError
+
+BUSY_SECONDS = 30.0
+
+
+class Account:
+    """A balance, and the highest token that has touched it.
+
+    Each method is one transaction, and looks at the token before anything else.
+    """
+
+    def __init__(self, path: Path, *, check_tokens: bool) -> None:
+        self._check_tokens = check_tokens
+        self._connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+        self._connection.execute("PRAGMA journal_mode = WAL")
+        self._connection.execute("PRAGMA synchronous = NORMAL")
+        self._connection.execute("CREATE TABLE IF NOT EXISTS accounts (id TEXT PRIMARY KEY, balance INTEGER NOT NULL)")
+        self._connection.execute("CREATE TABLE IF NOT EXISTS fences (resource TEXT PRIMARY KEY, token INTEGER NOT NULL)")
+        self._connection.execute("INSERT INTO accounts VALUES ('a', 0) ON CONFLICT DO NOTHING")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+    def read(self, token: FencingToken | None) -> int:
+        """The balance. Checking the token already here claims the account: whoever is older can't write any more."""
+        with self._transaction(token):
+            return self._balance()
+
+    def write(self, token: FencingToken, balance: int) -> None:
+        """Set the balance. Raises StaleTokenError, and writes nothing, if a higher token has been here."""
+        with self._transaction(token):
+            self._connection.execute("UPDATE accounts SET balance = ? WHERE id = 'a'", (balance,))
+
+    def _balance(self) -> int:
+        (balance,) = self._connection.execute("SELECT balance FROM accounts WHERE id = 'a'").fetchone()
+        return int(balance)
+
+    @contextmanager
+    def _transaction(self, token: FencingToken | None) -> Iterator[None]:
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            if token is not None and self._check_tokens:
+                self._check(token)
+            yield
+        except BaseException:
+            self._connection.execute("ROLLBACK")
+            raise
+        self._connection.execute("COMMIT")
+
+    def _check(self, token: FencingToken) -> None:
+        raised = self._connection.execute(
+            "INSERT INTO fences VALUES (?, ?) ON CONFLICT (resource) DO UPDATE SET token = excluded.token WHERE token <= excluded.token",
+            (token.lock, int(token)),
+        )
+        if raised.rowcount == 1:
+            return
+        (stored,) = self._connection.execute("SELECT token FROM fences WHERE resource = ?", (token.lock,)).fetchone()
+        raise StaleTokenError(
+            f"token {token} of {token.lock!r} is stale: {stored} has been here",
+            presented=int(token),
+            stored=stored,
+            lock=token.lock,
+            token=token,
+        )

@@ -1,0 +1,262 @@
+"""``fencedlock demo``: processes update one account while one holder is frozen past its lease and one is killed."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import secrets
+import signal
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fencedlock.cli.account import Account
+from fencedlock.cli.worker import Done, Holding, Updated, Woken, work
+from fencedlock.client import Client
+from fencedlock.clock import now_seconds
+from fencedlock.connecting import connect
+from fencedlock.errors import BackendUnavailableError
+
+if TYPE_CHECKING:
+    from multiprocessing.context import SpawnProcess
+
+UPDATES_WHILE_FROZEN = 10
+"""A frozen holder is woken after others have made so many updates."""
+
+OUTAGE_SECONDS = 5.0
+"""A server that does not answer for so long is reported."""
+
+SILENCE_SECONDS = 60.0
+"""So long without a word from any worker means that something is broken."""
+
+_spawn = multiprocessing.get_context("spawn")
+
+
+def run(url: str, *, workers: int, updates: int, ttl: float, check_tokens: bool) -> int:
+    """Run the demo and print what happened; 1 if updates were lost although tokens were checked."""
+    with connect(url, ttl=ttl, outage_timeout=OUTAGE_SECONDS) as client, tempfile.TemporaryDirectory(prefix="fencedlock-demo-") as folder:
+        path = Path(folder) / "account.db"
+        account = Account(path, check_tokens=check_tokens)
+        lock_name = f"demo/{secrets.token_hex(4)}/account"
+        with client.FairLock(lock_name):  # the server is there: or say so before anything starts
+            pass
+        print(f"{workers} processes make {updates} updates each of one account, under FairLock({lock_name!r}) at {url}, lease {ttl:g} s;")
+        print("tokens are checked in every transaction" if check_tokens else "tokens are NOT checked: this is to see what that costs")
+        show = _Show(url, lock_name, ttl, path, check_tokens=check_tokens)
+        try:
+            show.start(workers, updates)
+            show.watch()
+        finally:
+            show.end_workers()
+        found = account.read(None)
+        account.close()
+        return _report(show, wanted=workers * updates, found=found, check_tokens=check_tokens, client=client)
+
+
+@dataclass(slots=True)
+class _Incident:
+    """A holder that was frozen or killed, and the first update of another one after that."""
+
+    pid: int
+    token: int
+    began_at: float
+    overcome_at: float | None = None
+    updates_since: int = 0
+
+    def saw(self, update: Updated) -> None:
+        if update.token > self.token:
+            self.updates_since += 1
+            if self.overcome_at is None:
+                self.overcome_at = update.entered_at
+
+    def covers(self, begin: float, end: float) -> bool:
+        return begin < (self.overcome_at or end) and end > self.began_at
+
+
+@dataclass(slots=True)
+class _Worker:
+    process: SpawnProcess
+    role: str
+    left: int
+
+
+@dataclass(slots=True)
+class _Show:
+    url: str
+    lock_name: str
+    ttl: float
+    path: Path
+    check_tokens: bool = field(kw_only=True)
+    workers: dict[Connection, _Worker] = field(default_factory=dict)
+    history: list[Updated] = field(default_factory=list)
+    wanted: int = 0
+    frozen: _Incident | None = None
+    killed: _Incident | None = None
+    woken: Woken | None = None
+    _shown: int = -1
+
+    def start(self, workers: int, updates: int) -> None:
+        self.wanted = workers * updates
+        self._start_worker("to be frozen", updates, updates // 4)
+        self._start_worker("to be killed", updates, updates // 2)
+        for _ in range(workers - 2):
+            self._start_worker("", updates, -1)
+
+    def _start_worker(self, role: str, updates: int, pause_at: int) -> None:
+        ours, theirs = _spawn.Pipe()
+        arguments = (theirs, self.url, self.lock_name, self.ttl, self.path, updates, pause_at)
+        process = _spawn.Process(target=work, args=arguments, kwargs={"check_tokens": self.check_tokens}, daemon=True)
+        process.start()
+        theirs.close()
+        self.workers[ours] = _Worker(process, role, updates)
+
+    def watch(self) -> None:
+        """Follow the workers until all are done."""
+        while self.workers:
+            ready = wait(list(self.workers), SILENCE_SECONDS)
+            if not ready:
+                raise BackendUnavailableError(f"no worker has made an update for {SILENCE_SECONDS:.0f} s")
+            for connection in ready:
+                assert isinstance(connection, Connection)
+                self._hear(connection)
+            self._draw()
+        print()
+
+    def _hear(self, connection: Connection) -> None:
+        worker = self.workers[connection]
+        try:
+            news = connection.recv()
+        except EOFError:
+            worker.process.join()
+            raise BackendUnavailableError(f"a worker ended with status {worker.process.exitcode}; its words stand above") from None
+        if isinstance(news, Updated):
+            worker.left -= 1
+            self._note(news)
+        elif isinstance(news, Holding):
+            if worker.role == "to be frozen":
+                self._freeze(news)
+            else:
+                self._kill(connection, news)
+        elif isinstance(news, Woken):
+            self.woken = news
+            fate = "refused by the store" if news.refused else "ACCEPTED by the store"
+            self._say(f"process {news.pid} wakes up, and its write with its old token is {fate}")
+        elif isinstance(news, Done):
+            self._dismiss(connection)
+
+    def _note(self, update: Updated) -> None:
+        self.history.append(update)
+        for incident in (self.frozen, self.killed):
+            if incident is not None and incident.pid != update.pid:
+                incident.saw(update)
+        if self.frozen is not None and self.woken is None and self.frozen.updates_since == UPDATES_WHILE_FROZEN:
+            self._wake(self.frozen)
+
+    def _freeze(self, holding: Holding) -> None:
+        os.kill(holding.pid, signal.SIGSTOP)
+        self.frozen = _Incident(holding.pid, holding.token, now_seconds())
+        self._say(f"process {holding.pid} holds token {holding.token}, and is frozen between reading and writing")
+
+    def _wake(self, frozen: _Incident) -> None:
+        for connection, worker in self.workers.items():
+            if worker.process.pid == frozen.pid:
+                connection.send("go on")
+        os.kill(frozen.pid, signal.SIGCONT)
+
+    def _kill(self, connection: Connection, holding: Holding) -> None:
+        os.kill(holding.pid, signal.SIGKILL)
+        self.killed = _Incident(holding.pid, holding.token, now_seconds())
+        left = self.workers[connection].left
+        self._dismiss(connection)
+        self._say(f"process {holding.pid} holds token {holding.token}, and is killed between reading and writing")
+        self._start_worker("", left, -1)
+
+    def _dismiss(self, connection: Connection) -> None:
+        self.workers.pop(connection).process.join()
+        connection.close()
+
+    def end_workers(self) -> None:
+        """Leave no process behind, however this ends."""
+        for worker in self.workers.values():
+            worker.process.kill()  # SIGKILL ends a frozen one too
+            worker.process.join()
+
+    def _say(self, words: str) -> None:
+        print(f"\r\033[K  {words}" if sys.stdout.isatty() else f"  {words}", flush=True)
+
+    def _draw(self) -> None:
+        done, width = len(self.history), 30
+        if sys.stdout.isatty():
+            bar = "#" * min(width, done * width // self.wanted)
+            last = f"  token {self.history[-1].token} to process {self.history[-1].pid}" if self.history else ""
+            print(f"\r\033[K  [{bar:<{width}}] {done}/{self.wanted}{last}", end="", flush=True)
+        elif self._shown < done * 4 // self.wanted:
+            self._shown = done * 4 // self.wanted
+            print(f"  {done} of {self.wanted} updates", flush=True)
+
+
+def _report(show: _Show, *, wanted: int, found: int, check_tokens: bool, client: Client) -> int:
+    assert show.frozen is not None
+    assert show.killed is not None
+    assert show.woken is not None
+    incidents = (show.frozen, show.killed)
+    history = sorted(show.history, key=lambda update: update.entered_at)
+    pairs = [(before, after) for before, after in itertools.pairwise(history) if before.pid != after.pid]
+    calm = [
+        after.entered_at for before, after in pairs if not any(incident.covers(before.left_at, after.entered_at) for incident in incidents)
+    ]
+    stalled = sum((incident.overcome_at or incident.began_at) - incident.began_at for incident in incidents)
+    seconds = history[-1].left_at - history[0].entered_at - stalled
+    waits = [(update.waited_seconds, update) for update in history if update.pid != show.woken.pid or update.token > show.frozen.token]
+    calm_waits = [
+        waited
+        for waited, update in waits
+        if not any(incident.covers(update.entered_at - waited, update.entered_at) for incident in incidents)
+    ]
+    lost, refused = wanted - found, int(show.woken.refused)
+    rows = [
+        ("updates wanted", f"{wanted}"),
+        ("updates found", f"{found}"),
+        ("lost updates", f"{lost}"),
+        ("stale writes refused", f"{refused}" if check_tokens else f"{refused} (nobody looked)"),
+        ("hand-offs per second", f"{len(calm) / seconds:.0f}, with two transactions in each hold"),
+        (
+            "longest wait",
+            f"{1000 * max(calm_waits):.0f} ms; {max(waits, key=lambda pair: pair[0])[0]:.2f} s behind the frozen or the killed holder",
+        ),
+        ("the frozen holder", _overcome(show.frozen)),
+        (
+            "  once woken",
+            "it knew by its own clock that it had lost the lock" if show.woken.knew else "it did NOT know that it had lost the lock",
+        ),
+        ("  its late write", "was refused by the store" if show.woken.refused else "was ACCEPTED over newer ones"),
+        ("the killed holder", _overcome(show.killed)),
+        ("left on the server", _left(client, show.lock_name)),
+    ]
+    print()
+    for label, value in rows:
+        print(f"  {label:<22}{value}")
+    print()
+    if not check_tokens:
+        print(f"Without the check {lost} updates are gone, and nobody was told. Run it again without --unsafe.")
+        return 0
+    if lost or not refused:
+        print("DAMAGE: an update was lost, or a stale write accepted, although tokens were checked. Please report this.")
+        return 1
+    print("No update was lost: the lock made conflicts rare, the fence made them harmless.")
+    return 0
+
+
+def _overcome(incident: _Incident) -> str:
+    if incident.overcome_at is None:
+        return f"process {incident.pid}: nobody came after it"
+    return f"process {incident.pid}: the next one went on after {incident.overcome_at - incident.began_at:.2f} s"
+
+
+def _left(client: Client, lock_name: str) -> str:
+    info = client.inspect(lock_name)
+    return "nothing but the last token" if not info.locked and not info.waiters else f"{info}"

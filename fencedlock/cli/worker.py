@@ -1,0 +1,98 @@
+"""One process of the demo: it reads the balance, adds one and writes it back, under the lock."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from fencedlock import LockLostError, RLock, StaleTokenError, connect
+from fencedlock.cli.account import Account
+from fencedlock.clock import now_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Updated:
+    """An update was written."""
+
+    pid: int
+    token: int
+    waited_seconds: float
+    entered_at: float
+    left_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """The worker holds the lock, has read the balance, and waits for a word before it writes."""
+
+    pid: int
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Woken:
+    """What became of the write of a worker that was frozen past its lease."""
+
+    pid: int
+    knew: bool
+    """Its lock told it, by the local clock, that the lease had ended."""
+    refused: bool
+    """The store refused its write."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The worker has made all its updates."""
+
+    pid: int
+
+
+def work(
+    parent: Connection, url: str, lock_name: str, ttl: float, account_path: Path, updates: int, pause_at: int, *, check_tokens: bool
+) -> None:
+    """Make so many updates; before the one numbered ``pause_at``, tell the parent and wait for its word while holding."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us
+    account = Account(account_path, check_tokens=check_tokens)
+    with connect(url, ttl=ttl) as client:
+        lock = client.FairLock(lock_name)
+        made = 0
+        while made < updates:
+            paused = made == pause_at
+            if paused:
+                pause_at = -1
+            if _update(parent, lock, account, paused=paused):
+                made += 1
+    account.close()
+    parent.send(Done(os.getpid()))
+
+
+def _update(parent: Connection, lock: RLock, account: Account, *, paused: bool) -> bool:
+    """One update; False if the store refused it, for it came too late."""
+    asked_at = now_seconds()
+    written = True
+    with contextlib.suppress(LockLostError), lock as token:  # what the store accepted counts
+        entered_at = now_seconds()
+        try:
+            balance = account.read(token)
+            if paused:
+                parent.send(Holding(os.getpid(), int(token)))
+                parent.recv()
+            account.write(token, balance + 1)
+            parent.send(Updated(os.getpid(), int(token), entered_at - asked_at, entered_at, now_seconds()))
+        except StaleTokenError:
+            written = False
+        if paused:
+            parent.send(Woken(os.getpid(), knew=_is_lost(lock), refused=not written))
+    return written
+
+
+def _is_lost(lock: RLock) -> bool:
+    try:
+        lock.ensure_held()
+    except LockLostError:
+        return True
+    return False
