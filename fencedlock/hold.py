@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import weakref
 from dataclasses import dataclass
-from enum import Enum, auto
+from enum import IntEnum, auto
 from typing import TYPE_CHECKING
 
 from fencedlock.token import FencingToken
@@ -25,7 +25,7 @@ MOST_SPAN_SECONDS = 10.0
 """The server counts a waiter as alive for its lease after its last beat, but at most so long."""
 
 
-class LeaseState(Enum):
+class LeaseState(IntEnum):
     """Where a lease stands by the knowledge of its holder."""
 
     HELD = auto()
@@ -34,7 +34,7 @@ class LeaseState(Enum):
     RELEASED = auto()
 
 
-class LeaseEvent(Enum):
+class LeaseEvent(IntEnum):
     """What can happen to a lease."""
 
     BEAT_ANSWERED = auto()

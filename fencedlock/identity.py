@@ -27,7 +27,7 @@ class Owner:
 
     def __init__(self, life: _Life) -> None:
         self.number = next(_numbers)
-        self.holder = f"{_host()}/{os.getpid()}/{threading.get_native_id()}"
+        self.holder = f"{_host()}/{os.getpid()}/{threading.get_native_id()}".encode()
         """Host, process and native thread id, for people."""
         self._life = weakref.ref(life)
 

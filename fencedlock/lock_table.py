@@ -137,8 +137,8 @@ class LockTable:
                 resource = self._resources.setdefault(name, resource)
         return resource
 
-    def acquire(self, lock: RLock, *, patient: bool, timeout_seconds: float, cancel: Cancellation | None) -> bool:
-        """Acquire for the calling thread, which does not hold the lock."""
+    def acquire(self, lock: RLock, timeout_seconds: float, cancel: Cancellation | None) -> bool:
+        """Acquire for the calling thread, which does not hold the lock. A timeout of 0 means one try."""
         self.raise_if_closed()
         owner = current_owner()
         deadline = now_seconds() + timeout_seconds
@@ -153,7 +153,7 @@ class LockTable:
             )
             self._claims[claim.id] = claim
             try:
-                grant = Wait(self, claim, patient=patient, deadline=deadline, cancel=cancel).for_grant()
+                grant = Wait(self, claim, patient=timeout_seconds > 0, deadline=deadline, cancel=cancel).for_grant()
                 if grant is not None and self._enter(lock, claim, grant):
                     return True
             except BaseException as error:

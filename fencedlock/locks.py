@@ -66,8 +66,7 @@ class RLock:
         if hold is not None:
             self._table.deepen(hold)
             return True
-        patient = bool(blocking) and timeout_seconds > 0
-        return self._table.acquire(self, patient=patient, timeout_seconds=timeout_seconds, cancel=cancel)
+        return self._table.acquire(self, timeout_seconds, cancel)
 
     def release(self) -> None:
         """Go up one level; the last one frees the lock and hands it to the next waiter.
@@ -169,7 +168,7 @@ class RLock:
         return depth
 
     def _acquire_restore(self, depth: int) -> None:
-        self._table.acquire(self, patient=True, timeout_seconds=math.inf, cancel=None)
+        self._table.acquire(self, math.inf, None)
         self._table.set_depth(self._owned(), depth)
 
     def _at_fork_reinit(self) -> None:
@@ -211,6 +210,8 @@ def _make_handle(cls: type[RLock], name: str, client: Client, ttl: float | None,
 
 def _checked_timeout(blocking: bool, timeout: float) -> float:
     """Seconds to wait, infinite for -1, after the checks of ``threading.RLock.acquire`` with its words."""
+    if blocking and timeout == -1:
+        return math.inf
     if not isinstance(timeout, float):
         timeout = operator.index(timeout)
     if math.isnan(timeout):
@@ -221,6 +222,4 @@ def _checked_timeout(blocking: bool, timeout: float) -> float:
         raise ValueError("timeout value must be a non-negative number")
     if timeout > threading.TIMEOUT_MAX:
         raise OverflowError("timeout value is too large")
-    if not blocking:
-        return 0.0
-    return math.inf if timeout == -1 else float(timeout)
+    return float(timeout) if blocking else 0.0

@@ -42,8 +42,6 @@ class Waiting:
     """The highest token issued when the server answered."""
     recheck_at: float
     """When the present holder's lease will have run out if it is not renewed."""
-    position: int
-    """How many wait before it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,9 +139,9 @@ class RedisBackend:
 
     def call(self, script: Script, packed: bytes, timeout_seconds: float, *, attempts: int = 1) -> tuple[Any, int]:
         """The reply to a packed call of a script, and how often it was sent."""
-        (reply,), sent = self._connections.exchange(packed, 1, timeout_seconds, attempts=attempts)
+        (reply,), sent = self._connections.ask_lines(packed, 1, timeout_seconds, attempts=attempts)
         if isinstance(reply, self._connector.exceptions.NoScriptError):
-            (reply,), more = self._connections.exchange(script.with_text(packed), 1, timeout_seconds, attempts=attempts)
+            (reply,), more = self._connections.ask_lines(script.with_text(packed), 1, timeout_seconds, attempts=attempts)
             sent += more - 1
         return self._checked(reply), sent
 
@@ -158,7 +158,7 @@ class RedisBackend:
             sent_at = now_seconds()
             packed = [make(sent_at + timeout_seconds) for make in chunk]
             try:
-                replies, _ = self._connections.exchange(b"".join(packed), len(packed), timeout_seconds)
+                replies, _ = self._connections.ask_lines(b"".join(packed), len(packed), timeout_seconds)
             except FencedLockError as error:
                 answers += [error] * (len(makes) - start)
                 break
@@ -171,6 +171,15 @@ class RedisBackend:
                 except FencedLockError as error:
                     answers.append(error)
         return answers
+
+    def call_for_array(self, script: Script, packed: bytes, timeout_seconds: float) -> Any:
+        """The reply to a packed call of a script that returns more than a line."""
+        try:
+            return self._connections.ask(packed, timeout_seconds)
+        except BackendError as error:
+            if not isinstance(error.__cause__, self._connector.exceptions.NoScriptError):
+                raise
+        return self._connections.ask(script.with_text(packed), timeout_seconds)
 
     def _checked(self, reply: Any) -> Any:
         if isinstance(reply, Exception):
@@ -203,7 +212,7 @@ class RedisBackend:
         if kind == b"granted":
             return Granted(int(words[2]), sent_at + int(words[3]) / 1000, words[4] == b"1")
         if kind == b"waiting":
-            return Waiting(sent_at, int(words[2]), now_seconds() + max(int(words[3]), _LEAST_RECHECK_MS) / 1000, int(words[4]))
+            return Waiting(sent_at, int(words[2]), now_seconds() + max(int(words[3]), _LEAST_RECHECK_MS) / 1000)
         if kind == b"busy":
             return Busy()
         if kind == b"gone":
@@ -217,8 +226,7 @@ class RedisBackend:
         return NotOurs()
 
     def _command(self, *parts: bytes) -> Any:
-        (reply,), _ = self._connections.exchange(pack(*parts), 1, self.request_timeout_seconds)
-        return self._checked(reply)
+        return self._connections.ask(pack(*parts), self.request_timeout_seconds)
 
 
 def _bound(target: Claim | Hold) -> RedisLock:

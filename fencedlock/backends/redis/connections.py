@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable
 from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from fencedlock.clock import now_seconds
 from fencedlock.errors import (
@@ -27,6 +28,9 @@ MOST_CONNECTIONS = 32
 
 IDLE_SECONDS = 1.0
 """A connection that no call has needed for so long is closed, but for one."""
+
+_CHUNK_BYTES = 4096
+_Reply = TypeVar("_Reply")
 
 _TEMPORARY = ("LOADING", "BUSY", "MASTERDOWN", "TRYAGAIN", "CLUSTERDOWN")
 _NOT_OURS_TO_COPY = ("maint_notifications", "oss_cluster_maint", "orig_", "maintenance_", "event_dispatcher", "himport")
@@ -57,6 +61,10 @@ class Connector:
         """A new connection object; nothing is opened yet."""
         return self._class(**self._settings)
 
+    def is_cut(self, error: Exception) -> bool:
+        """True if the connection broke, other than by silence."""
+        return isinstance(error, (self.exceptions.ConnectionError, OSError)) and not isinstance(error, TimeoutError)
+
     def error_for(self, error: Exception) -> FencedLockError:
         """Our error for one of redis-py's, or for what its parser made of a garbled reply."""
         if isinstance(error, FencedLockError):
@@ -65,7 +73,7 @@ class Connector:
         words = str(error)
         if isinstance(error, (kinds.AuthenticationError, kinds.AuthorizationError, kinds.NoPermissionError)) or "can't run this" in words:
             return BackendMisconfiguredError(f"the lock server refused its user: {words}")
-        if isinstance(error, (kinds.ConnectionError, kinds.TimeoutError)) or words.startswith(_TEMPORARY):
+        if isinstance(error, (kinds.ConnectionError, kinds.TimeoutError, OSError)) or words.startswith(_TEMPORARY):
             return BackendUnavailableError(f"the lock server gave no answer: {words}")
         if isinstance(error, kinds.ResponseError):
             return BackendError(f"the lock server refused: {words}")
@@ -102,13 +110,38 @@ class Wire:
             connection._sock.settimeout(timeout_seconds)
         self._timeout_seconds = timeout_seconds
 
-    def send(self, packed: bytes) -> None:
-        """Send packed commands."""
-        self._connection.send_packed_command([packed], check_health=False)
+    def ask_lines(self, packed: bytes, count: int) -> list[Any]:
+        """Send packed commands, and read so many replies that are a line each; an error that the server answered is among them.
 
-    def receive(self) -> Any:
-        """The next reply; an error that the server answered is raised."""
-        return self._connection.read_response(disable_decoding=True)
+        redis-py's reader costs as much as the rest of the round trip, and our scripts answer with single lines.
+        """
+        sock = self._connection._sock
+        sock.sendall(packed)
+        received = sock.recv(_CHUNK_BYTES)
+        while not received.endswith(b"\r\n") or (count > 1 and received.count(b"\r\n") < count):
+            more = sock.recv(_CHUNK_BYTES)
+            if not more:
+                raise ConnectionResetError("Connection closed by server.")
+            received += more
+        self.used = True
+        if count == 1:
+            return [self._reply(received[:-2])]
+        return [self._reply(line) for line in received[:-2].split(b"\r\n")]
+
+    def _reply(self, line: bytes) -> Any:
+        kind = line[:1]
+        if kind == b"+":
+            return line[1:]
+        if kind == b"-":
+            return self._connection._parser.parse_error(line[1:].decode(errors="replace"))
+        raise ValueError(f"not a line that a script of ours answers: {line!r:.200}")
+
+    def ask(self, packed: bytes) -> Any:
+        """Send one packed command and read its reply of any form; an error that the server answered is raised."""
+        self._connection.send_packed_command([packed], check_health=False)
+        reply = self._connection.read_response(disable_decoding=True)
+        self.used = True
+        return reply
 
     def close(self) -> None:
         """Close it; a reply that is still under way is lost."""
@@ -125,24 +158,32 @@ class Connections:
         self._returned = threading.Condition(threading.Lock())
         self._queueing = 0
 
-    def exchange(self, packed: bytes, replies: int, timeout_seconds: float, *, attempts: int = 1) -> tuple[list[Any], int]:
-        """Send packed commands and read so many replies; and how often they were sent.
+    def ask_lines(self, packed: bytes, count: int, timeout_seconds: float, *, attempts: int = 1) -> tuple[list[Any], int]:
+        """Send packed calls of scripts, and read so many lines; and how often they were sent.
 
-        An error that the server answered stands among the replies. Everything that we send may be repeated: so what was
-        sent through a connection that the server had closed meanwhile is sent again at once, besides the attempts asked for.
-        Raises BackendUnavailableError when the last attempt had no answer either.
+        An error that the server answered stands among the replies. Raises BackendUnavailableError when the last attempt
+        had no answer either.
         """
-        kinds = self._connector.exceptions
+        return self._converse(lambda wire: wire.ask_lines(packed, count), timeout_seconds, attempts)
+
+    def ask(self, packed: bytes, timeout_seconds: float) -> Any:
+        """Send one packed command and read its reply of any form. Raises BackendError."""
+        return self._converse(lambda wire: wire.ask(packed), timeout_seconds, 1)[0]
+
+    def _converse(self, talk: Callable[[Wire], _Reply], timeout_seconds: float, attempts: int) -> tuple[_Reply, int]:
+        # Everything that we send may be repeated: so what was sent through a connection that the server had closed while it was
+        # idle is sent again at once, besides the attempts asked for.
         sent = 0
         while True:
             wire = self._take(timeout_seconds)
             worked_before = wire.used
             sent += 1
             try:
-                answers = self._converse(wire, packed, replies, timeout_seconds)
+                wire.open(timeout_seconds)
+                reply = talk(wire)
             except Exception as error:
                 self._drop(wire)
-                if worked_before and isinstance(error, kinds.ConnectionError) and sent <= attempts:
+                if worked_before and self._connector.is_cut(error) and sent <= attempts:
                     self.close_idle()
                     attempts += 1
                 elif sent >= attempts:
@@ -153,19 +194,7 @@ class Connections:
                 raise
             else:
                 self._give_back(wire)
-                return answers, sent
-
-    def _converse(self, wire: Wire, packed: bytes, replies: int, timeout_seconds: float) -> list[Any]:
-        wire.open(timeout_seconds)
-        wire.send(packed)
-        answers: list[Any] = []
-        while len(answers) < replies:
-            try:
-                answers.append(wire.receive())
-            except self._connector.exceptions.ResponseError as error:
-                answers.append(error)
-        wire.used = True
-        return answers
+                return reply, sent
 
     def _take(self, timeout_seconds: float) -> Wire:
         try:
@@ -188,7 +217,8 @@ class Connections:
     def _give_back(self, wire: Wire) -> None:
         wire.idle_since = now_seconds()
         self._idle.append(wire)
-        self._wake_one()
+        if self._queueing:
+            self._wake_one()
 
     def _drop(self, wire: Wire) -> None:
         wire.close()
@@ -197,9 +227,8 @@ class Connections:
         self._wake_one()
 
     def _wake_one(self) -> None:
-        if self._queueing:
-            with self._returned:
-                self._returned.notify()
+        with self._returned:
+            self._returned.notify()
 
     def trim(self, now: float) -> float | None:
         """Close what no call has needed for a while, but for one; when to look again, None if only one is left."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from typing import Any
 
@@ -12,6 +13,11 @@ from fencedlock.backends.redis.scripts import pack
 from fencedlock.errors import BackendError, BackendUnavailableError
 
 logger = logging.getLogger("fencedlock")
+
+_CHUNK_BYTES = 4096
+_MOST_UNREAD_BYTES = 65536
+_MESSAGE = re.compile(rb"\*3\r\n\$7\r\nmessage\r\n\$\d+\r\n[^\r]*\r\n\$\d+\r\n([^\r]*)\r\n")
+"""A whole message. redis-py's reader costs more than the rest of a hand-off, and here nothing else is of interest."""
 
 SILENCE_SECONDS = 5.0
 """An inbox so long without a word is asked whether it still lives; so long again without an answer, it is opened anew."""
@@ -116,18 +122,27 @@ class Inbox:
             logger.warning("the inbox can't be opened, so hand-offs wait for beats, seconds instead of milliseconds: %s", error)
 
     def _read_until_cut(self, connection: Any, listener: Listener) -> None:
-        asked = False
-        while not self._closed.is_set():
-            if not connection.can_read(timeout=SILENCE_SECONDS):
+        sock = connection._sock
+        sock.settimeout(SILENCE_SECONDS)
+        unread, asked = b"", False
+        while True:
+            try:
+                received = sock.recv(_CHUNK_BYTES)
+            except TimeoutError:
                 if asked:
                     return
-                connection.send_packed_command([pack(b"PING")], check_health=False)
+                sock.sendall(pack(b"PING"))
                 asked = True
                 continue
+            if not received:
+                return
             asked = False
-            kind, *rest = connection.read_response(disable_decoding=True)
-            if kind == b"message":
-                self._deliver(rest[1], listener)
+            unread += received
+            end = 0
+            for message in _MESSAGE.finditer(unread):
+                self._deliver(message[1], listener)
+                end = message.end()
+            unread = unread[max(end, len(unread) - _MOST_UNREAD_BYTES) :]
 
     @staticmethod
     def _deliver(message: bytes, listener: Listener) -> None:

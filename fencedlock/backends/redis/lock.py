@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from fencedlock.backends.base import ClaimAnswer, LockInfo, NotOurs, ReleaseAnswer, Released, Waiter
 from fencedlock.backends.redis import scripts
-from fencedlock.backends.redis.scripts import ScriptCall
+from fencedlock.backends.redis.scripts import ScriptCall, bulks
 from fencedlock.errors import BackendError
 from fencedlock.hold import MOST_SPAN_SECONDS
 
@@ -18,12 +18,14 @@ if TYPE_CHECKING:
 class RedisLock:
     """Implements :class:`fencedlock.backends.base.BoundLock`."""
 
-    __slots__ = ("_acquire", "_backend", "_keys", "_release", "_renew", "name")
+    __slots__ = ("_acquire", "_backend", "_fixed", "_keys", "_release", "_renew", "name")
 
     def __init__(self, backend: RedisBackend, name: str, keys: tuple[bytes, ...]) -> None:
         self.name = name
         self._backend = backend
         self._keys = keys
+        self._fixed: dict[tuple[bool, float], bytes] = {}
+        """The arguments of acquire.lua that are the same for all claims of a kind: (fair, lease in seconds)."""
         self._acquire = ScriptCall(scripts.ACQUIRE, keys)
         self._renew = ScriptCall(scripts.RENEW, keys)
         self._release = ScriptCall(scripts.RELEASE, keys)
@@ -43,17 +45,21 @@ class RedisLock:
     def pack_acquire(self, claim: Claim, mode: bytes, not_after: float) -> bytes:
         """The call of acquire.lua."""
         backend = self._backend
-        lease_ms = round(claim.lease_seconds * 1000)
+        kind = (claim.fair, claim.lease_seconds)
+        fixed = self._fixed.get(kind)
+        if fixed is None:
+            lease_ms = round(claim.lease_seconds * 1000)
+            span_ms = min(lease_ms, round(MOST_SPAN_SECONDS * 1000))
+            fixed = bulks(b"1" if claim.fair else b"0", b"%d" % lease_ms, b"%d" % span_ms, *backend.doors)
+            self._fixed[kind] = fixed
         return self._acquire.pack(
             claim.id.encode(),
             mode,
-            b"1" if claim.fair else b"0",
-            b"%d" % lease_ms,
-            b"%d" % min(lease_ms, MOST_SPAN_SECONDS * 1000),
             b"%d" % backend.floor,
-            claim.owner.holder.encode(),
             b"%d" % backend.server_us(not_after),
-            *backend.doors,
+            claim.owner.holder,
+            fixed=fixed,
+            fixed_count=5,
         )
 
     def pack_renew(self, hold: Hold, not_after: float, *, exact: bool = False) -> bytes:
@@ -95,7 +101,7 @@ class RedisLock:
 
     def inspect(self, timeout_seconds: float) -> LockInfo:
         packed = ScriptCall(scripts.INSPECT, self._keys).pack()
-        reply, _ = self._backend.call(scripts.INSPECT, packed, timeout_seconds)
+        reply = self._backend.call_for_array(scripts.INSPECT, packed, timeout_seconds)
         try:
             owner, holder, token, count, remaining_ms, issued, line = reply
             waiters = tuple(

@@ -10,7 +10,7 @@ from typing import Final
 
 def pack(*parts: bytes) -> bytes:
     """One command in Redis' protocol: what redis-py's packer does for any type of argument, at many times the cost."""
-    return b"*%d\r\n%b" % (len(parts), _bulks(*parts))
+    return b"*%d\r\n%b" % (len(parts), bulks(*parts))
 
 
 class Script:
@@ -19,12 +19,12 @@ class Script:
     def __init__(self, name: str) -> None:
         self._text = _read(name)
         self._sha = hashlib.sha1(self._text, usedforsecurity=False).hexdigest().encode()
-        self.head = _bulks(b"EVALSHA", self._sha)
+        self.head = bulks(b"EVALSHA", self._sha)
 
     def with_text(self, packed: bytes) -> bytes:
         """The same call with the script's text, for a server that answered NOSCRIPT; it loads the script too."""
         count, _, _ = packed.partition(b"\r\n")
-        return count + b"\r\n" + _bulks(b"EVAL", self._text) + packed[len(count) + 2 + len(self.head) :]
+        return count + b"\r\n" + bulks(b"EVAL", self._text) + packed[len(count) + 2 + len(self.head) :]
 
 
 class ScriptCall:
@@ -34,12 +34,12 @@ class ScriptCall:
 
     def __init__(self, script: Script, keys: tuple[bytes, ...]) -> None:
         self.script = script
-        self._head = script.head + _bulks(b"%d" % len(keys), *keys)
+        self._head = script.head + bulks(b"%d" % len(keys), *keys)
         self._parts = 3 + len(keys)
 
-    def pack(self, *arguments: bytes) -> bytes:
-        """The whole command for the wire."""
-        return b"*%d\r\n%b%b" % (self._parts + len(arguments), self._head, _bulks(*arguments))
+    def pack(self, *arguments: bytes, fixed: bytes = b"", fixed_count: int = 0) -> bytes:
+        """The whole command for the wire. ``fixed`` are further arguments, packed already by :func:`bulks`."""
+        return b"*%d\r\n%b%b%b" % (self._parts + len(arguments) + fixed_count, self._head, bulks(*arguments), fixed)
 
 
 def _read(name: str) -> bytes:
@@ -48,7 +48,8 @@ def _read(name: str) -> bytes:
     return re.sub(rb"^--@include (\w+)$", lambda match: _read(match[1].decode()), text, flags=re.MULTILINE)
 
 
-def _bulks(*parts: bytes) -> bytes:
+def bulks(*parts: bytes) -> bytes:
+    """Arguments as they stand in a command on the wire."""
     return b"".join([b"$%d\r\n%b\r\n" % (len(part), part) for part in parts])
 
 

@@ -1,16 +1,16 @@
 -- Asks for the lock, takes a place in its queue, or keeps it. Any replay gets the same grant and the same place.
 --
--- ARGV: 1 claim, 2 mode ('try', 'queue', or 'beat', which never takes a new place), 3 fair ('1' or '0'), 4 lease_ms,
---       5 span_ms (a waiter is alive so long after its last beat), 6 floor, 7 holder, 8 not_after_us,
+-- ARGV: 1 claim, 2 mode ('try', 'queue', or 'beat', which never takes a new place), 3 floor, 4 not_after_us, 5 holder,
+--       6 fair ('1' or '0'), 7 lease_ms, 8 span_ms (a waiter is alive so long after its last beat),
 --       9 inbox prefix, 10 counts_receivers ('1': PUBLISH tells how many got a message)
 -- Answers: granted now_us token ttl_ms abandoned
---          waiting now_us issued remaining_ms position
+--          waiting now_us issued remaining_ms
 --          busy now_us | gone now_us | late now_us
 --@include grant
-local claim, mode, lease_ms, floor, holder = ARGV[1], ARGV[2], ARGV[4], tonumber(ARGV[6]), ARGV[7]
+local claim, mode, floor, holder, lease_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[5], ARGV[7]
 
 local now_us = server_time_us()
-if now_us > tonumber(ARGV[8]) then
+if now_us > tonumber(ARGV[4]) then
   return answer('late', text(now_us))
 end
 
@@ -25,7 +25,7 @@ if mode ~= 'beat' and call('EXISTS', lock, queue, withdrawn) == 0 then
 end
 
 --@include queue
-local fair, span_ms, inbox, counts_receivers = ARGV[3], ARGV[5], ARGV[9], ARGV[10]
+local fair, span_ms, inbox, counts_receivers = ARGV[6], ARGV[8], ARGV[9], ARGV[10]
 
 local function granted()
   local held = call('HMGET', lock, 'token', 'abandoned')
@@ -37,7 +37,7 @@ local function granted()
   return answer('granted', text(now_us), held[1], ttl_ms, held[2] or '0')
 end
 
-local owner = call('HGET', lock, 'owner')
+local owner, token = unpack(call('HMGET', lock, 'owner', 'token'))
 if owner == claim then
   return granted()
 end
@@ -50,22 +50,24 @@ if mode == 'beat' and not ticket then
   return answer('gone', text(now_us))
 end
 if not owner and fair == '0' then
-  leave(claim)
+  call('ZREM', queue, claim)
+  call('HDEL', waiters, claim)
   return grant_now()
 end
 if ticket or mode == 'queue' then
-  if not ticket then
-    local last = call('ZRANGE', queue, -1, -1, 'WITHSCORES')[2]
+  if ticket then
+    call('HDEL', waiters, claim) -- a first write that is allowed at maxmemory: whoever waits already keeps its place there
+  else
+    local last = call('ZRANGE', queue, '-1', '-1', 'WITHSCORES')[2]
     call('ZADD', queue, text(math.max((tonumber(last) or 0) + 1, now_us)), claim)
   end
-  local deadline_us = now_us + span_ms * 1000
-  call('HDEL', waiters, claim) -- a first write that is allowed at maxmemory: whoever waits already keeps its place there
-  call('HSET', waiters, claim, text(deadline_us) .. ' ' .. span_ms .. ' ' .. text(floor) .. ' ' .. holder)
-  keep_until(queue, deadline_us, now_us)
-  keep_until(waiters, deadline_us, now_us)
+  call('HSET', waiters, claim, text(now_us + span_ms * 1000) .. ' ' .. span_ms .. ' ' .. text(floor) .. ' ' .. holder)
+  call('PEXPIRE', queue, QUEUE_TTL_MS)
+  call('PEXPIRE', waiters, QUEUE_TTL_MS)
 end
 if not owner then
-  local winner = hand_off(now_us, inbox, counts_receivers, claim, lease_ms)
+  local issued, abandoned = last_issued()
+  local winner = hand_off(now_us, inbox, counts_receivers, { issued = issued, abandoned = abandoned }, claim, lease_ms)
   if winner == claim then
     return granted()
   elseif not winner and mode == 'try' then
@@ -75,5 +77,5 @@ end
 if mode == 'try' then
   return answer('busy', text(now_us))
 end
-local position = call('ZRANK', queue, claim)
-return answer('waiting', text(now_us), call('HGET', fence, 'issued') or '0', math.max(0, call('PTTL', lock)), position or '0')
+-- While the lock is held, its token is the last one issued.
+return answer('waiting', text(now_us), token or call('HGET', fence, 'issued') or '0', math.max(0, call('PTTL', lock)))

@@ -37,10 +37,14 @@ end
 -- Makes the claim the owner; the token. Tokens follow the server's clock, so that they rise even when the fence hash was
 -- lost, and floor is the highest one that the claiming client has seen, in case the clock was set back.
 -- The fence is written first: where memory or a permission is missing, the error comes before there is an owner.
-local function grant(claim, holder, lease_ms, now_us, floor, issued, abandoned)
-  local number = math.max(issued + 1, now_us, floor + 1)
-  local token = text(number)
-  call('HSET', fence, 'issued', token)
+-- ended, where given, is the token of the hold that ends by the same release.
+local function grant(claim, holder, lease_ms, now_us, floor, issued, abandoned, ended)
+  local token = text(math.max(issued + 1, now_us, floor + 1))
+  if ended then
+    call('HSET', fence, 'issued', token, 'ended', ended)
+  else
+    call('HSET', fence, 'issued', token)
+  end
   if math.floor(issued / DAY_US) ~= math.floor(now_us / DAY_US) then
     call('PEXPIRE', fence, FENCE_TTL_MS)
   end

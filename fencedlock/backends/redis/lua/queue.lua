@@ -3,18 +3,10 @@
 -- A claim's id begins with its client's id and a slash; the client's inbox is the channel <inbox prefix><client id>.
 local MOST_PLACES = 10000 -- looked at by one hand-off: loops are bounded
 
--- The TTL of a shared key only rises: set from its last writer alone, a short lease would delete a longer one's place.
-local function keep_until(key, until_us, now_us)
-  local ttl_ms = math.ceil((until_us - now_us) / 1000)
-  if ttl_ms > call('PTTL', key) then
-    call('PEXPIRE', key, ttl_ms)
-  end
-end
-
-local function leave(claim)
-  call('ZREM', queue, claim)
-  call('HDEL', waiters, claim)
-end
+-- The queue lives as long as the longest span of any waiter, counted from the last write. Set from its last writer's own span,
+-- a short lease would delete a longer one's place.
+local MOST_SPAN_MS = 10000
+local QUEUE_TTL_MS = '10000'
 
 local function waiter(claim)
   local record = call('HGET', waiters, claim)
@@ -31,12 +23,22 @@ end
 -- The next in line knows when the lease of the holder of before would have ended. If the new one's is shorter than its own
 -- time between beats, it must look again, or it would learn too late that this holder died.
 local function tell_next(inbox, counts_receivers, winner_span_ms)
-  local next_claim = call('ZRANGE', queue, 0, 0)[1]
-  if next_claim then
-    local _, span_ms = waiter(next_claim)
+  if winner_span_ms < MOST_SPAN_MS then
+    local next_claim = call('ZRANGE', queue, '0', '0')[1]
+    local _, span_ms = waiter(next_claim or '')
     if span_ms and span_ms > winner_span_ms then
       ring(inbox, counts_receivers, next_claim, 'look')
     end
+  end
+end
+
+-- Puts back places that were passed over, with their tickets.
+local function put_back(places)
+  for first = 1, #places, 1000 do
+    call('ZADD', queue, unpack(places, first, math.min(first + 999, #places)))
+  end
+  if #places > 0 then
+    call('PEXPIRE', queue, QUEUE_TTL_MS)
   end
 end
 
@@ -44,43 +46,48 @@ end
 -- Lapsed places are dropped. A grant lasts as long as the waiter has proved to be alive; its heartbeat extends it.
 -- PUBLISH tells how many got the doorbell: 0, outside a cluster, means that the process is gone or cut off. Such a waiter
 -- keeps its ticket until its deadline, and the next is served at once. The caller needs no doorbell: it reads the answer.
-local function hand_off(now_us, inbox, counts_receivers, caller, caller_lease_ms)
-  local issued, abandoned = last_issued()
-  local silent = {}
-  local rank = 0
+-- last: issued, abandoned, and ended if the hold with that token ends by this script (see grant).
+local function hand_off(now_us, inbox, counts_receivers, last, caller, caller_lease_ms)
+  local winner, winner_span_ms
+  local silent, passed_over = {}, {}
   for _ = 1, MOST_PLACES do
-    local claim = call('ZRANGE', queue, rank, rank)[1]
+    local claim, ticket = unpack(call('ZPOPMIN', queue))
     if not claim then
-      return nil
+      break
     end
     local deadline_us, span_ms, floor, holder = waiter(claim)
     local client = string.match(claim, '^[^/]*')
     if not deadline_us or deadline_us <= now_us then
-      leave(claim)
+      call('HDEL', waiters, claim)
     elseif claim == caller then
-      leave(claim)
-      grant(claim, holder, caller_lease_ms, now_us, floor, issued, abandoned)
-      tell_next(inbox, counts_receivers, span_ms)
-      return claim
-    elseif silent[client] then
-      rank = rank + 1
-    else
+      winner, winner_span_ms = claim, span_ms
+      grant(claim, holder, caller_lease_ms, now_us, floor, last.issued, last.abandoned, last.ended)
+      break
+    elseif not silent[client] then
       -- Granted before it is published: a doorbell must never tell of a grant that a missing permission prevented.
       local lease_ms = math.max(1, math.floor((deadline_us - now_us) / 1000))
-      local token = grant(claim, holder, lease_ms, now_us, floor, issued, abandoned)
-      if ring(inbox, counts_receivers, claim, token .. ' ' .. abandoned) == 0 then
-        call('DEL', lock)
-        issued = tonumber(token)
-        silent[client] = true
-        rank = rank + 1
-      else
-        leave(claim)
-        tell_next(inbox, counts_receivers, span_ms)
-        return claim
+      local token = grant(claim, holder, lease_ms, now_us, floor, last.issued, last.abandoned, last.ended)
+      if ring(inbox, counts_receivers, claim, token .. ' ' .. last.abandoned) ~= 0 then
+        winner, winner_span_ms = claim, span_ms
+        break
       end
+      call('DEL', lock)
+      last.issued = tonumber(token)
+      silent[client] = true
+    end
+    if deadline_us and deadline_us > now_us then
+      passed_over[#passed_over + 1] = ticket
+      passed_over[#passed_over + 1] = claim
     end
   end
-  return nil
+  put_back(passed_over)
+  if winner then
+    call('HDEL', waiters, winner)
+    tell_next(inbox, counts_receivers, winner_span_ms)
+  elseif last.ended then
+    note_end(last.ended)
+  end
+  return winner
 end
 
 -- Refuses whatever packets of a claim may still come, until the last moment at which they may.
@@ -88,6 +95,9 @@ local function bury(claim, until_us, now_us)
   if until_us > now_us then
     call('ZREMRANGEBYSCORE', withdrawn, '-inf', text(now_us))
     call('ZADD', withdrawn, text(until_us), claim)
-    keep_until(withdrawn, until_us, now_us)
+    local ttl_ms = math.ceil((until_us - now_us) / 1000)
+    if ttl_ms > call('PTTL', withdrawn) then
+      call('PEXPIRE', withdrawn, ttl_ms)
+    end
   end
 end

@@ -23,6 +23,5 @@ if not ours then
   return answer('lost', call('HGET', fence, 'ended') or '0')
 end
 call('DEL', lock)
-note_end(token)
-hand_off(server_time_us(), inbox, counts_receivers)
+hand_off(server_time_us(), inbox, counts_receivers, { issued = tonumber(token), abandoned = '0', ended = token })
 return answer('released')

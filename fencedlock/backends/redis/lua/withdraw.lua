@@ -8,15 +8,14 @@
 local claim, bury_until_us, inbox, counts_receivers = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
 
 local now_us = server_time_us()
-leave(claim)
+call('ZREM', queue, claim)
+call('HDEL', waiters, claim)
 bury(claim, bury_until_us, now_us)
 local held = call('HMGET', lock, 'owner', 'token', 'abandoned')
 if held[1] == claim then
   call('DEL', lock)
   -- Nobody worked under this grant. If the hold before it was abandoned, the next holder still has to learn so.
-  if not held[3] then
-    note_end(held[2])
-  end
-  hand_off(now_us, inbox, counts_receivers)
+  local abandoned = held[3] or '0'
+  hand_off(now_us, inbox, counts_receivers, { issued = tonumber(held[2]), abandoned = abandoned, ended = abandoned == '0' and held[2] or nil })
 end
 return answer('withdrawn')
