@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("fencedlock")
 
-SOON_SECONDS = 0.01
+SOON_SECONDS = 0.05
 """A grant by hand-off has a short first lease; it is extended so soon, and a hold that ends earlier saves the trip."""
 
 LONGEST_RETRY_SECONDS = 1.0
@@ -53,11 +53,11 @@ class Heartbeat:
 
     # --- called by other threads
 
-    def add(self, target: Hold | Claim, delay_seconds: float) -> None:
-        """Beat for the target after so many seconds, in place of what was planned for it."""
+    def add(self, target: Hold | Claim, delay_seconds: float, *, instead_of: Claim | None = None) -> None:
+        """Beat for the target after so many seconds, in place of what was planned for it, or for its claim."""
         due = now_seconds() + delay_seconds
         with self._mutex:
-            self._remove(target)
+            self._remove(instead_of or target)
             if isinstance(target, Hold):
                 if target.state in (LeaseState.LOST, LeaseState.RELEASED):
                     return
@@ -211,7 +211,7 @@ class Heartbeat:
                 self.add(hold, hold.lease_seconds / 3)
             elif isinstance(answer, Exception):
                 if hold.state is LeaseState.HELD:
-                    logger.warning("a beat for lock %r failed; trying again until its lease ends: %s", hold.token.lock, answer)
+                    logger.warning("a beat for lock %r failed; trying again until its lease ends: %s", hold.bound.name, answer)
                 hold.happened(LeaseEvent.BEAT_FAILED)
                 retry_seconds = min(LONGEST_RETRY_SECONDS, hold.lease_seconds / 10)
                 self.add(hold, min(retry_seconds, max(0.0, hold.deadline - now)))

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import threading
 import weakref
-from dataclasses import dataclass
 from enum import IntEnum, auto
 from typing import TYPE_CHECKING
 
+from fencedlock.backends.base import Granted
 from fencedlock.token import FencingToken
 
 if TYPE_CHECKING:
-    from fencedlock.backends.base import BoundLock, Granted, Waiting
+    from fencedlock.backends.base import BoundLock, Waiting
     from fencedlock.identity import Owner
     from fencedlock.locks import RLock
     from fencedlock.waiting import Bell
@@ -68,17 +68,6 @@ LEASE_TRANSITIONS: dict[tuple[LeaseState, LeaseEvent], LeaseState] = {
 """The lease table. A pair that is not here changes nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """The server's yes to a claim: its token, and the local time until which it is good."""
-
-    token: int
-    deadline: float
-    abandoned: bool
-    handed_off: bool
-    """True when the previous holder's release gave it, with a short first lease."""
-
-
 class Claim:
     """One outermost attempt of one thread on one lock; its id is never used again.
 
@@ -117,7 +106,7 @@ class Claim:
         """Where the heartbeat keeps it: among what is due so long after it was added."""
         self.may_exist = False
         """True while the server may know of it, so that it has to be withdrawn when it is given up."""
-        self.grant: Grant | None = None
+        self.grant: Granted | None = None
         self.closed = False
         """True once nobody waits for it: a grant that comes now must be withdrawn."""
         self.must_ask = False
@@ -134,7 +123,7 @@ class Claim:
 
     def granted(self, answer: Granted) -> None:
         """The server answered a question of this claim with a grant."""
-        self.grant = Grant(answer.token, answer.deadline, answer.abandoned, handed_off=False)
+        self.grant = answer
 
     def waiting(self, answer: Waiting) -> None:
         """The server answered that the claim waits; a doorbell that overtook this answer counts now."""
@@ -160,7 +149,7 @@ class Claim:
         elif token <= self.issued:
             return
         elif now < self.alive_until:
-            self.grant = Grant(token, self.alive_until, abandoned, handed_off=True)
+            self.grant = Granted(token, self.alive_until, abandoned, handed_off=True)
         else:
             self.must_ask = True
 
@@ -179,23 +168,23 @@ class Hold:
         "depth",
         "handle",
         "lease_seconds",
+        "number",
         "operation",
         "owner",
         "reason",
         "siblings",
         "state",
-        "token",
         "unanswered_until_us",
     )
 
-    def __init__(self, claim: Claim, grant: Grant, handle: RLock, siblings: dict[int, Hold]) -> None:
+    def __init__(self, claim: Claim, grant: Granted, handle: RLock, siblings: dict[int, Hold]) -> None:
         self.claim_id = claim.id
         self.bound = claim.bound
         self.owner = claim.owner
         self.handle = weakref.ref(handle)
         self.siblings = siblings
         """The holds of this lock in this process, by the number of the owner; this one is among them until it is unwound."""
-        self.token = FencingToken(claim.bound.name, grant.token)
+        self.number = grant.token
         self.abandoned = grant.abandoned
         self.deadline = grant.deadline
         self.lease_seconds = claim.lease_seconds
@@ -208,6 +197,11 @@ class Hold:
         self.state = LeaseState.HELD
         self.reason = ""
         self._lost_event: threading.Event | None = None
+
+    @property
+    def token(self) -> FencingToken:
+        """The fencing token, the same from the first acquire to the last release."""
+        return FencingToken(self.bound.name, self.number)
 
     def extend(self, deadline: float) -> None:
         """A beat, or a nested operation, was answered: the lease is good until then."""

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from fencedlock.backends.base import Backend, BackendFactory, NotOurs, Renewed
+from fencedlock.backends.base import Backend, BackendFactory, Granted, NotOurs, Renewed
 from fencedlock.clock import now_seconds
 from fencedlock.errors import BackendError, BackendUnavailableError, ConfigurationError, FencedLockError, LockLostError
 from fencedlock.heartbeat import SOON_SECONDS, Heartbeat
-from fencedlock.hold import Claim, Grant, Hold, LeaseEvent, LeaseState
+from fencedlock.hold import Claim, Hold, LeaseEvent, LeaseState
 from fencedlock.identity import current_owner, new_client_id
 from fencedlock.waiting import REQUEST_SHARE_OF_LEASE, Bell, Cancellation, Wait
 
@@ -164,7 +164,7 @@ class LockTable:
             if grant is None:
                 return False
 
-    def _enter(self, lock: RLock, claim: Claim, grant: Grant) -> bool:
+    def _enter(self, lock: RLock, claim: Claim, grant: Granted) -> bool:
         """Make the grant a hold; False if it lapsed on its way to us, and must not be used."""
         now = now_seconds()
         self.backend.floor = max(self.backend.floor, grant.token)
@@ -177,11 +177,9 @@ class LockTable:
             self._claims.pop(claim.id, None)
             self._holds.add(hold)
         hold.siblings[hold.owner.number] = hold
-        if claim.delay_seconds:
-            self.heartbeat.discard(claim)
         lock._latest = hold
         soon = min(SOON_SECONDS, (grant.deadline - now) / 3)
-        self.heartbeat.add(hold, soon if grant.handed_off else hold.lease_seconds / 3)
+        self.heartbeat.add(hold, soon if grant.handed_off else hold.lease_seconds / 3, instead_of=claim)
         return True
 
     def _leave(self, lock: RLock, claim: Claim) -> None:
@@ -269,7 +267,7 @@ class LockTable:
             raise
         except BackendError as error:
             self.heartbeat.add(hold, 0.0)
-            error.lock, error.token, error.owner = hold.token.lock, hold.token, hold.claim_id
+            error.lock, error.token, error.owner = hold.bound.name, hold.token, hold.claim_id
             raise
         self.heartbeat.add(hold, lease_seconds / 3)
 
@@ -305,7 +303,7 @@ class LockTable:
             self._forget(hold, LeaseEvent.RELEASED)
             answer = hold.bound.release(hold, seconds)
         except FencedLockError as error:
-            logger.warning("the release of lock %r had no answer; trying again until its lease ends: %s", hold.token.lock, error)
+            logger.warning("the release of lock %r had no answer; trying again until its lease ends: %s", hold.bound.name, error)
             self._release_later(hold)
             return True
         except BaseException:
@@ -315,11 +313,11 @@ class LockTable:
             return True
         # "Not ours" to a first copy means that the hold was taken from us. To a later copy it may mean that the first one
         # ended it; or that the lease ran out while we asked, which harms nobody: the body was done.
-        return answer.replayed and (answer.ended >= hold.token.value or now_seconds() >= hold.deadline)
+        return answer.replayed and (answer.ended >= hold.number or now_seconds() >= hold.deadline)
 
     def _release_later(self, hold: Hold) -> None:
         action = partial(hold.bound.release, hold, self.request_seconds(hold.lease_seconds))
-        self.heartbeat.undo(f"the release of lock {hold.token.lock!r}", action, hold.lease_seconds)
+        self.heartbeat.undo(f"the release of lock {hold.bound.name!r}", action, hold.lease_seconds)
 
     def release_collected(self, hold: Hold) -> None:
         """Release a hold whose last handle was collected; called by the heartbeat."""
@@ -333,12 +331,12 @@ class LockTable:
         with self.mutex:
             self._holds.discard(hold)
         self.heartbeat.discard(hold)
-        logger.warning("lock %r was lost: %s", hold.token.lock, reason)
+        logger.warning("lock %r was lost: %s", hold.bound.name, reason)
         if event is LeaseEvent.OWNER_DIED:
             hold.siblings.pop(hold.owner.number, None)
         handle, make_handle = hold.handle(), self._make_handle()
         if handle is None and make_handle is not None:
-            handle = make_handle(hold.token.lock)
+            handle = make_handle(hold.bound.name)
         callback = (handle and handle._on_lost) or self.on_lost
         if callback is not None and handle is not None:
             self._call_on_lost(callback, handle, reason)
@@ -374,9 +372,9 @@ class LockTable:
     @staticmethod
     def _lost_error(hold: Hold) -> LockLostError:
         return LockLostError(
-            f"lock {hold.token.lock!r} was lost while held: {hold.reason}. Somebody else may have held it meanwhile: "
+            f"lock {hold.bound.name!r} was lost while held: {hold.reason}. Somebody else may have held it meanwhile: "
             f"what was written without a check of token {hold.token} needs to be looked at",
-            lock=hold.token.lock,
+            lock=hold.bound.name,
             token=hold.token,
             owner=hold.claim_id,
         )

@@ -11,7 +11,7 @@ from fencedlock.clock import now_seconds
 from fencedlock.errors import AcquireCancelledError, BackendError, BackendUnavailableError
 
 if TYPE_CHECKING:
-    from fencedlock.hold import Claim, Grant
+    from fencedlock.hold import Claim
     from fencedlock.lock_table import LockTable
 
 REQUEST_SHARE_OF_LEASE = 0.3
@@ -95,7 +95,7 @@ class Wait:
         self._failing_since: float | None = None
         self._failures = 0
 
-    def for_grant(self) -> Grant | None:
+    def for_grant(self) -> Granted | None:
         """The grant; None when the lock is busy and the claim may not wait, or not any longer.
 
         Raises AcquireCancelledError, and BackendUnavailableError when the server stays away.
@@ -108,7 +108,7 @@ class Wait:
         finally:
             self._cancel._detach(self._claim.bell)
 
-    def _ask_until_granted(self) -> Grant | None:
+    def _ask_until_granted(self) -> Granted | None:
         claim, table = self._claim, self._table
         queue = self._patient and table.listening
         while True:

@@ -11,20 +11,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from fencedlock.hold import Claim, Hold
 
 
-@dataclass(frozen=True, slots=True)
-class Granted:
+class Granted(NamedTuple):
     """The claim holds the lock."""
 
     token: int
     deadline: float
     """The local time until which the lease is good: counted from the sending of the request, never from its answer."""
     abandoned: bool
+    """The hold before it ended without a release."""
+    handed_off: bool = False
+    """A release gave it, with a short first lease, and its doorbell told so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +34,7 @@ class Busy:
     """Somebody else holds the lock, and the claim took no place in its queue."""
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
+class Waiting(NamedTuple):
     """Somebody else holds the lock, and the claim has its place in the queue."""
 
     asked_at: float
@@ -49,8 +50,7 @@ class Gone:
     """The claim has no place in the queue (any more)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Renewed:
+class Renewed(NamedTuple):
     """The hold stands, and its lease is good until ``deadline``."""
 
     deadline: float
@@ -61,8 +61,7 @@ class Released:
     """The hold has ended by this request or by an earlier copy of it."""
 
 
-@dataclass(frozen=True, slots=True)
-class NotOurs:
+class NotOurs(NamedTuple):
     """The lock is free or somebody else's.
 
     ``ended`` is the highest token known to be released cleanly (0: none), and ``replayed`` True when an earlier copy of

@@ -8,7 +8,7 @@ import threading
 from typing import Any
 
 from fencedlock.backends.base import Listener
-from fencedlock.backends.redis.connections import Connector
+from fencedlock.backends.redis.connections import Connector, limit_waiting
 from fencedlock.backends.redis.scripts import pack
 from fencedlock.errors import BackendError, BackendUnavailableError
 
@@ -123,12 +123,12 @@ class Inbox:
 
     def _read_until_cut(self, connection: Any, listener: Listener) -> None:
         sock = connection._sock
-        sock.settimeout(SILENCE_SECONDS)
+        limit_waiting(sock, SILENCE_SECONDS)
         unread, asked = b"", False
         while True:
             try:
                 received = sock.recv(_CHUNK_BYTES)
-            except TimeoutError:
+            except (TimeoutError, BlockingIOError):
                 if asked:
                     return
                 sock.sendall(pack(b"PING"))
@@ -146,14 +146,11 @@ class Inbox:
 
     @staticmethod
     def _deliver(message: bytes, listener: Listener) -> None:
-        try:
-            claim_id, *words = message.decode().split(" ")
-            if words == ["look"]:
-                listener.look_again(claim_id)
-                return
-            token, abandoned = words
-            value = int(token)
-        except ValueError:
+        claim_id, _, words = message.decode(errors="replace").partition(" ")
+        token, _, abandoned = words.partition(" ")
+        if token.isdecimal():
+            listener.doorbell(claim_id, int(token), abandoned=abandoned == "1")
+        elif words == "look":
+            listener.look_again(claim_id)
+        else:
             logger.warning("ignored a message on the inbox that is no doorbell: %r", message[:100])
-            return
-        listener.doorbell(claim_id, value, abandoned=abandoned == "1")

@@ -66,7 +66,7 @@ class RedisLock:
         """The call of renew.lua."""
         return self._renew.pack(
             hold.claim_id.encode(),
-            b"%d" % hold.token.value,
+            b"%d" % hold.number,
             b"%d" % round(hold.lease_seconds * 1000),
             b"%d" % self._backend.server_us(not_after),
             b"%d" % hold.operation,
@@ -77,7 +77,7 @@ class RedisLock:
     def release(self, hold: Hold, timeout_seconds: float) -> ReleaseAnswer:
         packed = self._release.pack(
             hold.claim_id.encode(),
-            b"%d" % hold.token.value,
+            b"%d" % hold.number,
             b"%d" % hold.unanswered_until_us,
             *self._backend.doors,
         )

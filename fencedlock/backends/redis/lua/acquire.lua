@@ -67,7 +67,7 @@ if ticket or mode == 'queue' then
 end
 if not owner then
   local issued, abandoned = last_issued()
-  local winner = hand_off(now_us, inbox, counts_receivers, { issued = issued, abandoned = abandoned }, claim, lease_ms)
+  local winner = hand_off(now_us, inbox, counts_receivers, nil, { issued = issued, abandoned = abandoned }, claim, lease_ms)
   if winner == claim then
     return granted()
   elseif not winner and mode == 'try' then

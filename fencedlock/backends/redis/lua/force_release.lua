@@ -8,6 +8,6 @@ local token = call('HGET', lock, 'token')
 if token then
   call('DEL', lock)
   local issued, abandoned = last_issued()
-  hand_off(server_time_us(), ARGV[1], ARGV[2], { issued = issued, abandoned = abandoned })
+  hand_off(server_time_us(), ARGV[1], ARGV[2], nil, { issued = issued, abandoned = abandoned })
 end
 return answer('forced', token or '0')

@@ -46,12 +46,13 @@ end
 -- Lapsed places are dropped. A grant lasts as long as the waiter has proved to be alive; its heartbeat extends it.
 -- PUBLISH tells how many got the doorbell: 0, outside a cluster, means that the process is gone or cut off. Such a waiter
 -- keeps its ticket until its deadline, and the next is served at once. The caller needs no doorbell: it reads the answer.
--- last: issued, abandoned, and ended if the hold with that token ends by this script (see grant).
-local function hand_off(now_us, inbox, counts_receivers, last, caller, caller_lease_ms)
+-- first: what ZPOPMIN gave, if it was asked already. last: issued, abandoned, and ended if the hold with that token ends by this script (see grant).
+local function hand_off(now_us, inbox, counts_receivers, first, last, caller, caller_lease_ms)
   local winner, winner_span_ms
   local silent, passed_over = {}, {}
   for _ = 1, MOST_PLACES do
-    local claim, ticket = unpack(call('ZPOPMIN', queue))
+    local claim, ticket = unpack(first or call('ZPOPMIN', queue))
+    first = nil
     if not claim then
       break
     end

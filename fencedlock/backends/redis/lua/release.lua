@@ -1,7 +1,7 @@
 -- Ends a hold and hands the lock to the first waiter that can be reached, in one step.
 --
 -- ARGV: 1 claim, 2 token, 3 bury_until_us (0: no packet of this claim is unanswered), 4 inbox prefix, 5 counts_receivers
--- Both claim and token must match. DEL (or ZREMRANGEBYSCORE) comes first: so it works at maxmemory too.
+-- Both claim and token must match. ZPOPMIN comes first: so it works at maxmemory too.
 -- Answers: released | lost ended
 --@include grant
 local claim, token, bury_until_us, inbox, counts_receivers = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
@@ -9,7 +9,8 @@ local claim, token, bury_until_us, inbox, counts_receivers = ARGV[1], ARGV[2], t
 
 local held = call('HMGET', lock, 'owner', 'token')
 local ours = held[1] == claim and held[2] == token
-if ours and bury_until_us == 0 and call('EXISTS', queue) == 0 then
+local first = ours and call('ZPOPMIN', queue)
+if ours and not first[1] and bury_until_us == 0 then
   call('DEL', lock)
   note_end(token)
   return answer('released')
@@ -23,5 +24,5 @@ if not ours then
   return answer('lost', call('HGET', fence, 'ended') or '0')
 end
 call('DEL', lock)
-hand_off(server_time_us(), inbox, counts_receivers, { issued = tonumber(token), abandoned = '0', ended = token })
+hand_off(server_time_us(), inbox, counts_receivers, first, { issued = tonumber(token), abandoned = '0', ended = token })
 return answer('released')

@@ -16,6 +16,6 @@ if held[1] == claim then
   call('DEL', lock)
   -- Nobody worked under this grant. If the hold before it was abandoned, the next holder still has to learn so.
   local abandoned = held[3] or '0'
-  hand_off(now_us, inbox, counts_receivers, { issued = tonumber(held[2]), abandoned = abandoned, ended = abandoned == '0' and held[2] or nil })
+  hand_off(now_us, inbox, counts_receivers, nil, { issued = tonumber(held[2]), abandoned = abandoned, ended = abandoned == '0' and held[2] or nil })
 end
 return answer('withdrawn')
