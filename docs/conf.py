@@ -1,0 +1,23 @@
+"""Sphinx's settings."""
+
+import fencedlock
+
+project = "fencedlock"
+author = "The fencedlock developers"
+release = version = fencedlock.__version__
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.doctest"]
+html_theme = "furo"
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autoclass_content = "both"
+exclude_patterns = ["_build", "decisions/README.md"]
+nitpicky = False
+
+doctest_global_setup = """
+import tempfile, fencedlock
+folder = tempfile.mkdtemp(prefix="fl")
+client = fencedlock.configure(f"embedded://{folder}", ttl=10)
+"""
+doctest_global_cleanup = """
+client.close()
+"""
