@@ -20,6 +20,8 @@ LEAST_TTL_SECONDS = 0.1
 MOST_TTL_SECONDS = 366 * 24 * 3600.0
 
 _mutex = threading.Lock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_mutex._at_fork_reinit)  # type: ignore[attr-defined]
 _default: Client | None = None
 _by_recipe: weakref.WeakValueDictionary[str, Client] = weakref.WeakValueDictionary()
 

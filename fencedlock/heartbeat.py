@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from fencedlock.backends.base import Gone, Granted, Renewed, Waiting
 from fencedlock.clock import now_seconds
@@ -24,6 +24,8 @@ SOON_SECONDS = 0.05
 
 LONGEST_RETRY_SECONDS = 1.0
 LONGEST_SLEEP_SECONDS = 3600.0
+
+_Target = TypeVar("_Target", Hold, Claim)
 
 
 @dataclass(slots=True)
@@ -131,8 +133,8 @@ class Heartbeat:
                     self._warn_of_settings()
                 self._take_mail(self._wake_at - now_seconds())
                 holds, claims = self._fallen_due(now_seconds())
-                self._renew(holds)
-                self._beat(claims)
+                self._guarded(self._renew, holds)
+                self._guarded(self._beat, claims)
                 self._retry_undos()
                 trim_at = self._table.backend.trim(now_seconds())
             except Exception:
@@ -190,6 +192,15 @@ class Heartbeat:
                         claims.append(target)
         return holds, claims
 
+    def _guarded(self, beat: Callable[[list[_Target]], None], due: list[_Target]) -> None:
+        """Beat; and whatever goes wrong, nobody's beats end by it."""
+        try:
+            beat(due)
+        except Exception:
+            logger.exception("beats failed in a way that nobody foresaw; trying again")
+            for target in due:
+                self.add(target, target.lease_seconds / 10)
+
     def _renew(self, due: list[Hold]) -> None:
         now = now_seconds()
         holds = []
@@ -203,11 +214,13 @@ class Heartbeat:
         if not holds:
             return
         lease_seconds = min(hold.lease_seconds for hold in holds)
+        operations = [hold.operation for hold in holds]
         answers = self._table.backend.renew(holds, self._table.request_seconds(lease_seconds))
         now = now_seconds()
-        for hold, answer in zip(holds, answers, strict=True):
+        for hold, answer, operation in zip(holds, answers, operations, strict=True):
             if isinstance(answer, Renewed):
-                hold.extend(answer.deadline)
+                if hold.operation == operation:  # else a renewal overtook it, perhaps for a shorter lease: it knows better
+                    hold.extend(answer.deadline)
                 self.add(hold, hold.lease_seconds / 3)
             elif isinstance(answer, Exception):
                 if hold.state is LeaseState.HELD:

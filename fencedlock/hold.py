@@ -6,6 +6,7 @@ moves through :data:`LEASE_TRANSITIONS`.
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from enum import IntEnum, auto
@@ -235,3 +236,5 @@ class Hold:
 
 
 _making_event = threading.Lock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_making_event._at_fork_reinit)  # type: ignore[attr-defined]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -158,7 +157,7 @@ def _in_child(held: fencedlock.RLock, free: fencedlock.RLock) -> int:
 
 
 def test_ctrl_c_while_waiting_leaves_nothing_behind(
-    server: RedisServer, client: fencedlock.Client, contender: Callable[..., Contender], name: str
+    server: RedisServer, client: fencedlock.Client, contender: Callable[..., Contender], ctrl_c: Callable[[], None], name: str
 ) -> None:
     other = contender("process", client)
     other.ask("acquire", name)
@@ -166,7 +165,7 @@ def test_ctrl_c_while_waiting_leaves_nothing_behind(
 
     def interrupt() -> None:
         eventually(lambda: client.inspect(name).waiters)
-        os.kill(os.getpid(), signal.SIGINT)
+        ctrl_c()
 
     thread = threading.Thread(target=interrupt)
     thread.start()

@@ -14,7 +14,6 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -50,8 +49,6 @@ class EmbeddedServer:
             self._make_folder()
             users_lock = self._open("users.lock")
             fcntl.flock(users_lock, fcntl.LOCK_SH)  # waits while a guardian ends the server of those before us
-            if self._users_lock is not None:
-                os.close(self._users_lock)  # inherited by fork
             self._users_lock, self._pid = users_lock, os.getpid()
 
     def leave(self) -> None:
@@ -77,6 +74,25 @@ class EmbeddedServer:
         finally:
             os.close(lock)
 
+    def client(self) -> Any:
+        """A redis-py client of it; connecting starts the server. No I/O yet."""
+        import redis
+
+        server = self
+
+        class EmbeddedConnection(redis.UnixDomainSocketConnection):
+            def connect(self) -> None:
+                if self._sock is not None:
+                    return
+                server.enter()
+                try:
+                    super().connect()  # type: ignore[no-untyped-call]
+                except redis.ConnectionError:
+                    server.start()
+                    super().connect()  # type: ignore[no-untyped-call]
+
+        return redis.Redis(connection_pool=redis.ConnectionPool(EmbeddedConnection, path=self.socket))
+
     def _make_folder(self) -> None:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = self.folder.lstat()
@@ -88,26 +104,6 @@ class EmbeddedServer:
 
     def _open(self, name: str) -> int:
         return os.open(self.folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-
-
-def client_of(url: str) -> tuple[Any, Callable[[], None]]:
-    """A redis-py client of the embedded server of this URL, and what to call when it is closed. Connecting starts the server."""
-    import redis
-
-    server = EmbeddedServer(url)
-
-    class EmbeddedConnection(redis.UnixDomainSocketConnection):
-        def connect(self) -> None:
-            if self._sock is not None:
-                return
-            server.enter()
-            try:
-                super().connect()  # type: ignore[no-untyped-call]
-            except redis.ConnectionError:
-                server.start()
-                super().connect()  # type: ignore[no-untyped-call]
-
-    return redis.Redis(connection_pool=redis.ConnectionPool(EmbeddedConnection, path=server.socket)), server.leave
 
 
 def _folder_of(url: str) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -42,28 +43,33 @@ def _redis_url(url: str, namespace: str, socket_timeout_seconds: float) -> Backe
     return _ready_client(redis.Redis(connection_pool=pool), namespace, socket_timeout_seconds)
 
 
-def _ready_client(
-    client: Any, namespace: str, socket_timeout_seconds: float, on_close: Callable[[], None] = lambda: None
-) -> BackendFactory:
-    from fencedlock.backends.redis.backend import RedisBackend
-    from fencedlock.backends.redis.connections import Connector
-
-    connector = Connector(client)
-    timeout_seconds = min(socket_timeout_seconds, connector.socket_timeout_seconds or socket_timeout_seconds)
-
-    def make(client_id: str) -> Backend:
-        return RedisBackend(connector, client_id, namespace, timeout_seconds, on_close)
-
-    return make
+def _ready_client(client: Any, namespace: str, socket_timeout_seconds: float) -> BackendFactory:
+    return partial(_redis_backend, client, namespace, socket_timeout_seconds)
 
 
 def _embedded(url: str, namespace: str, socket_timeout_seconds: float) -> BackendFactory:
     if os.name != "posix":
         raise ConfigurationError("embedded:// needs a POSIX system: run a redis-server and use its redis:// URL")
-    from fencedlock.backends.embedded import client_of
+    from fencedlock.backends.embedded import EmbeddedServer
 
-    client, leave = client_of(url)
-    return _ready_client(client, namespace, socket_timeout_seconds, leave)
+    EmbeddedServer(url)  # raises for what can't be
+
+    def make(client_id: str) -> Backend:
+        server = EmbeddedServer(url)  # in a forked child too it is this process's own
+        return _redis_backend(server.client(), namespace, socket_timeout_seconds, client_id, on_close=server.leave)
+
+    return make
+
+
+def _redis_backend(
+    client: Any, namespace: str, socket_timeout_seconds: float, client_id: str, *, on_close: Callable[[], None] = lambda: None
+) -> Backend:
+    from fencedlock.backends.redis.backend import RedisBackend
+    from fencedlock.backends.redis.connections import Connector
+
+    connector = Connector(client)
+    timeout_seconds = min(socket_timeout_seconds, connector.socket_timeout_seconds or socket_timeout_seconds)
+    return RedisBackend(connector, client_id, namespace, timeout_seconds, on_close)
 
 
 _SCHEMES: dict[str, Callable[[Any, str, float], BackendFactory]] = {

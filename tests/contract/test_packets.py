@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -159,6 +157,7 @@ class TestLatePackets:
         client: fencedlock.Client,
         connect: Callable[..., fencedlock.Client],
         wire: Proxy,
+        ctrl_c: Callable[[], None],
         name: str,
     ) -> None:
         """Ctrl-C while the request is under way: the withdrawal overtakes it."""
@@ -169,7 +168,7 @@ class TestLatePackets:
 
         def interrupt() -> None:
             wire.wait_for(lambda: bool(wire.held))
-            os.kill(os.getpid(), signal.SIGINT)
+            ctrl_c()
 
         interrupter = threading.Thread(target=interrupt)
         interrupter.start()

@@ -99,7 +99,7 @@ def limit_waiting(sock: Any, timeout_seconds: float) -> None:
         sock.settimeout(timeout_seconds)
         return
     sock.settimeout(None)
-    limit = struct.pack("ll", int(timeout_seconds), int(timeout_seconds % 1 * 1e6))
+    limit = struct.pack("ll", int(timeout_seconds), max(1, int(timeout_seconds % 1 * 1e6)))  # 0 would mean for ever
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
 
