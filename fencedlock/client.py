@@ -34,9 +34,9 @@ class Client:
         on_lost: LossCallback | None,
         recipe: tuple[str, dict[str, Any]] | None,
     ) -> None:
-        self.recipe = recipe
+        self.recipe: tuple[str, dict[str, Any]] | None = recipe
         """The URL and the settings that make the same client elsewhere; None if it was made from a ready object."""
-        self.table = LockTable(
+        self._table = LockTable(
             make_backend, ttl=ttl, outage_timeout=outage_timeout, on_lost=on_lost, make_handle=weakref.WeakMethod(self.RLock)
         )
         _clients.add(self)
@@ -44,12 +44,12 @@ class Client:
     @property
     def id(self) -> str:
         """Begins the ids of all claims of this client; another one in a forked child."""
-        return self.table.client_id
+        return self._table.client_id
 
     @property
     def closed(self) -> bool:
         """True after :meth:`close`."""
-        return self.table.closed
+        return self._table.closed
 
     def __repr__(self) -> str:
         source = repr(self.recipe[0]) if self.recipe else "a ready client object"
@@ -82,16 +82,16 @@ class Client:
 
         Each is read as it is when the iteration comes to it. Raises BackendError.
         """
-        self.table.raise_if_closed()
-        for name in self.table.backend.lock_names(prefix):
+        self._table.raise_if_closed()
+        for name in self._table.backend.lock_names(prefix):
             info = self.inspect(name)
             if info.locked or info.waiters:
                 yield info
 
     def inspect(self, name: str) -> LockInfo:
         """Who holds the lock and who waits for it, by the server's knowledge. Raises BackendError."""
-        self.table.raise_if_closed()
-        backend = self.table.backend
+        self._table.raise_if_closed()
+        backend = self._table.backend
         return backend.bind(name).inspect(backend.request_timeout_seconds)
 
     def force_release(self, name: str) -> FencingToken | None:
@@ -100,8 +100,8 @@ class Client:
         The holder learns of it at its next beat; until then it works on, so check tokens at the store. The next holder's ``abandoned``
         is true. Raises BackendError.
         """
-        self.table.raise_if_closed()
-        backend = self.table.backend
+        self._table.raise_if_closed()
+        backend = self._table.backend
         token = backend.bind(name).force_release(backend.request_timeout_seconds)
         return None if token is None else FencingToken(name, token)
 
@@ -110,7 +110,7 @@ class Client:
 
         Closing twice does nothing. A later acquire raises ConfigurationError.
         """
-        self.table.close()
+        self._table.close()
         _clients.discard(self)
 
     def __enter__(self) -> Self:
@@ -125,13 +125,13 @@ _clients: weakref.WeakSet[Client] = weakref.WeakSet()
 
 def _after_fork_in_child() -> None:
     for client in list(_clients):
-        client.table.become_child()
+        client._table.become_child()
 
 
 @atexit.register
 def _close_all() -> None:
     for client in list(_clients):
-        client.table.close(wake=False)
+        client._table.close(wake=False)
 
 
 if hasattr(os, "register_at_fork"):

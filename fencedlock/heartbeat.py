@@ -17,7 +17,7 @@ from fencedlock.hold import Claim, Hold, LeaseEvent, LeaseState
 if TYPE_CHECKING:
     from fencedlock.lock_table import LockTable
 
-logger = logging.getLogger("fencedlock")
+logger: logging.Logger = logging.getLogger("fencedlock")
 
 SOON_SECONDS = 0.05
 """A grant by hand-off has a short first lease; it is extended so soon, and a hold that ends earlier saves the trip."""

@@ -96,30 +96,30 @@ class Claim:
     )
 
     def __init__(self, claim_id: str, bound: BoundLock, owner: Owner, *, fair: bool, lease_seconds: float, bell: Bell) -> None:
-        self.id = claim_id
-        self.bound = bound
-        self.owner = owner
-        self.fair = fair
-        self.lease_seconds = lease_seconds
-        self.bell = bell
-        self.beat_every_seconds = min(lease_seconds, MOST_SPAN_SECONDS) / 3
-        self.delay_seconds = 0.0
+        self.id: str = claim_id
+        self.bound: BoundLock = bound
+        self.owner: Owner = owner
+        self.fair: bool = fair
+        self.lease_seconds: float = lease_seconds
+        self.bell: Bell = bell
+        self.beat_every_seconds: float = min(lease_seconds, MOST_SPAN_SECONDS) / 3
+        self.delay_seconds: float = 0.0
         """Where the heartbeat keeps it: among what is due so long after it was added."""
-        self.may_exist = False
+        self.may_exist: bool = False
         """True while the server may know of it, so that it has to be withdrawn when it is given up."""
         self.grant: Granted | None = None
-        self.closed = False
+        self.closed: bool = False
         """True once nobody waits for it: a grant that comes now must be withdrawn."""
-        self.must_ask = False
+        self.must_ask: bool = False
         """True when the claiming thread should ask the server itself: its place may be gone, or the server is away."""
         self.issued: int | None = None
         """The highest token known to be issued when the server said "wait": a doorbell must bring a higher one."""
-        self.alive_until = 0.0
+        self.alive_until: float = 0.0
         """The local time until which the server counts this waiter as alive; a hand-off grant lasts as long."""
-        self.recheck_at = 0.0
+        self.recheck_at: float = 0.0
         """The local time at which the present holder's lease has run out, if it is not renewed."""
         self.doorbell: tuple[int, bool] | None = None
-        self.unanswered_until_us = 0
+        self.unanswered_until_us: int = 0
         """The server time until which an unanswered packet of this claim may still be executed; 0 when there is none."""
 
     def granted(self, answer: Granted) -> None:
@@ -179,24 +179,24 @@ class Hold:
     )
 
     def __init__(self, claim: Claim, grant: Granted, handle: RLock, siblings: dict[int, Hold]) -> None:
-        self.claim_id = claim.id
-        self.bound = claim.bound
-        self.owner = claim.owner
-        self.handle = weakref.ref(handle)
-        self.siblings = siblings
+        self.claim_id: str = claim.id
+        self.bound: BoundLock = claim.bound
+        self.owner: Owner = claim.owner
+        self.handle: weakref.ref[RLock] = weakref.ref(handle)
+        self.siblings: dict[int, Hold] = siblings
         """The holds of this lock in this process, by the number of the owner; this one is among them until it is unwound."""
-        self.number = grant.token
-        self.abandoned = grant.abandoned
-        self.deadline = grant.deadline
-        self.lease_seconds = claim.lease_seconds
-        self.unanswered_until_us = claim.unanswered_until_us
-        self.depth = 1
-        self.operation = 0
+        self.number: int = grant.token
+        self.abandoned: bool = grant.abandoned
+        self.deadline: float = grant.deadline
+        self.lease_seconds: float = claim.lease_seconds
+        self.unanswered_until_us: int = claim.unanswered_until_us
+        self.depth: int = 1
+        self.operation: int = 0
         """Rises with every change of the depth or of the lease's length, so that a late packet can't undo a later one."""
-        self.delay_seconds = 0.0
+        self.delay_seconds: float = 0.0
         """Where the heartbeat keeps it: among what is due so long after it was added."""
-        self.state = LeaseState.HELD
-        self.reason = ""
+        self.state: LeaseState = LeaseState.HELD
+        self.reason: str = ""
         self._lost_event: threading.Event | None = None
 
     @property

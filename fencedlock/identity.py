@@ -26,8 +26,8 @@ class Owner:
     __slots__ = ("_life", "holder", "number")
 
     def __init__(self, life: _Life) -> None:
-        self.number = next(_numbers)
-        self.holder = f"{_host()}/{os.getpid()}/{threading.get_native_id()}".encode()
+        self.number: int = next(_numbers)
+        self.holder: bytes = f"{_host()}/{os.getpid()}/{threading.get_native_id()}".encode()
         """Host, process and native thread id, for people."""
         self._life = weakref.ref(life)
 

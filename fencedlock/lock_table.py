@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from fencedlock.backends.base import Backend, BackendFactory, Granted, NotOurs, Renewed
+from fencedlock.backends.base import Backend, BackendFactory, BoundLock, Granted, NotOurs, Renewed
 from fencedlock.clock import now_seconds
 from fencedlock.errors import BackendError, BackendUnavailableError, ConfigurationError, FencedLockError, LockLostError
 from fencedlock.heartbeat import SOON_SECONDS, Heartbeat
@@ -23,7 +23,7 @@ from fencedlock.waiting import REQUEST_SHARE_OF_LEASE, Bell, Cancellation, Wait
 if TYPE_CHECKING:
     from fencedlock.locks import RLock
 
-logger = logging.getLogger("fencedlock")
+logger: logging.Logger = logging.getLogger("fencedlock")
 
 WITHDRAW_SECONDS = 0.25
 """A caller who gives up waits so long for the withdrawal; after that it goes on in the background."""
@@ -35,9 +35,9 @@ class Resource:
     """One named lock as this client knows it; all handles of the name share it, and it lives as long as they do."""
 
     def __init__(self, table: LockTable, name: str) -> None:
-        self.table = table
-        self.name = name
-        self.bound = table.backend.bind(name)
+        self.table: LockTable = table
+        self.name: str = name
+        self.bound: BoundLock = table.backend.bind(name)
         self.holds: dict[int, Hold] = {}
         """By the number of the owner. More than one only while a lost hold is not unwound yet."""
 
@@ -62,22 +62,22 @@ class LockTable:
         on_lost: LossCallback | None,
         make_handle: weakref.WeakMethod[Callable[[str], RLock]],
     ) -> None:
-        self.ttl = ttl
-        self.outage_timeout = outage_timeout
-        self.on_lost = on_lost
+        self.ttl: float = ttl
+        self.outage_timeout: float = outage_timeout
+        self.on_lost: LossCallback | None = on_lost
         self._make_backend = make_backend
         self._make_handle = make_handle
         self._resources: weakref.WeakValueDictionary[str, Resource] = weakref.WeakValueDictionary()
-        self.closed = False
+        self.closed: bool = False
         self._begin()
 
     def _begin(self) -> None:
         """Everything that belongs to this process alone: made anew in a forked child."""
-        self.client_id = new_client_id()
-        self.mutex = threading.Lock()
-        self.listening = False
+        self.client_id: str = new_client_id()
+        self.mutex: threading.Lock = threading.Lock()
+        self.listening: bool = False
         self.backend: Backend = self._make_backend(self.client_id)
-        self.heartbeat = Heartbeat(self)
+        self.heartbeat: Heartbeat = Heartbeat(self)
         self._claim_numbers = itertools.count(1)
         self._claims: dict[str, Claim] = {}
         self._holds: set[Hold] = set()
@@ -334,11 +334,14 @@ class LockTable:
         logger.warning("lock %r was lost: %s", hold.bound.name, reason)
         if event is LeaseEvent.OWNER_DIED:
             hold.siblings.pop(hold.owner.number, None)
-        handle, make_handle = hold.handle(), self._make_handle()
-        if handle is None and make_handle is not None:
-            handle = make_handle(hold.bound.name)
+        handle = hold.handle()
         callback = (handle and handle._on_lost) or self.on_lost
-        if callback is not None and handle is not None:
+        if callback is None:
+            return
+        if handle is None:
+            make_handle = self._make_handle()  # the one that took it is gone, and another one keeps the lock
+            handle = make_handle and make_handle(hold.bound.name)
+        if handle is not None:
             self._call_on_lost(callback, handle, reason)
 
     def _call_on_lost(self, callback: LossCallback, lock: RLock, reason: str) -> None:

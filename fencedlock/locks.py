@@ -42,7 +42,7 @@ class RLock:
         self._client = default_client() if client is None else client
         self._ttl = None if ttl is None else checked_ttl(ttl)
         self._on_lost = on_lost
-        self._table = self._client.table
+        self._table = self._client._table
         self._resource = self._table.resource(name)
         self._latest: Hold | None = None
 

@@ -270,7 +270,7 @@ def test_close_releases_holds_and_ends_waiting(
 
 
 def _threads_of(client: fencedlock.Client) -> list[threading.Thread | None]:
-    return [client.table.heartbeat._thread]
+    return [client._table.heartbeat._thread]
 
 
 def test_a_thousand_waiters_on_a_thousand_locks_need_two_threads_and_two_connections(

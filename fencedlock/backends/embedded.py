@@ -30,8 +30,8 @@ class EmbeddedServer:
     """The embedded server of one folder, as this process sees it."""
 
     def __init__(self, url: str) -> None:
-        self.folder = _folder_of(url)
-        self.socket = str(self.folder / "redis.sock")
+        self.folder: Path = _folder_of(url)
+        self.socket: str = str(self.folder / "redis.sock")
         if len(os.fsencode(self.socket)) > MOST_SOCKET_PATH_BYTES:
             raise ConfigurationError(f"{self.socket!r} is too long for a unix socket: name a shorter folder, as embedded:///tmp/locks")
         self._redis_server = _find_redis_server()

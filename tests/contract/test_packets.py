@@ -29,7 +29,7 @@ def remote(wire: Proxy, connect: Callable[..., fencedlock.Client]) -> fencedlock
     """A client behind the proxy, whose requests time out soon, with everything opened that it opens once."""
     remote = connect(wire.url, ttl=TTL_SECONDS, socket_timeout=REQUEST_SECONDS)
     with remote.RLock("warm up"):
-        remote.table.listen()
+        remote._table.listen()
     return remote
 
 
@@ -177,11 +177,13 @@ class TestLatePackets:
         interrupter.join()
         self.next_hold_is_untouched(backend, client, wire, name)
 
+    @pytest.mark.parametrize("fate", [HOLD, HOLD_AND_CUT])
     def test_nested_acquire(
-        self, backend: RedisServer, client: fencedlock.Client, remote: fencedlock.Client, wire: Proxy, name: str
+        self, fate: str, backend: RedisServer, client: fencedlock.Client, remote: fencedlock.Client, wire: Proxy, name: str
     ) -> None:
+        """Held, it comes after its time; cut, it comes in time, and only its operation number keeps it out."""
         with remote.FairLock(name):
-            self.hold_first(wire, scripts.RENEW)
+            wire.rule = lambda request: fate if not wire.held and is_call(request, scripts.RENEW) else None
             with remote.FairLock(name):
                 assert client.inspect(name).count == 2
             eventually(lambda: client.inspect(name).count == 1)

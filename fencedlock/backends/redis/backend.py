@@ -44,16 +44,16 @@ class RedisBackend:
     def __init__(
         self, connector: Connector, client_id: str, namespace: str, request_timeout_seconds: float, on_close: Callable[[], None]
     ) -> None:
-        self.request_timeout_seconds = request_timeout_seconds
+        self.request_timeout_seconds: float = request_timeout_seconds
         self._connector = connector
         self._on_close = on_close
         self._namespace = namespace
         self._connections = Connections(connector)
         self._inbox_prefix = f"{namespace}:inbox:".encode()
         self._inbox = Inbox(connector, self._inbox_prefix + client_id.encode(), request_timeout_seconds)
-        self.doors = (self._inbox_prefix, b"1")
+        self.doors: tuple[bytes, bytes] = (self._inbox_prefix, b"1")
         """The last arguments of scripts that hand over: where the inboxes are, and that PUBLISH counts who listens."""
-        self.floor = 0
+        self.floor: int = 0
         """The highest token that this client has seen, of any lock: none is issued below it, whatever the server forgot."""
         self._ahead_us = 0.0
         """The server's time minus this process's, as of the last answer; the first request learns it."""

@@ -112,9 +112,9 @@ class Wire:
     def __init__(self, connection: Any) -> None:
         self._connection = connection
         self._timeout_seconds = -1.0
-        self.used = False
+        self.used: bool = False
         """True once it has had an answer: then a broken connection may be one that the server closed while it was idle."""
-        self.idle_since = 0.0
+        self.idle_since: float = 0.0
 
     def open(self, timeout_seconds: float) -> None:
         """Connect, authenticate and select the database, if that is not done, and set the time limit of what follows."""

@@ -12,7 +12,7 @@ from fencedlock.backends.redis.connections import Connector, limit_waiting
 from fencedlock.backends.redis.scripts import pack
 from fencedlock.errors import BackendError, BackendUnavailableError
 
-logger = logging.getLogger("fencedlock")
+logger: logging.Logger = logging.getLogger("fencedlock")
 
 _CHUNK_BYTES = 4096
 _MOST_UNREAD_BYTES = 65536

@@ -21,7 +21,7 @@ class RedisLock:
     __slots__ = ("_acquire", "_backend", "_fixed", "_keys", "_release", "_renew", "name")
 
     def __init__(self, backend: RedisBackend, name: str, keys: tuple[bytes, ...]) -> None:
-        self.name = name
+        self.name: str = name
         self._backend = backend
         self._keys = keys
         self._fixed: dict[tuple[bool, float], bytes] = {}

@@ -19,7 +19,7 @@ class Script:
     def __init__(self, name: str) -> None:
         self._text = _read(name)
         self._sha = hashlib.sha1(self._text, usedforsecurity=False).hexdigest().encode()
-        self.head = bulks(b"EVALSHA", self._sha)
+        self.head: bytes = bulks(b"EVALSHA", self._sha)
 
     def with_text(self, packed: bytes) -> bytes:
         """The same call with the script's text, for a server that answered NOSCRIPT; it loads the script too."""
@@ -33,7 +33,7 @@ class ScriptCall:
     __slots__ = ("_head", "_parts", "script")
 
     def __init__(self, script: Script, keys: tuple[bytes, ...]) -> None:
-        self.script = script
+        self.script: Script = script
         self._head = script.head + bulks(b"%d" % len(keys), *keys)
         self._parts = 3 + len(keys)
 
