@@ -39,7 +39,7 @@ class Client:
         self._table = LockTable(
             make_backend, ttl=ttl, outage_timeout=outage_timeout, on_lost=on_lost, make_handle=weakref.WeakMethod(self.RLock)
         )
-        _clients.add(self)
+        _tables.add(self._table)
 
     @property
     def id(self) -> str:
@@ -101,9 +101,9 @@ class Client:
         is true. Raises BackendError.
         """
         self._table.raise_if_closed()
-        backend = self._table.backend
-        token = backend.bind(name).force_release(backend.request_timeout_seconds)
-        return None if token is None else FencingToken(name, token)
+        bound, seconds = self._table.backend.bind(name), self._table.backend.request_timeout_seconds
+        token = bound.inspect(seconds).token
+        return FencingToken(name, token) if token is not None and bound.force_release(token, seconds) else None
 
     def close(self) -> None:
         """Release what this client holds, end its waiting (AcquireCancelledError), its threads and its connections.
@@ -111,7 +111,11 @@ class Client:
         Closing twice does nothing. A later acquire raises ConfigurationError.
         """
         self._table.close()
-        _clients.discard(self)
+
+    def __del__(self) -> None:
+        # No handle is left either. Nothing may be waited for here: the garbage collector can call at any moment.
+        if hasattr(self, "_table"):
+            self._table.heartbeat.close_table()
 
     def __enter__(self) -> Self:
         return self
@@ -120,18 +124,20 @@ class Client:
         self.close()
 
 
-_clients: weakref.WeakSet[Client] = weakref.WeakSet()
+_tables: weakref.WeakSet[LockTable] = weakref.WeakSet()
+"""All that may have something to release: a table outlives its client while its threads run."""
 
 
 def _after_fork_in_child() -> None:
-    for client in list(_clients):
-        client._table.become_child()
+    for table in list(_tables):
+        if not table.closed:
+            table.become_child()
 
 
 @atexit.register
 def _close_all() -> None:
-    for client in list(_clients):
-        client._table.close(wake=False)
+    for table in list(_tables):
+        table.close(wake=False)
 
 
 if hasattr(os, "register_at_fork"):

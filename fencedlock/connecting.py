@@ -19,11 +19,13 @@ URL_VARIABLE = "FENCEDLOCK_URL"
 LEAST_TTL_SECONDS = 0.1
 MOST_TTL_SECONDS = 366 * 24 * 3600.0
 
-_mutex = threading.Lock()
+_mutex = threading.RLock()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_mutex._at_fork_reinit)  # type: ignore[attr-defined]
 _default: Client | None = None
 _by_recipe: weakref.WeakValueDictionary[str, Client] = weakref.WeakValueDictionary()
+_unpickled: dict[str, Client] = {}
+"""Kept, so that locks that come by pickle one after another share one client, and its threads and connections."""
 
 
 def connect(
@@ -73,10 +75,11 @@ def connect_again(url: str, settings: dict[str, Any]) -> Client:
     """The client of this process that was made by the same settings, or a new one: for pickled locks."""
     with _mutex:
         client = _by_recipe.get(repr((url, settings)))
-        if client is not None and client.closed:
-            del _by_recipe[repr((url, settings))]
-            client = None
-    return client or connect(url, **settings)
+        if client is None or client.closed:
+            _by_recipe.pop(repr((url, settings)), None)
+            client = connect(url, **settings)
+            _unpickled[repr(client.recipe)] = client
+        return client
 
 
 def configure(target: Any, **settings: Any) -> Client:
@@ -96,16 +99,16 @@ def default_client() -> Client:
 
     Raises ConfigurationError if there is neither: a forgotten setting must not turn a lock across hosts into one on each host.
     """
-    if _default is None or _default.closed:
+    with _mutex:
+        if _default is not None and not _default.closed:
+            return _default
         url = os.environ.get(URL_VARIABLE)
         if not url:
             raise ConfigurationError(
                 "no lock server is configured: call fencedlock.configure('redis://host:6379/0'), or set the environment variable "
                 f"{URL_VARIABLE}, or pass client= to the lock. For one host, 'embedded://' starts a local server"
             )
-        configure(url)
-    assert _default is not None
-    return _default
+        return configure(url)
 
 
 def checked_ttl(ttl: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from fencedlock.backends.base import Gone, Granted, Renewed, Waiting
 from fencedlock.clock import now_seconds
-from fencedlock.errors import FencedLockError
+from fencedlock.errors import BackendUnavailableError, FencedLockError
 from fencedlock.hold import Claim, Hold, LeaseEvent, LeaseState
 
 if TYPE_CHECKING:
@@ -23,15 +24,18 @@ SOON_SECONDS = 0.05
 """A grant by hand-off has a short first lease; it is extended so soon, and a hold that ends earlier saves the trip."""
 
 LONGEST_RETRY_SECONDS = 1.0
+LEAST_SPARE_SECONDS = 0.02
 LONGEST_SLEEP_SECONDS = 3600.0
 
+_CLOSE = object()
 _Target = TypeVar("_Target", Hold, Claim)
 
 
 @dataclass(slots=True)
 class _Undo:
     what: str
-    action: Callable[[], object]
+    action: Callable[[float], object]
+    """Takes the longest time, in seconds, that it may wait for the server."""
     give_up_at: float
 
 
@@ -44,12 +48,12 @@ class Heartbeat:
 
     def __init__(self, table: LockTable) -> None:
         self._table = table
-        self._mutex = threading.Lock()
+        self._mutex = threading.RLock()
         self._queues: dict[float, dict[Hold | Claim, float]] = {}
         self._undos: list[_Undo] = []
         self._retry_undos_at = 0.0
         self._wake_at = float("inf")
-        self._mailbox: SimpleQueue[list[Hold] | None] = SimpleQueue()
+        self._mailbox: SimpleQueue[list[Hold] | object | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._stopping = False
 
@@ -87,7 +91,7 @@ class Heartbeat:
         for claim in claims:
             self.add(claim, 0.0)
 
-    def undo(self, what: str, action: Callable[[], object], lease_seconds: float) -> None:
+    def undo(self, what: str, action: Callable[[float], object], lease_seconds: float) -> None:
         """Run the action in the background, again and again until it succeeds or the lease has ended by itself."""
         with self._mutex:
             self._undos.append(_Undo(what, action, now_seconds() + lease_seconds))
@@ -98,6 +102,10 @@ class Heartbeat:
     def collect(self, holds: list[Hold]) -> None:
         """Release holds whose last handle was collected. Safe in a destructor: it takes no lock."""
         self._mailbox.put(holds)
+
+    def close_table(self) -> None:
+        """Have the thread close everything: the client was collected. Safe in a destructor: it takes no lock."""
+        self._mailbox.put(_CLOSE)
 
     def stop(self) -> None:
         """End the thread, after one try of each undo."""
@@ -116,8 +124,9 @@ class Heartbeat:
     def _start(self) -> None:
         if not self._stopping:
             self._table.starting()
-            self._thread = threading.Thread(target=self._run, name="fencedlock-heartbeat", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="fencedlock-heartbeat", daemon=True)
+            thread.start()
+            self._thread = thread
 
     # --- the thread
 
@@ -128,14 +137,14 @@ class Heartbeat:
             with self._mutex:
                 self._wake_at = self._next_due(trim_at)
             try:
-                if not checked:
-                    checked = True
-                    self._warn_of_settings()
                 self._take_mail(self._wake_at - now_seconds())
                 holds, claims = self._fallen_due(now_seconds())
                 self._guarded(self._renew, holds)
                 self._guarded(self._beat, claims)
                 self._retry_undos()
+                if not checked:
+                    checked = True
+                    self._warn_of_settings()
                 trim_at = self._table.backend.trim(now_seconds())
             except Exception:
                 logger.exception("the heartbeat stumbled, and goes on")
@@ -144,10 +153,16 @@ class Heartbeat:
 
     def _warn_of_settings(self) -> None:
         try:
-            for warning in self._table.backend.check_settings():
+            for warning in self._table.backend.check_settings(self._spare_seconds()):
                 logger.warning("the lock server endangers locks: %s", warning)
         except FencedLockError:
             pass  # it does not answer; the beats will say so
+
+    def _spare_seconds(self) -> float:
+        """How long something other than a beat may take."""
+        with self._mutex:
+            next_due = min((due for queue in self._queues.values() for due in itertools.islice(queue.values(), 1)), default=float("inf"))
+        return min(self._table.backend.request_timeout_seconds, max(LEAST_SPARE_SECONDS, (next_due - now_seconds()) / 2))
 
     def _next_due(self, trim_at: float | None) -> float:
         for delay in [delay for delay, queue in self._queues.items() if not queue]:
@@ -167,7 +182,9 @@ class Heartbeat:
         try:
             mail = self._mailbox.get(timeout=min(LONGEST_SLEEP_SECONDS, max(0.0, timeout_seconds)))
             while True:
-                if mail is not None:
+                if mail is _CLOSE:
+                    self._table.close()
+                elif isinstance(mail, list):
                     for hold in mail:
                         self._table.release_collected(hold)
                 mail = self._mailbox.get_nowait()
@@ -240,30 +257,36 @@ class Heartbeat:
             with self._table.mutex:
                 if claim.closed or claim.grant is not None:
                     continue
+                recheck_before = claim.recheck_at
                 if isinstance(answer, Granted):
                     claim.granted(answer)
                 elif isinstance(answer, Waiting):
                     claim.waiting(answer)
                 elif isinstance(answer, (Gone, Exception)):
                     claim.must_ask = True
-                ring = claim.must_ask or claim.grant is not None
+                ring = claim.must_ask or claim.grant is not None or claim.recheck_at < recheck_before
             if ring:
                 claim.bell.ring()
             self.add(claim, claim.beat_every_seconds)
 
     def _retry_undos(self) -> None:
-        now = now_seconds()
         with self._mutex:
             undos, self._undos = self._undos, []
-        while undos:
-            undo = undos[0]
-            try:
-                undo.action()
-            except FencedLockError as error:
-                undos = [undo for undo in undos if undo.give_up_at > now]
-                logger.debug("%s failed, trying again until its lease ends: %s", undo.what, error)
-                break
-            undos.pop(0)
-        with self._mutex:
-            self._undos = undos + self._undos
-            self._retry_undos_at = now + LONGEST_RETRY_SECONDS / 4
+        kept: list[_Undo] = []
+        try:
+            while undos:
+                undo = undos[0]
+                try:
+                    undo.action(self._spare_seconds())
+                except FencedLockError as error:
+                    if now_seconds() < undo.give_up_at:
+                        kept.append(undo)
+                    logger.debug("%s failed, trying again until its lease ends: %s", undo.what, error)
+                    if isinstance(error, BackendUnavailableError):
+                        del undos[0]
+                        break
+                del undos[0]
+        finally:
+            with self._mutex:
+                self._undos = undos + kept + self._undos
+                self._retry_undos_at = now_seconds() + LONGEST_RETRY_SECONDS / 4

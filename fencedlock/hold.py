@@ -206,18 +206,22 @@ class Hold:
 
     def extend(self, deadline: float) -> None:
         """A beat, or a nested operation, was answered: the lease is good until then."""
-        self.deadline = deadline
-        self.happened(LeaseEvent.BEAT_ANSWERED)
+        with _changing:
+            self.deadline = deadline
+            self.happened(LeaseEvent.BEAT_ANSWERED)
 
     def happened(self, event: LeaseEvent, reason: str = "") -> bool:
         """Move through the table; True when this event is what lost the lease."""
-        before = self.state
-        self.state = LEASE_TRANSITIONS.get((before, event), before)
-        lost_now = self.state is LeaseState.LOST is not before
-        if lost_now:
-            self.reason = reason
-            if self._lost_event is not None:
-                self._lost_event.set()
+        with _changing:
+            before = self.state
+            self.state = LEASE_TRANSITIONS.get((before, event), before)
+            lost_now = self.state is LeaseState.LOST is not before
+            if lost_now:
+                self.reason = reason
+                if event is LeaseEvent.FORKED:
+                    self._lost_event = None  # its lock may be held by a thread that the child does not have
+                elif self._lost_event is not None:
+                    self._lost_event.set()
         return lost_now
 
     def remaining(self, now: float) -> float:
@@ -227,14 +231,14 @@ class Hold:
     @property
     def lost_event(self) -> threading.Event:
         """Set when the lease is lost; made on first use, for few ask and a hold should be small."""
-        with _making_event:
+        with _changing:
             if self._lost_event is None:
                 self._lost_event = threading.Event()
-        if self.state is LeaseState.LOST:
-            self._lost_event.set()
-        return self._lost_event
+            if self.state is LeaseState.LOST:
+                self._lost_event.set()
+            return self._lost_event
 
 
-_making_event = threading.Lock()
+_changing = threading.RLock()  # reentrant: a destructor that the garbage collector runs inside may use a lock too
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_making_event._at_fork_reinit)  # type: ignore[attr-defined]
+    os.register_at_fork(after_in_child=_changing._at_fork_reinit)  # type: ignore[attr-defined]

@@ -9,12 +9,13 @@ import threading
 import warnings
 import weakref
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING
 
 from fencedlock.backends.base import Backend, BackendFactory, BoundLock, Granted, NotOurs, Renewed
 from fencedlock.clock import now_seconds
-from fencedlock.errors import BackendError, BackendUnavailableError, ConfigurationError, FencedLockError, LockLostError
+from fencedlock.errors import BackendError, BackendUnavailableError, ConfigurationError, FencedLockError, LockLostError, NotOwnedError
 from fencedlock.heartbeat import SOON_SECONDS, Heartbeat
 from fencedlock.hold import Claim, Hold, LeaseEvent, LeaseState
 from fencedlock.identity import current_owner, new_client_id
@@ -74,7 +75,9 @@ class LockTable:
     def _begin(self) -> None:
         """Everything that belongs to this process alone: made anew in a forked child."""
         self.client_id: str = new_client_id()
-        self.mutex: threading.Lock = threading.Lock()
+        self.mutex: AbstractContextManager[bool] = (
+            threading.RLock()
+        )  # reentrant: a destructor that the garbage collector runs inside may use a lock too
         self.listening: bool = False
         self.backend: Backend = self._make_backend(self.client_id)
         self.heartbeat: Heartbeat = Heartbeat(self)
@@ -87,6 +90,7 @@ class LockTable:
         for hold in self._holds:
             hold.happened(LeaseEvent.FORKED, "the process was forked, and the parent holds it")
         floor = self.backend.floor
+        self.backend.forget_connections()
         self._begin()
         self.backend.floor = floor
         for resource in list(self._resources.values()):
@@ -103,14 +107,26 @@ class LockTable:
                 return
             self.closed = True
             claims, holds = list(self._claims.values()), list(self._holds)
+        reachable = True
         for claim in claims:
-            self.abandon(claim)
+            reachable = self.abandon(claim, reachable=reachable)
             if wake:
                 claim.bell.ring()
         for hold in holds:
-            self._end(hold)
+            reachable = self._end_quickly(hold, reachable=reachable)
         self.heartbeat.stop()
         self.backend.close()
+
+    def _end_quickly(self, hold: Hold, *, reachable: bool) -> bool:
+        """Release a hold when the client closes; False if the server does not answer, so that the others need not wait for it."""
+        self._forget(hold, LeaseEvent.RELEASED)
+        if reachable and now_seconds() < hold.deadline:
+            try:
+                hold.bound.release(hold, self.request_seconds(hold.lease_seconds))
+            except FencedLockError as error:
+                logger.warning("lock %r was not released, and its lease runs out: %s", hold.bound.name, error)
+                return False
+        return reachable
 
     def starting(self) -> None:
         """The heartbeat starts: from now on there may be something to release at exit.
@@ -131,11 +147,10 @@ class LockTable:
         self.raise_if_closed()
         with self.mutex:
             resource = self._resources.get(name) if isinstance(name, str) else None
-        if resource is None:
-            resource = Resource(self, name)
-            with self.mutex:
-                resource = self._resources.setdefault(name, resource)
-        return resource
+            if resource is None:
+                made = Resource(self, name)
+                resource = self._resources.setdefault(name, made)  # a destructor may have made one meanwhile
+            return resource
 
     def acquire(self, lock: RLock, timeout_seconds: float, cancel: Cancellation | None) -> bool:
         """Acquire for the calling thread, which does not hold the lock. A timeout of 0 means one try."""
@@ -156,11 +171,11 @@ class LockTable:
                 grant = Wait(self, claim, patient=timeout_seconds > 0, deadline=deadline, cancel=cancel).for_grant()
                 if grant is not None and self._enter(lock, claim, grant):
                     return True
+                self.abandon(claim)
             except BaseException as error:
                 self._leave(lock, claim)
                 self.abandon(claim, reachable=not isinstance(error, BackendUnavailableError))
                 raise
-            self.abandon(claim)
             if grant is None:
                 return False
 
@@ -176,7 +191,7 @@ class LockTable:
                 return False
             self._claims.pop(claim.id, None)
             self._holds.add(hold)
-        hold.siblings[hold.owner.number] = hold
+            hold.siblings[hold.owner.number] = hold
         lock._latest = hold
         soon = min(SOON_SECONDS, (grant.deadline - now) / 3)
         self.heartbeat.add(hold, soon if grant.handed_off else hold.lease_seconds / 3, instead_of=claim)
@@ -188,28 +203,33 @@ class LockTable:
             if hold.claim_id == claim.id:
                 self._forget(hold, LeaseEvent.RELEASED)
 
-    def abandon(self, claim: Claim, *, reachable: bool = True) -> None:
-        """Nobody waits for the claim any more: see to it that nothing of it stays on the server."""
-        with self.mutex:
-            claim.closed = True
-            self._claims.pop(claim.id, None)
-        self.heartbeat.discard(claim)
-        if not claim.may_exist:
-            return
+    def abandon(self, claim: Claim, *, reachable: bool = True) -> bool:
+        """Nobody waits for the claim any more: see to it that nothing of it stays on the server.
+
+        Without ``reachable``, or if the server does not answer at once (False), the background does so.
+        """
         seconds = self.request_seconds(claim.lease_seconds)
         try:
+            with self.mutex:
+                claim.closed = True
+                self._claims.pop(claim.id, None)
+            self.heartbeat.discard(claim)
+            if not claim.may_exist:
+                return reachable
             if reachable:
                 claim.bound.withdraw(claim, min(WITHDRAW_SECONDS, seconds))
-                return
+                return True
         except FencedLockError:
             pass
         except BaseException:
-            self._withdraw_later(claim, seconds)
+            claim.closed = True
+            self._withdraw_later(claim)
             raise
-        self._withdraw_later(claim, seconds)
+        self._withdraw_later(claim)
+        return False
 
-    def _withdraw_later(self, claim: Claim, seconds: float) -> None:
-        action = partial(claim.bound.withdraw, claim, seconds)
+    def _withdraw_later(self, claim: Claim) -> None:
+        action = partial(claim.bound.withdraw, claim)
         self.heartbeat.undo(f"the withdrawal of a claim on lock {claim.bound.name!r}", action, claim.lease_seconds)
 
     def deepen(self, hold: Hold) -> None:
@@ -236,7 +256,7 @@ class LockTable:
         if hold.state is LeaseState.UNKNOWN:
             return
         try:
-            self._tell(hold)
+            self._tell(hold, self.request_seconds(hold.lease_seconds))
         except LockLostError:
             if change > 0:
                 hold.depth -= change
@@ -259,10 +279,13 @@ class LockTable:
     def renew(self, hold: Hold, lease_seconds: float) -> None:
         """Extend the lease now, and make it so long from now on."""
         self.raise_if_lost(hold)
+        timeout_seconds = self.request_seconds(min(hold.lease_seconds, lease_seconds))
         hold.lease_seconds = lease_seconds
         hold.operation += 1
+        # If no answer comes, a shorter lease may be what the server has: believe in no more than that.
+        hold.deadline = min(hold.deadline, now_seconds() + lease_seconds)
         try:
-            self._tell(hold, exact=True)
+            self._tell(hold, timeout_seconds, exact=True)
         except LockLostError:
             raise
         except BackendError as error:
@@ -271,10 +294,10 @@ class LockTable:
             raise
         self.heartbeat.add(hold, lease_seconds / 3)
 
-    def _tell(self, hold: Hold, *, exact: bool = False) -> None:
+    def _tell(self, hold: Hold, timeout_seconds: float, *, exact: bool = False) -> None:
         """Send the hold's depth and lease, and learn whether it stands. Raises LockLostError, BackendError."""
         for retry in (True, False):
-            (answer,) = self.backend.renew([hold], self.request_seconds(hold.lease_seconds), exact=exact)
+            (answer,) = self.backend.renew([hold], timeout_seconds, exact=exact)
             if not (retry and isinstance(answer, BackendUnavailableError)):
                 break
         if isinstance(answer, Renewed):
@@ -283,7 +306,7 @@ class LockTable:
             raise answer
         else:
             self.report_lost(hold, LeaseEvent.NOT_OURS, "the server says that it is not ours any more")
-            self.raise_if_lost(hold)
+            raise self._lost_error(hold)
 
     def release(self, hold: Hold) -> None:
         """The last release. Raises LockLostError when the lease had ended before."""
@@ -291,6 +314,8 @@ class LockTable:
             self.raise_if_lost(hold)
         except LockLostError:
             self._forget(hold, LeaseEvent.RELEASED)
+            if hold.unanswered_until_us:
+                self._release_later(hold)  # an old packet may still be under way: the server must know that this claim is over
             raise
         if not self._end(hold):
             self.report_lost(hold, LeaseEvent.RELEASE_REFUSED, "it was taken from us before the release")
@@ -301,12 +326,13 @@ class LockTable:
         seconds = self.request_seconds(hold.lease_seconds)
         try:
             self._forget(hold, LeaseEvent.RELEASED)
-            answer = hold.bound.release(hold, seconds)
+            answer = hold.bound.release(hold, seconds, attempts=2)
         except FencedLockError as error:
             logger.warning("the release of lock %r had no answer; trying again until its lease ends: %s", hold.bound.name, error)
             self._release_later(hold)
             return True
         except BaseException:
+            self._forget(hold, LeaseEvent.RELEASED)
             self._release_later(hold)
             raise
         if not isinstance(answer, NotOurs):
@@ -316,13 +342,14 @@ class LockTable:
         return answer.replayed and (answer.ended >= hold.number or now_seconds() >= hold.deadline)
 
     def _release_later(self, hold: Hold) -> None:
-        action = partial(hold.bound.release, hold, self.request_seconds(hold.lease_seconds))
+        action = partial(hold.bound.release, hold)
         self.heartbeat.undo(f"the release of lock {hold.bound.name!r}", action, hold.lease_seconds)
 
     def release_collected(self, hold: Hold) -> None:
         """Release a hold whose last handle was collected; called by the heartbeat."""
         if hold in self._holds:
-            self._end(hold)
+            self._forget(hold, LeaseEvent.RELEASED)
+            self._release_later(hold)
 
     def report_lost(self, hold: Hold, event: LeaseEvent, reason: str) -> None:
         """The lease has ended without a release: tell whoever wants to know."""
@@ -358,12 +385,12 @@ class LockTable:
 
     def _forget(self, hold: Hold, event: LeaseEvent) -> None:
         """The owner is done with the hold, however it ended."""
+        if hold.siblings.get(hold.owner.number) is hold:
+            del hold.siblings[hold.owner.number]
         hold.happened(event)
         with self.mutex:
             self._holds.discard(hold)
         self.heartbeat.discard(hold)
-        if hold.siblings.get(hold.owner.number) is hold:
-            del hold.siblings[hold.owner.number]
 
     def raise_if_lost(self, hold: Hold) -> None:
         """Raise LockLostError if the lease has ended, by the local clock or by what the server has said. No I/O."""
@@ -371,6 +398,8 @@ class LockTable:
             self.report_lost(hold, LeaseEvent.DEADLINE_PASSED, "its lease ended before a beat was answered")
         if hold.state is LeaseState.LOST:
             raise self._lost_error(hold)
+        if hold.state is LeaseState.RELEASED:
+            raise NotOwnedError(f"cannot release un-acquired lock ({hold.bound.name!r})", lock=hold.bound.name)
 
     @staticmethod
     def _lost_error(hold: Hold) -> LockLostError:

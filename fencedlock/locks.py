@@ -82,15 +82,24 @@ class RLock:
 
     def __enter__(self) -> FencingToken:
         self.acquire()
-        return self.token
+        try:
+            return self.token
+        except BaseException:  # Ctrl-C: there will be no __exit__
+            self.release()
+            raise
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        depth = self._recursion_count()
         try:
             self.release()
         except (LockLostError, NotOwnedError) as ours:
             if error is None:
                 raise
             error.add_note(f"besides: {ours}")
+        except BaseException:
+            if depth and self._recursion_count() == depth:  # Ctrl-C before the release began
+                self.release()
+            raise
 
     def locked(self) -> bool:
         """True if anybody holds the lock. Asks the server, unless this process holds it. Raises BackendError."""
@@ -177,7 +186,8 @@ class RLock:
     # ---
 
     def _hold(self) -> Hold | None:
-        return self._resource.holds.get(current_owner().number)
+        hold = self._resource.holds.get(current_owner().number)
+        return None if hold is None or hold.state is LeaseState.RELEASED else hold
 
     def _owned(self, otherwise: str = "this thread does not hold the lock") -> Hold:
         hold = self._hold()

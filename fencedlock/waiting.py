@@ -57,8 +57,7 @@ class Cancellation:
     """
 
     def __init__(self) -> None:
-        self._mutex = threading.Lock()
-        self._bells: set[Bell] = set()
+        self._bells: set[Bell] = set()  # without a mutex: a signal handler may cancel in the middle of anything
         self._cancelled = False
 
     @property
@@ -68,19 +67,15 @@ class Cancellation:
 
     def cancel(self) -> None:
         """Make every acquisition that waits with this object, and every later one, raise AcquireCancelledError."""
-        with self._mutex:
-            self._cancelled = True
-            bells = list(self._bells)
-        for bell in bells:
+        self._cancelled = True
+        for bell in self._bells.copy():
             bell.ring()
 
     def _attach(self, bell: Bell) -> None:
-        with self._mutex:
-            self._bells.add(bell)
+        self._bells.add(bell)
 
     def _detach(self, bell: Bell) -> None:
-        with self._mutex:
-            self._bells.discard(bell)
+        self._bells.discard(bell)
 
 
 class Wait:
@@ -127,6 +122,7 @@ class Wait:
                 claim.granted(answer)
                 return claim.grant
             if isinstance(answer, Gone):
+                self._raise_if_cancelled()  # closing the client withdraws its claims
                 raise BackendError("the lock server says that this claim was withdrawn, which nobody did", lock=claim.bound.name)
             if isinstance(answer, Busy):
                 claim.may_exist = claim.unanswered_until_us > 0

@@ -122,8 +122,8 @@ class BoundLock(Protocol):
         With ``queue``, a claim that can't have the lock takes its place in the queue, or keeps the one it has.
         """
 
-    def release(self, hold: Hold, timeout_seconds: float) -> ReleaseAnswer:
-        """End the hold, and hand the lock to the first waiter that can be reached. Tried twice."""
+    def release(self, hold: Hold, timeout_seconds: float, *, attempts: int = 1) -> ReleaseAnswer:
+        """End the hold, and hand the lock to the first waiter that can be reached."""
 
     def withdraw(self, claim: Claim, timeout_seconds: float) -> None:
         """Forget the claim: its place, its grant, and any packet of it that is still under way."""
@@ -131,8 +131,8 @@ class BoundLock(Protocol):
     def inspect(self, timeout_seconds: float) -> LockInfo:
         """Report the lock's holder and queue."""
 
-    def force_release(self, timeout_seconds: float) -> int | None:
-        """Take the lock from whoever holds it; the token of the ended hold, None when there was none."""
+    def force_release(self, token: int, timeout_seconds: float) -> bool:
+        """Take the lock from the hold with this token; False when it had ended before."""
 
 
 class Listener(Protocol):
@@ -177,11 +177,14 @@ class Backend(Protocol):
     def trim(self, now: float) -> float | None:
         """Give back connections that calls no longer need; when to call again, None if there is nothing to trim."""
 
-    def check_settings(self) -> list[str]:
+    def check_settings(self, timeout_seconds: float) -> list[str]:
         """What in the server's settings endangers locks, a sentence each."""
 
     def close(self) -> None:
         """Close everything; waiting for doorbells ends."""
+
+    def forget_connections(self) -> None:
+        """In a forked child: close the child's copies of the parent's connections, which live as long as any copy does."""
 
 
 BackendFactory: TypeAlias = Callable[[str], Backend]

@@ -14,16 +14,21 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from fencedlock.backends import guardian
+from fencedlock.clock import now_seconds
 from fencedlock.errors import BackendUnavailableError, ConfigurationError
 
 MOST_SOCKET_PATH_BYTES = 100
 """Systems allow 104 to 108."""
+
+ENDING_SECONDS = 2.0
+"""A server that does not answer, and whose process is there, may be ending: after so long it is taken for one that is busy."""
 
 
 class EmbeddedServer:
@@ -63,8 +68,8 @@ class EmbeddedServer:
         lock = self._open("start.lock")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if guardian.answers(self.folder):
-                return
+            if not self._is_dead():
+                return  # full, or slow, or just ending: a second one beside it would give every lock twice
             command = [sys.executable, guardian.__file__, str(self.folder), self._redis_server]
             with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as starter:  # noqa: S603
                 assert starter.stdout is not None
@@ -73,6 +78,23 @@ class EmbeddedServer:
                 raise BackendUnavailableError(f"the embedded server in {self.folder} did not start: {said or 'its guardian died'}")
         finally:
             os.close(lock)
+
+    def _is_dead(self) -> bool:
+        """True if no server of this folder lives; one that is ending is waited for a little."""
+        alive = self._open("server.lock")
+        try:
+            give_up_at = now_seconds() + ENDING_SECONDS
+            while True:
+                try:
+                    fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    if guardian.answers(self.folder) or now_seconds() >= give_up_at:
+                        return False
+                    time.sleep(0.01)
+                else:
+                    return True
+        finally:
+            os.close(alive)
 
     def client(self) -> Any:
         """A redis-py client of it; connecting starts the server. No I/O yet."""

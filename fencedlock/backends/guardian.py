@@ -32,12 +32,20 @@ def main(folder: Path, redis_server: str) -> None:
     if os.fork():
         return  # so that the guardian is nobody's child, and no client leaves a zombie
     os.setsid()
+    # Held by this process and inherited by the server: free only when no server of this folder lives.
+    alive = os.open(folder / "server.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        print("another server of this folder still lives", flush=True)
+        return
     server = subprocess.Popen(  # noqa: S603 - the binary was found by embedded.py
         [redis_server, *_settings(folder)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         cwd=folder,
+        pass_fds=(alive,),
         preexec_fn=_die_with_parent,  # noqa: PLW1509 - this process has one thread yet
     )
     said = _wait_until_ready(server, folder)
@@ -88,7 +96,7 @@ def _wait_until_ready(server: subprocess.Popen[bytes], folder: Path) -> str:
 
 
 def answers(folder: Path) -> bool:
-    """True if the server of the folder is there and has loaded its data."""
+    """True if the server of the folder has loaded its data and serves."""
     try:
         with socket.socket(socket.AF_UNIX) as probe:
             probe.settimeout(1.0)

@@ -52,12 +52,17 @@ def test_waiters_are_served_in_order(kind: str, client: fencedlock.Client, conte
         each.ask("release", name)
 
 
-def test_a_killed_waiter_delays_nobody(client: fencedlock.Client, contender: Callable[..., Contender], name: str) -> None:
+def test_a_killed_waiter_delays_nobody(
+    backend: RedisServer, client: fencedlock.Client, contender: Callable[..., Contender], name: str
+) -> None:
     doomed, next_one = contender("process", client), contender("thread", client)
     lock = client.FairLock(name)
     with lock:
         queue_up(client, name, doomed, next_one)
+        inbox = f"fencedlock:inbox:{(client.inspect(name).waiters[0].owner or '').partition('/')[0]}"
         doomed.kill()
+        with redis.Redis(port=backend.port) as raw:
+            eventually(lambda: raw.pubsub_numsub(inbox)[0][1] == 0)  # else the grant may still race with its death
         released = time.monotonic()
     assert next_one.answer() is True
     assert time.monotonic() - released < PROMPT_SECONDS

@@ -84,11 +84,11 @@ class RedisBackend:
             if cursor == b"0":
                 return
 
-    def check_settings(self) -> list[str]:
+    def check_settings(self, timeout_seconds: float) -> list[str]:
         settings: dict[bytes, bytes] = {}
         for setting in (b"maxmemory-policy", b"appendonly", b"save"):
             try:
-                reply = self._command(b"CONFIG", b"GET", setting)
+                reply = self._connections.ask(pack(b"CONFIG", b"GET", setting), timeout_seconds / 3)
             except BackendError:
                 return []  # hosted servers often forbid it
             settings.update(zip(reply[::2], reply[1::2], strict=True))
@@ -110,15 +110,19 @@ class RedisBackend:
 
     def close(self) -> None:
         self._inbox.close()
-        self._connections.close_idle()
+        self._connections.close()
         self._on_close()
+
+    def forget_connections(self) -> None:
+        self._inbox.forget()
+        self._connections.forget()
 
     # --- for the locks of this server
 
     def ask(
         self,
         script: Script,
-        make: Callable[[float], bytes],
+        make: Callable[[int], bytes],
         read: _Read[_Answer],
         timeout_seconds: float,
         *,
@@ -126,12 +130,12 @@ class RedisBackend:
     ) -> tuple[_Answer, int]:
         """Call a script; what ``read`` makes of its answer, and how often it was sent.
 
-        ``make`` packs the call for a "not after" in seconds of this process's clock. An answer "late" brings the server's
+        ``make`` packs the call for a "not after" in µs of the server's clock. An answer "late" brings the server's
         time, and the question is asked again.
         """
         for _ in range(_MOST_LATE):
             sent_at = now_seconds()
-            reply, sent = self.call(script, make(sent_at + timeout_seconds), timeout_seconds, attempts=attempts)
+            reply, sent = self.call(script, make(self._server_us(sent_at + timeout_seconds)), timeout_seconds, attempts=attempts)
             answer = self._read(reply, read, sent_at)
             if answer is not None:
                 return answer, sent
@@ -148,7 +152,7 @@ class RedisBackend:
     def _ask_many(
         self,
         script: Script,
-        makes: Sequence[Callable[[float], bytes]],
+        makes: Sequence[Callable[[int], bytes]],
         read: _Read[_Answer],
         timeout_seconds: float,
     ) -> list[_Answer | Exception]:
@@ -156,7 +160,8 @@ class RedisBackend:
         for start in range(0, len(makes), _CHUNK):
             chunk = makes[start : start + _CHUNK]
             sent_at = now_seconds()
-            packed = [make(sent_at + timeout_seconds) for make in chunk]
+            not_after_us = self._server_us(sent_at + timeout_seconds)
+            packed = [make(not_after_us) for make in chunk]
             try:
                 replies, _ = self._connections.ask_lines(b"".join(packed), len(packed), timeout_seconds)
             except FencedLockError as error:
@@ -201,7 +206,7 @@ class RedisBackend:
         """Every answer tells the server's time; the next "not after" is reckoned by it."""
         self._ahead_us = int(server_us) - sent_at * 1e6
 
-    def server_us(self, at: float) -> int:
+    def _server_us(self, at: float) -> int:
         """The server's time, in µs, at a time of this process."""
         return int(at * 1e6 + self._ahead_us)
 

@@ -104,6 +104,13 @@ def limit_waiting(sock: Any, timeout_seconds: float) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
 
 
+def close_copy(connection: Any) -> None:
+    """In a forked child: close its copy of a socket, which the parent goes on using; a shutdown would end the parent's too."""
+    sock = getattr(connection, "_sock", None)
+    if sock is not None:
+        sock.close()
+
+
 class Wire:
     """One connection, used by one thread at a time."""
 
@@ -166,6 +173,10 @@ class Wire:
         """Close it; a reply that is still under way is lost."""
         self._connection.disconnect()
 
+    def forget(self) -> None:
+        """In a forked child: close the child's copy of the socket."""
+        close_copy(self._connection)
+
 
 class Connections:
     """The connections for calls. A call takes one that is idle, or opens one, or waits for one."""
@@ -174,7 +185,8 @@ class Connections:
         self._connector = connector
         self._idle: deque[Wire] = deque()
         self._open = 0
-        self._returned = threading.Condition(threading.Lock())
+        self._closed = False
+        self._returned = threading.Condition()
         self._queueing = 0
 
     def ask_lines(self, packed: bytes, count: int, timeout_seconds: float, *, attempts: int = 1) -> tuple[list[Any], int]:
@@ -194,14 +206,18 @@ class Connections:
         # idle is sent again at once, besides the attempts asked for.
         sent = 0
         while True:
-            wire = self._take(timeout_seconds)
-            worked_before = wire.used
+            wire: Wire | None = None
+            worked_before = False
             sent += 1
             try:
+                wire = self._take(timeout_seconds)
+                worked_before = wire.used
                 wire.open(timeout_seconds)
                 reply = talk(wire)
+                self._give_back(wire)
             except Exception as error:
-                self._drop(wire)
+                if wire is not None:
+                    self._drop(wire)
                 if worked_before and self._connector.is_cut(error) and sent <= attempts:
                     self.close_idle()
                     attempts += 1
@@ -209,10 +225,10 @@ class Connections:
                     ours = self._connector.error_for(error)
                     raise ours from (None if ours is error else error)
             except BaseException:
-                self._drop(wire)  # Ctrl-C: a reply that is still to come must not be taken for the next one's
+                if wire is not None:
+                    self._drop(wire)  # Ctrl-C: a reply that is still to come must not be taken for the next one's
                 raise
             else:
-                self._give_back(wire)
                 return reply, sent
 
     def _take(self, timeout_seconds: float) -> Wire:
@@ -234,6 +250,9 @@ class Connections:
                 return Wire(self._connector())
 
     def _give_back(self, wire: Wire) -> None:
+        if self._closed:
+            self._drop(wire)
+            return
         wire.idle_since = now_seconds()
         self._idle.append(wire)
         if self._queueing:
@@ -261,6 +280,17 @@ class Connections:
                 return oldest.idle_since + IDLE_SECONDS
             self._drop(oldest)
         return None
+
+    def close(self) -> None:
+        """Close all that are idle, and the others once their calls have ended."""
+        self._closed = True
+        self.close_idle()
+
+    def forget(self) -> None:
+        """In a forked child: close the copies of what is idle, without a word to the server."""
+        for wire in self._idle:
+            wire.forget()
+        self._idle.clear()
 
     def close_idle(self) -> None:
         """Close all that are idle."""

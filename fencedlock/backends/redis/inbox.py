@@ -8,7 +8,7 @@ import threading
 from typing import Any
 
 from fencedlock.backends.base import Listener
-from fencedlock.backends.redis.connections import Connector, limit_waiting
+from fencedlock.backends.redis.connections import Connector, close_copy, limit_waiting
 from fencedlock.backends.redis.scripts import pack
 from fencedlock.errors import BackendError, BackendUnavailableError
 
@@ -62,8 +62,12 @@ class Inbox:
                 except BackendError as error:
                     self._warn(error)  # a missing permission costs latency only
                 thread = threading.Thread(target=self._read, args=(listener,), name="fencedlock-inbox", daemon=True)
-                thread.start()
-                self._thread = thread
+                self._thread = thread  # first: Ctrl-C after the start must not lead to a second reader
+                try:
+                    thread.start()
+                except RuntimeError:
+                    self._thread = None
+                    raise
 
     def close(self) -> None:
         """Stop reading, and wait until the thread has ended."""
@@ -78,6 +82,10 @@ class Inbox:
                 pass
         if thread is not None and thread is not threading.current_thread():
             thread.join()
+
+    def forget(self) -> None:
+        """In a forked child: close the child's copy of the connection, or the server would count a killed parent as listening."""
+        close_copy(self._connection)
 
     def _subscribe(self) -> Any:
         connection = self._connector()

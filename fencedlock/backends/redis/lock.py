@@ -33,16 +33,16 @@ class RedisLock:
     def acquire(self, claim: Claim, *, queue: bool, timeout_seconds: float) -> ClaimAnswer:
         before_us = claim.unanswered_until_us
 
-        def make(not_after: float) -> bytes:
-            claim.unanswered_until_us = max(before_us, self._backend.server_us(not_after))
-            return self.pack_acquire(claim, b"queue" if queue else b"try", not_after)
+        def make(not_after_us: int) -> bytes:
+            claim.unanswered_until_us = max(before_us, not_after_us)
+            return self.pack_acquire(claim, b"queue" if queue else b"try", not_after_us)
 
         answer, sent = self._backend.ask(scripts.ACQUIRE, make, self._backend.read_claim_answer, timeout_seconds)
         if sent == 1:
             claim.unanswered_until_us = before_us
         return answer
 
-    def pack_acquire(self, claim: Claim, mode: bytes, not_after: float) -> bytes:
+    def pack_acquire(self, claim: Claim, mode: bytes, not_after_us: int) -> bytes:
         """The call of acquire.lua."""
         backend = self._backend
         kind = (claim.fair, claim.lease_seconds)
@@ -56,32 +56,32 @@ class RedisLock:
             claim.id.encode(),
             mode,
             b"%d" % backend.floor,
-            b"%d" % backend.server_us(not_after),
+            b"%d" % not_after_us,
             claim.owner.holder,
             fixed=fixed,
             fixed_count=5,
         )
 
-    def pack_renew(self, hold: Hold, not_after: float, *, exact: bool = False) -> bytes:
+    def pack_renew(self, hold: Hold, not_after_us: int, *, exact: bool = False) -> bytes:
         """The call of renew.lua."""
         return self._renew.pack(
             hold.claim_id.encode(),
             b"%d" % hold.number,
             b"%d" % round(hold.lease_seconds * 1000),
-            b"%d" % self._backend.server_us(not_after),
+            b"%d" % not_after_us,
             b"%d" % hold.operation,
             b"%d" % hold.depth,
             b"1" if exact else b"0",
         )
 
-    def release(self, hold: Hold, timeout_seconds: float) -> ReleaseAnswer:
+    def release(self, hold: Hold, timeout_seconds: float, *, attempts: int = 1) -> ReleaseAnswer:
         packed = self._release.pack(
             hold.claim_id.encode(),
             b"%d" % hold.number,
             b"%d" % hold.unanswered_until_us,
             *self._backend.doors,
         )
-        reply, sent = self._backend.call(scripts.RELEASE, packed, timeout_seconds, attempts=2)
+        reply, sent = self._backend.call(scripts.RELEASE, packed, timeout_seconds, attempts=attempts)
         if reply == b"released":
             return Released()
         return NotOurs(ended=_number(reply, b"lost"), replayed=sent > 1)
@@ -94,10 +94,10 @@ class RedisLock:
         )
         self._backend.call(scripts.WITHDRAW, packed, timeout_seconds)
 
-    def force_release(self, timeout_seconds: float) -> int | None:
-        packed = ScriptCall(scripts.FORCE_RELEASE, self._keys).pack(*self._backend.doors)
-        reply, _ = self._backend.call(scripts.FORCE_RELEASE, packed, timeout_seconds)
-        return _number(reply, b"forced") or None
+    def force_release(self, token: int, timeout_seconds: float) -> bool:
+        packed = ScriptCall(scripts.FORCE_RELEASE, self._keys).pack(b"%d" % token, *self._backend.doors)
+        reply, sent = self._backend.call(scripts.FORCE_RELEASE, packed, timeout_seconds)
+        return reply == b"forced" or sent > 1
 
     def inspect(self, timeout_seconds: float) -> LockInfo:
         packed = ScriptCall(scripts.INSPECT, self._keys).pack()

@@ -1,13 +1,14 @@
--- Takes the lock from whoever holds it. The token is not noted as ended: the next holder learns that the hold was abandoned.
+-- Takes the lock from the hold with this token. The token is not noted as ended: the next holder learns that it was abandoned.
 --
--- ARGV: 1 inbox prefix, 2 counts_receivers
--- Answers: forced token (0: nobody held it)
+-- ARGV: 1 token, 2 inbox prefix, 3 counts_receivers
+-- Naming the token makes it safe to repeat: a copy never takes the lock from whoever came next.
+-- Answers: forced | lost
 --@include grant
 --@include queue
-local token = call('HGET', lock, 'token')
-if token then
-  call('DEL', lock)
-  local issued, abandoned = last_issued()
-  hand_off(server_time_us(), ARGV[1], ARGV[2], nil, { issued = issued, abandoned = abandoned })
+if call('HGET', lock, 'token') ~= ARGV[1] then
+  return answer('lost')
 end
-return answer('forced', token or '0')
+call('DEL', lock)
+local issued, abandoned = last_issued()
+hand_off(server_time_us(), ARGV[2], ARGV[3], nil, { issued = issued, abandoned = abandoned })
+return answer('forced')

@@ -66,7 +66,7 @@ local function hand_off(now_us, inbox, counts_receivers, first, last, caller, ca
       break
     elseif not silent[client] then
       -- Granted before it is published: a doorbell must never tell of a grant that a missing permission prevented.
-      local lease_ms = math.max(1, math.floor((deadline_us - now_us) / 1000))
+      local lease_ms = math.ceil((deadline_us - now_us) / 1000)
       local token = grant(claim, holder, lease_ms, now_us, floor, last.issued, last.abandoned, last.ended)
       if ring(inbox, counts_receivers, claim, token .. ' ' .. last.abandoned) ~= 0 then
         winner, winner_span_ms = claim, span_ms
@@ -74,6 +74,10 @@ local function hand_off(now_us, inbox, counts_receivers, first, last, caller, ca
       end
       call('DEL', lock)
       last.issued = tonumber(token)
+      if last.abandoned == '0' then -- nobody held under this token: who comes next must not look for what it left
+        note_end(token)
+        last.ended = token
+      end
       silent[client] = true
     end
     if deadline_us and deadline_us > now_us then
