@@ -75,9 +75,8 @@ class LockTable:
     def _begin(self) -> None:
         """Everything that belongs to this process alone: made anew in a forked child."""
         self.client_id: str = new_client_id()
-        self.mutex: AbstractContextManager[bool] = (
-            threading.RLock()
-        )  # reentrant: a destructor that the garbage collector runs inside may use a lock too
+        # Reentrant: a destructor that the garbage collector runs in the middle of something may use a lock too.
+        self.mutex: AbstractContextManager[bool] = threading.RLock()
         self.listening: bool = False
         self.backend: Backend = self._make_backend(self.client_id)
         self.heartbeat: Heartbeat = Heartbeat(self)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -92,3 +93,21 @@ def test_what_a_thread_must_hold_to_ask(client: fencedlock.Client, name: str) ->
         assert lock.abandoned is False
         assert 0 < lock.remaining() <= 10
     assert not event.is_set()
+
+
+@pytest.mark.usefixtures("no_default")
+def test_threads_that_begin_at_once_share_one_default(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FENCEDLOCK_URL", server.url)
+    barrier = threading.Barrier(8)
+    clients: list[fencedlock.Client] = []
+
+    def make() -> None:
+        barrier.wait()
+        clients.append(connecting.default_client())
+
+    threads = [threading.Thread(target=make) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(map(id, clients))) == 1

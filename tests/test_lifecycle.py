@@ -5,11 +5,14 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
+import pickle
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -301,3 +304,121 @@ def test_a_thousand_waiters_on_a_thousand_locks_need_two_threads_and_two_connect
 def _visit(lock: fencedlock.RLock) -> None:
     with lock:
         pass
+
+
+def test_ctrl_c_in_the_middle_of_a_release_lets_nobody_believe_in_the_lock(
+    server: RedisServer, client: fencedlock.Client, connect: Callable[..., fencedlock.Client], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, stranger = client.RLock(name), connect(server.url).RLock(name)
+    bound = client._table.resource(name).bound
+    lock.acquire()
+    release = type(bound).release
+
+    def interrupted(*arguments: Any, **options: Any) -> object:
+        monkeypatch.setattr(type(bound), "release", release)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(type(bound), "release", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        lock.release()
+    assert not lock._is_owned()
+    assert stranger.acquire(timeout=5)  # the background has released it
+    assert lock.acquire(False) is False
+    stranger.release()
+    with lock:
+        lock.ensure_held()
+
+
+def test_ctrl_c_on_the_way_into_the_body_releases(client: fencedlock.Client, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = client.RLock(name)
+    with monkeypatch.context() as patch:
+        patch.setattr(fencedlock.RLock, "token", property(_interrupt))
+        with pytest.raises(KeyboardInterrupt), lock:
+            pass
+    assert not lock._is_owned()
+    assert not lock.locked()
+
+
+def _interrupt(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_client_that_is_dropped_ends_its_threads(server: RedisServer, name: str) -> None:
+    dropped = fencedlock.connect(server.url)
+    with dropped.RLock(name):
+        thread = dropped._table.heartbeat._thread
+    assert thread is not None
+    del dropped
+    gc.collect()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_locks_that_come_by_pickle_share_one_client(server: RedisServer, name: str) -> None:
+    client = fencedlock.connect(server.url, ttl=9)
+    packed = pickle.dumps(client.RLock(name))
+    client.close()
+    copies = [pickle.loads(packed) for _ in range(5)]
+    assert len({id(copy._client) for copy in copies}) == 1
+    again = copies[0]._client
+    del copies
+    gc.collect()
+    assert pickle.loads(packed)._client is again
+    again.close()
+
+
+FORKING = """
+import os, sys, threading, time, fencedlock
+lock = fencedlock.connect(sys.argv[1]).FairLock(sys.argv[2])
+threading.Thread(target=lock.acquire, daemon=True).start()
+sys.stdin.readline()
+if os.fork() == 0:
+    print(os.getpid(), flush=True)
+    time.sleep(60)
+    os._exit(0)
+time.sleep(60)
+"""
+
+
+def test_a_forked_child_does_not_keep_its_dead_parents_inbox(server: RedisServer, client: fencedlock.Client, name: str) -> None:
+    with client.FairLock(name):
+        command = [sys.executable, "-W", "ignore", "-c", FORKING, server.url, name]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
+            assert parent.stdin is not None
+            assert parent.stdout is not None
+            (waiter,) = eventually(lambda: client.inspect(name).waiters)
+            parent.stdin.write("fork\n")
+            parent.stdin.flush()
+            child = int(parent.stdout.readline())
+            parent.kill()
+        try:
+            inbox = f"fencedlock:inbox:{waiter.owner.partition('/')[0]}"
+            with server.client() as raw:
+                eventually(lambda: raw.pubsub_numsub(inbox)[0][1] == 0)
+        finally:
+            os.kill(child, signal.SIGKILL)
+
+
+def test_a_forced_release_names_its_token(client: fencedlock.Client, name: str) -> None:
+    with client.RLock(name) as token:
+        bound = client._table.backend.bind(name)
+        assert bound.force_release(int(token) - 1, 5) is False
+        assert client.inspect(name).token == int(token)
+
+
+class _LocksWhenCollected:
+    def __init__(self, lock: fencedlock.RLock) -> None:
+        self.lock = lock
+
+    def __del__(self) -> None:
+        if self.lock.acquire(timeout=5):
+            self.lock.release()
+
+
+def test_a_destructor_that_locks_may_run_in_the_middle_of_anything(client: fencedlock.Client, name: str) -> None:
+    lock = client.RLock(f"{name}/destructor")
+    table = client._table
+    with table.mutex, table.heartbeat._mutex:
+        doomed = _LocksWhenCollected(lock)
+        del doomed
+    assert not lock._is_owned()

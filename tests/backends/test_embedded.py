@@ -157,3 +157,14 @@ def test_its_users_share_locks(folder: Path, connect: Callable[..., fencedlock.C
         assert two.RLock("x").acquire(False) is False
     with redis.Redis(unix_socket_path=str(folder / "redis.sock")) as raw:
         assert raw.config_get("maxmemory-policy")["maxmemory-policy"] == "noeviction"
+
+
+def test_a_full_server_is_not_taken_for_a_dead_one(folder: Path, connect: Callable[..., fencedlock.Client]) -> None:
+    lock = connect(f"embedded://{folder}", ttl=20).RLock("x")
+    with lock, redis.Redis(unix_socket_path=str(folder / "redis.sock")) as raw:
+        raw.config_set("maxclients", len(raw.client_list()))
+        with pytest.raises(fencedlock.BackendUnavailableError):
+            connect(f"embedded://{folder}").RLock("x").acquire(False)
+        assert len(servers(folder)) == 1
+        raw.config_set("maxclients", 1000)
+        assert connect(f"embedded://{folder}").RLock("x").acquire(False) is False

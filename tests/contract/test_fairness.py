@@ -21,6 +21,14 @@ def has_waiters(client: fencedlock.Client, name: str, count: int) -> bool:
     return len(client.inspect(name).waiters) == count
 
 
+def kill_first_waiter(backend: RedisServer, client: fencedlock.Client, name: str, doomed: Contender) -> None:
+    """Kill it, and wait until the server has noticed: before that the grant may still race with its death."""
+    inbox = f"fencedlock:inbox:{client.inspect(name).waiters[0].owner.partition('/')[0]}"
+    doomed.kill()
+    with redis.Redis(port=backend.port) as raw:
+        eventually(lambda: raw.pubsub_numsub(inbox)[0][1] == 0)
+
+
 def queue_up(client: fencedlock.Client, name: str, *contenders: Contender, **options: float) -> None:
     """Let each wait for the lock, in this order."""
     for each in contenders:
@@ -59,10 +67,7 @@ def test_a_killed_waiter_delays_nobody(
     lock = client.FairLock(name)
     with lock:
         queue_up(client, name, doomed, next_one)
-        inbox = f"fencedlock:inbox:{(client.inspect(name).waiters[0].owner or '').partition('/')[0]}"
-        doomed.kill()
-        with redis.Redis(port=backend.port) as raw:
-            eventually(lambda: raw.pubsub_numsub(inbox)[0][1] == 0)  # else the grant may still race with its death
+        kill_first_waiter(backend, client, name, doomed)
         released = time.monotonic()
     assert next_one.answer() is True
     assert time.monotonic() - released < PROMPT_SECONDS
@@ -150,3 +155,14 @@ def test_waiters_learn_of_a_lock_that_vanished_with_its_data(
         with redis.Redis(port=backend.port) as raw:
             raw.delete(*client._table.resource(name).bound._keys)  # type: ignore[attr-defined]
         assert waiter.answer() is True
+
+
+def test_a_dead_waiter_does_not_make_a_clean_release_look_abandoned(
+    backend: RedisServer, client: fencedlock.Client, contender: Callable[..., Contender], name: str
+) -> None:
+    doomed, lock = contender("process", client), client.FairLock(name)
+    with lock:
+        queue_up(client, name, doomed)
+        kill_first_waiter(backend, client, name, doomed)
+    with lock:
+        assert lock.abandoned is False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -258,3 +259,98 @@ class TestLatePackets:
     @staticmethod
     def hold_first(wire: Proxy, script: scripts.Script, *words: bytes) -> None:
         wire.rule = lambda request: HOLD if not wire.held and is_call(request, script, *words) else None
+
+    def test_acquire_of_a_hold_that_was_lost(
+        self,
+        backend: RedisServer,
+        client: fencedlock.Client,
+        connect: Callable[..., fencedlock.Client],
+        wire: Proxy,
+        name: str,
+    ) -> None:
+        """The lock was taken from its holder, whose first packet comes only now."""
+        lock = connect(wire.url, ttl=60).FairLock(name)
+        with lock:
+            pass
+        wire.rule = lambda request: HOLD_AND_CUT if not wire.held and is_call(request, scripts.ACQUIRE) else None
+        lock.acquire()
+        assert wire.held
+        client.force_release(name)
+        with pytest.raises(fencedlock.LockLostError):
+            lock.release()
+        eventually(lambda: leftovers(backend, name) == {":withdrawn"})
+        wire.deliver()
+        assert not client.inspect(name).locked
+
+
+def test_a_shorter_lease_whose_answer_is_lost_is_believed(
+    remote: fencedlock.Client, client: fencedlock.Client, wire: Proxy, name: str
+) -> None:
+    lock = remote.RLock(name, ttl=30)
+    with lock:
+        wire.rule = lambda request: LOSE_REPLY if is_call(request, scripts.RENEW) else None
+        with pytest.raises(fencedlock.BackendUnavailableError):
+            lock.renew(ttl=2)
+        assert lock.remaining() <= 2
+        wire.rule = lambda request: None
+
+
+def test_an_old_answer_does_not_lengthen_a_shorter_lease(
+    connect: Callable[..., fencedlock.Client], client: fencedlock.Client, wire: Proxy, name: str
+) -> None:
+    remote = connect(wire.url, ttl=60)
+    lock = remote.RLock(name)
+    with lock:
+        wire.reply_rule = lambda reply: HOLD if b"renewed" in reply and not wire.held_replies else None
+        remote._table.heartbeat.add(lock._owned(), 0.0)  # a beat, whose answer is slow
+        wire.wait_for(lambda: bool(wire.held_replies))
+        lock.renew(ttl=5)
+        wire.deliver_replies()
+        eventually(lambda: lock._owned().delay_seconds == 5 / 3)  # the heartbeat has read it, and planned the next beat
+        assert lock.remaining() <= 5
+
+
+class TestBeatsGoOn:
+    """Whatever else goes wrong, a healthy hold is renewed."""
+
+    def survives(self, lock: fencedlock.RLock, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            lock.ensure_held()
+            time.sleep(0.02)
+
+    def test_while_settings_are_not_answered(self, connect: Callable[..., fencedlock.Client], wire: Proxy, name: str) -> None:
+        wire.rule = lambda request: LOSE if b"CONFIG" in request else None
+        lock = connect(wire.url, ttl=1).RLock(name)
+        with lock:
+            self.survives(lock, 2)
+
+    def test_while_a_release_is_not_answered(self, connect: Callable[..., fencedlock.Client], wire: Proxy, name: str) -> None:
+        client = connect(wire.url, ttl=30, socket_timeout=1)
+        stuck, healthy = client.RLock(f"{name}/stuck"), client.RLock(f"{name}/healthy", ttl=1.5)
+        stuck.acquire()
+        with healthy:
+            wire.rule = lambda request: LOSE if is_call(request, scripts.RELEASE) and b"stuck" in request else None
+            stuck.release()
+            self.survives(healthy, 3)
+            wire.rule = lambda request: None
+
+    def test_after_an_undo_that_is_refused(self, remote: fencedlock.Client) -> None:
+        def refuse(timeout_seconds: float) -> None:
+            raise fencedlock.BackendError("WRONGTYPE")
+
+        done = threading.Event()
+        remote._table.heartbeat.undo("one that is refused", refuse, 5)
+        remote._table.heartbeat.undo("one that works", lambda timeout_seconds: done.set(), 5)
+        assert done.wait(10)
+
+
+def test_closing_does_not_wait_for_each_hold_of_a_silent_server(connect: Callable[..., fencedlock.Client], wire: Proxy, name: str) -> None:
+    client = connect(wire.url, ttl=3, socket_timeout=0.4)
+    locks = [client.RLock(f"{name}/{number}") for number in range(10)]
+    for lock in locks:
+        lock.acquire()
+    wire.rule = lambda request: LOSE
+    begun = time.monotonic()
+    client.close()
+    assert time.monotonic() - begun < 3
