@@ -20,7 +20,8 @@ local function grant_now()
   return answer('granted', text(now_us), token, lease_ms, abandoned)
 end
 
-if mode ~= 'beat' and call('EXISTS', lock, queue, withdrawn) == 0 then
+local existing = call('EXISTS', lock, queue, withdrawn)
+if mode ~= 'beat' and existing == 0 then
   return grant_now()
 end
 
@@ -41,11 +42,12 @@ local owner, token = unpack(call('HMGET', lock, 'owner', 'token'))
 if owner == claim then
   return granted()
 end
-if call('ZSCORE', withdrawn, claim) then
+local nobody_waits = existing == (owner and 1 or 0) -- and no claim was withdrawn
+if not nobody_waits and call('ZSCORE', withdrawn, claim) then
   return answer('gone', text(now_us))
 end
 
-local ticket = call('ZSCORE', queue, claim)
+local ticket = not nobody_waits and call('ZSCORE', queue, claim)
 if mode == 'beat' and not ticket then
   return answer('gone', text(now_us))
 end
@@ -58,8 +60,8 @@ if ticket or mode == 'queue' then
   if ticket then
     call('HDEL', waiters, claim) -- a first write that is allowed at maxmemory: whoever waits already keeps its place there
   else
-    local last = call('ZRANGE', queue, '-1', '-1', 'WITHSCORES')[2]
-    call('ZADD', queue, text(math.max((tonumber(last) or 0) + 1, now_us)), claim)
+    local last = nobody_waits and 0 or tonumber(call('ZRANGE', queue, '-1', '-1', 'WITHSCORES')[2]) or 0
+    call('ZADD', queue, text(math.max(last + 1, now_us)), claim)
   end
   call('HSET', waiters, claim, text(now_us + span_ms * 1000) .. ' ' .. span_ms .. ' ' .. text(floor) .. ' ' .. holder)
   call('PEXPIRE', queue, QUEUE_TTL_MS)
