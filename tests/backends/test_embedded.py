@@ -41,7 +41,7 @@ def _is_server(process: psutil.Process, folder: Path) -> bool:
 
 def is_gone(process: psutil.Process) -> bool:
     try:
-        return process.status() == psutil.STATUS_ZOMBIE
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return True
 
