@@ -276,6 +276,8 @@ class TestLatePackets:
         lock.acquire()
         assert wire.held
         client.force_release(name)
+        lock._table.heartbeat.add(lock._owned(), 0.0)
+        assert lock.lost.wait(10)
         with pytest.raises(fencedlock.LockLostError):
             lock.release()
         eventually(lambda: leftovers(backend, name) == {":withdrawn"})
@@ -305,9 +307,12 @@ def test_an_old_answer_does_not_lengthen_a_shorter_lease(
         remote._table.heartbeat.add(lock._owned(), 0.0)  # a beat, whose answer is slow
         wire.wait_for(lambda: bool(wire.held_replies))
         lock.renew(ttl=5)
+        wire.reply_rule = lambda reply: HOLD if b"renewed" in reply else None
         wire.deliver_replies()
-        eventually(lambda: lock._owned().delay_seconds == 5 / 3)  # the heartbeat has read it, and planned the next beat
+        remote._table.heartbeat.add(lock._owned(), 0.0)
+        wire.wait_for(lambda: bool(wire.held_replies))  # the next beat is on its way: so the old answer has been read
         assert lock.remaining() <= 5
+        wire.reply_rule = lambda reply: None
 
 
 class TestBeatsGoOn:
