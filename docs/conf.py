@@ -20,4 +20,6 @@ client = fencedlock.configure(f"embedded://{folder}", ttl=10)
 """
 doctest_global_cleanup = """
 client.close()
+import shutil
+shutil.rmtree(folder)
 """

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from fencedlock.backends.base import BackendFactory, LockInfo
+from fencedlock.backends.urls import without_password
 from fencedlock.lock_table import LockTable, LossCallback
 from fencedlock.token import FencingToken
 
@@ -52,7 +53,7 @@ class Client:
         return self._table.closed
 
     def __repr__(self) -> str:
-        source = repr(self.recipe[0]) if self.recipe else "a ready client object"
+        source = repr(without_password(self.recipe[0])) if self.recipe else "a ready client object"
         return f"<{'closed ' if self.closed else ''}fencedlock.Client of {source}, id {self.id}>"
 
     def __reduce__(self) -> tuple[Any, ...]:

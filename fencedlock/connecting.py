@@ -114,10 +114,7 @@ def default_client() -> Client:
 def checked_ttl(ttl: float) -> float:
     """The lease in seconds, if it can be one. Raises ConfigurationError."""
     if isinstance(ttl, bool) or not isinstance(ttl, (int, float)) or not LEAST_TTL_SECONDS <= ttl <= MOST_TTL_SECONDS:
-        raise ConfigurationError(
-            f"ttl must be a number of seconds from {LEAST_TTL_SECONDS} to {MOST_TTL_SECONDS:.0f}, not {ttl!r}: "
-            "a shorter lease could not be renewed in time"
-        )
+        raise ConfigurationError(f"ttl must be a number of seconds from {LEAST_TTL_SECONDS} to {MOST_TTL_SECONDS:.0f}, not {ttl!r}")
     return float(ttl)
 
 

@@ -347,6 +347,7 @@ class LockTable:
     def release_collected(self, hold: Hold) -> None:
         """Release a hold whose last handle was collected; called by the heartbeat."""
         if hold in self._holds:
+            logger.warning("the last handle of held lock %r was collected; it is released", hold.bound.name)
             self._forget(hold, LeaseEvent.RELEASED)
             self._release_later(hold)
 

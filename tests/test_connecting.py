@@ -42,7 +42,17 @@ class TestDefault:
 
 
 @pytest.mark.parametrize(
-    "url", ["nothing", "http://x", "etcd://x", "", "redis://x:port/0", "redis://x/0?socket_timeout=soon", "localhost:6379"]
+    "url",
+    [
+        "nothing",
+        "http://x",
+        "etcd://x",
+        "",
+        "redis://x:port/0",
+        "redis://x/0?socket_timeout=soon",
+        "localhost:6379",
+        "redis://localhost/abc",
+    ],
 )
 def test_wrong_urls(url: str) -> None:
     with pytest.raises(fencedlock.ConfigurationError):

@@ -251,6 +251,10 @@ class TestRefusals:
             assert not raw.exists("fencedlock:{x}")
         with pytest.raises(fencedlock.BackendMisconfiguredError, match="user"):
             connect(f"redis://weak:wrong@127.0.0.1:{server.port}/0").RLock("x").acquire()
+        with server.client() as raw:
+            raw.execute_command("ACL", "SETUSER", "default", "resetpass", ">pw")
+        with pytest.raises(fencedlock.BackendMisconfiguredError, match="wants a password"):
+            connect(server.url).RLock("x").acquire()
         # Without channels doorbells are mute, and locks go on by beats.
         deaf = connect(f"redis://deaf:pw@127.0.0.1:{server.port}/0", ttl=1)
         first, second = deaf.RLock("y"), deaf.FairLock("y")

@@ -116,8 +116,11 @@ class EmbeddedServer:
         return redis.Redis(connection_pool=redis.ConnectionPool(EmbeddedConnection, path=self.socket))
 
     def _make_folder(self) -> None:
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = self.folder.lstat()
+        try:
+            self.folder.mkdir(mode=0o700, exist_ok=True)
+            found = self.folder.lstat()
+        except OSError as error:
+            raise ConfigurationError(f"can't keep a server in {self.folder}: {error.strerror}") from error
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
             raise ConfigurationError(
                 f"{self.folder} must be a folder of this user alone (mode 0700), for whoever can write there can take the locks: "

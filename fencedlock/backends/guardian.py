@@ -46,7 +46,7 @@ def main(folder: Path, redis_server: str) -> None:
         stderr=subprocess.DEVNULL,
         cwd=folder,
         pass_fds=(alive,),
-        preexec_fn=_die_with_parent,  # noqa: PLW1509 - this process has one thread yet
+        preexec_fn=end_with_parent,  # noqa: PLW1509 - this process has one thread yet
     )
     said = _wait_until_ready(server, folder)
     print(said, flush=True)
@@ -71,15 +71,16 @@ def _settings(folder: Path) -> list[str]:
         "daemonize": "no",
         "save": "",
         "appendonly": "yes",
+        "auto-aof-rewrite-min-size": "1mb",
         "maxmemory-policy": "noeviction",
     }
     return [word for setting, value in settings.items() for word in (f"--{setting}", value)]
 
 
-def _die_with_parent() -> None:
-    """Have the kernel end the server if the guardian is killed. Linux only; elsewhere it would live on."""
+def end_with_parent(signal_number: int = signal.SIGTERM) -> None:
+    """Have the kernel send this process a signal when its parent dies, however it dies. Linux only; elsewhere it lives on."""
     try:
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal_number)
     except (OSError, AttributeError):
         pass
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -29,17 +30,25 @@ def _opener(target: Any) -> Callable[[Any, str, float], BackendFactory]:
     except KeyError:
         known = ", ".join(f"{scheme}://" for scheme in _SCHEMES)
         raise ConfigurationError(
-            f"unknown kind of lock server {scheme + '://' if scheme else target!r}: a URL must begin with one of {known}"
+            f"unknown kind of lock server {without_password(target)!r}: a URL must begin with one of {known}"
         ) from None
+
+
+def without_password(url: str) -> str:
+    """The URL as it may be shown."""
+    return re.sub(r"(?<=:)[^:/@]+(?=@)", "***", url, count=1)
 
 
 def _redis_url(url: str, namespace: str, socket_timeout_seconds: float) -> BackendFactory:
     import redis
 
+    database = urlsplit(url).path.strip("/")
+    if not url.startswith("unix:") and database and not database.isdecimal():
+        raise ConfigurationError(f"the database in {without_password(url)!r} must be a number, not {database!r}")
     try:
         pool = redis.ConnectionPool.from_url(url, socket_timeout=socket_timeout_seconds)
     except (ValueError, TypeError) as error:
-        raise ConfigurationError(f"can't make sense of {url!r}: {error}") from error
+        raise ConfigurationError(f"can't make sense of {without_password(url)!r}: {error}") from error
     return _ready_client(redis.Redis(connection_pool=pool), namespace, socket_timeout_seconds)
 
 

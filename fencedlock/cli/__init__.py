@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -23,22 +24,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "Exit status 1 if an update is lost although tokens are checked.",
     )
     demo.add_argument("--url", default="embedded://", help="the lock server (default: %(default)s, a local redis-server started on demand)")
-    demo.add_argument("--workers", type=_at_least(3), default=4, help="processes, at least 3 (default: %(default)s)")
-    demo.add_argument("--updates", type=_at_least(10), default=100, help="updates by each, at least 10 (default: %(default)s)")
-    demo.add_argument("--ttl", type=float, default=1.0, help="lease in seconds (default: %(default)s)")
+    demo.add_argument("--workers", type=_at_least(3), default=4, metavar="N", help="processes, at least 3 (default: %(default)s)")
+    demo.add_argument("--updates", type=_at_least(10), default=100, metavar="N", help="updates by each, at least 10 (default: %(default)s)")
+    demo.add_argument("--ttl", type=float, default=1.0, metavar="SECONDS", help="lease, at least 0.1 (default: %(default)s)")
     demo.add_argument("--unsafe", action="store_true", help="do not check tokens, and see what that costs")
 
     options = parser.parse_args(arguments)
+    if sys.stdout is None:
+        print("fencedlock: the standard output is closed", file=sys.stderr)
+        return 2
     from fencedlock.cli.demo import run
 
+    before = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}  # our workers end with us
     try:
         return run(options.url, workers=options.workers, updates=options.updates, ttl=options.ttl, check_tokens=not options.unsafe)
     except FencedLockError as error:
         print(f"fencedlock: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # nobody reads what we print any more
+        sys.stdout = None
+        print(f"fencedlock: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 class _at_least:  # noqa: N801 - argparse shows the name in its messages

@@ -6,6 +6,7 @@ import itertools
 import multiprocessing
 import os
 import secrets
+import shutil
 import signal
 import sys
 import tempfile
@@ -14,8 +15,9 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fencedlock.backends.urls import without_password
 from fencedlock.cli.account import Account
-from fencedlock.cli.worker import Done, Holding, Updated, Woken, work
+from fencedlock.cli.worker import Done, Failed, Holding, Updated, Woken, work
 from fencedlock.client import Client
 from fencedlock.clock import now_seconds
 from fencedlock.connecting import connect
@@ -23,6 +25,9 @@ from fencedlock.errors import BackendUnavailableError
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
+
+BAR_WIDTH = 24
+REDRAW_SECONDS = 0.05
 
 UPDATES_WHILE_FROZEN = 10
 """A frozen holder is woken after others have made so many updates."""
@@ -44,7 +49,8 @@ def run(url: str, *, workers: int, updates: int, ttl: float, check_tokens: bool)
         lock_name = f"demo/{secrets.token_hex(4)}/account"
         with client.FairLock(lock_name):  # the server is there: or say so before anything starts
             pass
-        print(f"{workers} processes make {updates} updates each of one account, under FairLock({lock_name!r}) at {url}, lease {ttl:g} s;")
+        print(f"{workers} processes make {updates} updates each of one account, under")
+        print(f"FairLock({lock_name!r}) at {without_password(url)}, lease {ttl:g} s;")
         print("tokens are checked in every transaction" if check_tokens else "tokens are NOT checked: this is to see what that costs")
         show = _Show(url, lock_name, ttl, path, check_tokens=check_tokens)
         try:
@@ -97,7 +103,9 @@ class _Show:
     frozen: _Incident | None = None
     killed: _Incident | None = None
     woken: Woken | None = None
-    _shown: int = -1
+    _shown: int = 0
+    _drawn_at: float = 0.0
+    _live: bool = field(default_factory=sys.stdout.isatty)
 
     def start(self, workers: int, updates: int) -> None:
         self.wanted = workers * updates
@@ -108,23 +116,28 @@ class _Show:
 
     def _start_worker(self, role: str, updates: int, pause_at: int) -> None:
         ours, theirs = _spawn.Pipe()
-        arguments = (theirs, self.url, self.lock_name, self.ttl, self.path, updates, pause_at)
+        arguments = (theirs, self.url, self.lock_name, self.ttl, OUTAGE_SECONDS, self.path, updates, pause_at)
         process = _spawn.Process(target=work, args=arguments, kwargs={"check_tokens": self.check_tokens}, daemon=True)
-        process.start()
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which the worker inherits: Ctrl-C is for us, and we end it
+        try:
+            process.start()
+        finally:
+            signal.signal(signal.SIGINT, before)
         theirs.close()
         self.workers[ours] = _Worker(process, role, updates)
 
     def watch(self) -> None:
         """Follow the workers until all are done."""
         while self.workers:
-            ready = wait(list(self.workers), SILENCE_SECONDS)
+            longest = SILENCE_SECONDS + self.ttl
+            ready = wait(list(self.workers), longest)
             if not ready:
-                raise BackendUnavailableError(f"no worker has made an update for {SILENCE_SECONDS:.0f} s")
+                raise BackendUnavailableError(f"no worker has made an update for {longest:.0f} s")
             for connection in ready:
                 assert isinstance(connection, Connection)
                 self._hear(connection)
             self._draw()
-        print()
+        self._draw(last=True)
 
     def _hear(self, connection: Connection) -> None:
         worker = self.workers[connection]
@@ -132,7 +145,7 @@ class _Show:
             news = connection.recv()
         except EOFError:
             worker.process.join()
-            raise BackendUnavailableError(f"a worker ended with status {worker.process.exitcode}; its words stand above") from None
+            raise BackendUnavailableError(f"a worker ended with status {worker.process.exitcode}") from None
         if isinstance(news, Updated):
             worker.left -= 1
             self._note(news)
@@ -147,6 +160,8 @@ class _Show:
             self._say(f"process {news.pid} wakes up, and its write with its old token is {fate}")
         elif isinstance(news, Done):
             self._dismiss(connection)
+        elif isinstance(news, Failed):
+            raise BackendUnavailableError(f"a worker gave up: {news.words}")
 
     def _note(self, update: Updated) -> None:
         self.history.append(update)
@@ -174,6 +189,7 @@ class _Show:
         self._dismiss(connection)
         self._say(f"process {holding.pid} holds token {holding.token}, and is killed between reading and writing")
         self._start_worker("", left, -1)
+        self._say("and a new process makes the updates that it has left")
 
     def _dismiss(self, connection: Connection) -> None:
         self.workers.pop(connection).process.join()
@@ -186,17 +202,23 @@ class _Show:
             worker.process.join()
 
     def _say(self, words: str) -> None:
-        print(f"\r\033[K  {words}" if sys.stdout.isatty() else f"  {words}", flush=True)
+        print(f"\r\033[K  {words}" if self._live else f"  {words}", flush=True)
 
-    def _draw(self) -> None:
-        done, width = len(self.history), 30
-        if sys.stdout.isatty():
-            bar = "#" * min(width, done * width // self.wanted)
-            last = f"  token {self.history[-1].token} to process {self.history[-1].pid}" if self.history else ""
-            print(f"\r\033[K  [{bar:<{width}}] {done}/{self.wanted}{last}", end="", flush=True)
-        elif self._shown < done * 4 // self.wanted:
-            self._shown = done * 4 // self.wanted
-            print(f"  {done} of {self.wanted} updates", flush=True)
+    def _draw(self, *, last: bool = False) -> None:
+        """A progress bar in a terminal; elsewhere a line for each quarter."""
+        done, now = len(self.history), now_seconds()
+        if not self._live:
+            if self._shown < done * 4 // self.wanted:
+                self._shown = done * 4 // self.wanted
+                print(f"  {done} of {self.wanted} updates", flush=True)
+        elif last or now >= self._drawn_at + REDRAW_SECONDS:
+            self._drawn_at = now
+            bar = "#" * min(BAR_WIDTH, done * BAR_WIDTH // self.wanted)
+            line = f"  [{bar:<{BAR_WIDTH}}] {done}/{self.wanted}"
+            if self.history:
+                line += f"  token {self.history[-1].token}, process {self.history[-1].pid}"
+            width = shutil.get_terminal_size().columns - 1  # a line that wraps can't be drawn over
+            print(f"\r\033[K{line[:width]}", end="\n" if last else "", flush=True)
 
 
 def _report(show: _Show, *, wanted: int, found: int, check_tokens: bool, client: Client) -> int:
@@ -242,10 +264,13 @@ def _report(show: _Show, *, wanted: int, found: int, check_tokens: bool, client:
         print(f"  {label:<22}{value}")
     print()
     if not check_tokens:
-        print(f"Without the check {lost} updates are gone, and nobody was told. Run it again without --unsafe.")
+        what = "1 update is gone" if lost == 1 else f"{lost} updates are gone"
+        print(f"Without the check {what}: the holder learned too late that it had")
+        print("lost the lock, and the store did not ask. Run it again without --unsafe.")
         return 0
     if lost or not refused:
-        print("DAMAGE: an update was lost, or a stale write accepted, although tokens were checked. Please report this.")
+        print("DAMAGE: an update was lost, or a stale write accepted, although tokens were")
+        print("checked. Please report this.")
         return 1
     print("No update was lost: the lock made conflicts rare, the fence made them harmless.")
     return 0

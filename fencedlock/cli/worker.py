@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from fencedlock import LockLostError, RLock, StaleTokenError, connect
+from fencedlock import FencedLockError, LockLostError, RLock, StaleTokenError, connect
+from fencedlock.backends.guardian import end_with_parent
 from fencedlock.cli.account import Account
 from fencedlock.clock import now_seconds
 
@@ -51,23 +53,46 @@ class Done:
     pid: int
 
 
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The worker can't go on."""
+
+    words: str
+
+
 def work(
-    parent: Connection, url: str, lock_name: str, ttl: float, account_path: Path, updates: int, pause_at: int, *, check_tokens: bool
+    parent: Connection,
+    url: str,
+    lock_name: str,
+    ttl: float,
+    outage_timeout: float,
+    account_path: Path,
+    updates: int,
+    pause_at: int,
+    *,
+    check_tokens: bool,
 ) -> None:
     """Make so many updates; before the one numbered ``pause_at``, tell the parent and wait for its word while holding."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us
+    end_with_parent(signal.SIGKILL)  # which ends a frozen process too
+    logging.getLogger("fencedlock").setLevel(logging.CRITICAL)  # losses are part of the show, and the parent tells of them
     account = Account(account_path, check_tokens=check_tokens)
-    with connect(url, ttl=ttl) as client:
-        lock = client.FairLock(lock_name)
-        made = 0
-        while made < updates:
-            paused = made == pause_at
-            if paused:
-                pause_at = -1
-            if _update(parent, lock, account, paused=paused):
-                made += 1
-    account.close()
-    parent.send(Done(os.getpid()))
+    try:
+        with connect(url, ttl=ttl, outage_timeout=outage_timeout) as client:
+            lock = client.FairLock(lock_name)
+            made = 0
+            while made < updates:
+                paused = made == pause_at
+                if paused:
+                    pause_at = -1
+                if _update(parent, lock, account, paused=paused):
+                    made += 1
+        parent.send(Done(os.getpid()))
+    except FencedLockError as error:
+        parent.send(Failed(str(error)))
+    except (BrokenPipeError, ConnectionResetError, EOFError):
+        pass  # the parent is gone
+    finally:
+        account.close()
 
 
 def _update(parent: Connection, lock: RLock, account: Account, *, paused: bool) -> bool:

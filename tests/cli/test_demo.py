@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
+import fencedlock
 from fencedlock import FencingToken, StaleTokenError
 from fencedlock.cli import main
 from fencedlock.cli.account import Account
+from tests.conftest import eventually
 from tests.servers import RedisServer, free_port
 
 
@@ -40,7 +45,7 @@ def test_without_tokens_it_shows_the_damage(server: RedisServer) -> None:
     done = demo("--url", server.url, "--unsafe")
     assert done.returncode == 0, done.stdout + done.stderr
     assert int(row(done.stdout, "lost updates")) >= 1
-    assert "are gone, and nobody was told" in done.stdout
+    assert "the holder learned too late" in done.stdout
 
 
 def test_a_server_that_is_not_there_is_an_error(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,3 +66,44 @@ def test_the_guard_refuses_lower_tokens_only(tmp_path: Path) -> None:
     assert (caught.value.presented, caught.value.stored) == (5, 6)
     assert account.read(None) == 3
     account.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
+def test_however_it_ends_no_process_is_left(server: RedisServer, number: int) -> None:
+    if number == signal.SIGKILL and not sys.platform.startswith("linux"):
+        pytest.skip("needs Linux's parent-death signal")
+    command = [sys.executable, "-m", "fencedlock", "demo", "--url", server.url, "--ttl", "4"]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # what is ignored would be ignored by the child too
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        signal.signal(signal.SIGINT, before)
+        assert process.stdout is not None
+        eventually(lambda: "is frozen" in (process.stdout or sys.stdin).readline())
+        workers = psutil.Process(process.pid).children()
+        eventually(lambda: any(worker.status() == psutil.STATUS_STOPPED for worker in workers))
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=20)
+    psutil.wait_procs(workers, timeout=20)
+    assert not [worker for worker in workers if worker.is_running()]
+    assert "Traceback" not in errors
+
+
+def test_a_server_that_dies_is_one_line(own_server: Callable[..., RedisServer]) -> None:
+    server = own_server()
+    command = [sys.executable, "-m", "fencedlock", "demo", "--url", server.url, "--updates", "3000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        eventually(lambda: "wakes up" in (process.stdout or sys.stdin).readline())
+        server.kill()
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "Traceback" not in errors
+    assert "gave no answer" in errors
+
+
+def test_a_password_is_not_shown(connect: Callable[..., fencedlock.Client]) -> None:
+    client = connect("redis://joe:sesame@127.0.0.1:1/0")
+    assert "sesame" not in repr(client)
+    assert "joe:***@127.0.0.1" in repr(client)
+    with pytest.raises(fencedlock.ConfigurationError) as caught:
+        connect("redis://:sesame@h:99999")
+    assert "sesame" not in str(caught.value)

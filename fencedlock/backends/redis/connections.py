@@ -48,9 +48,7 @@ class Connector:
             raise ConfigurationError(f"can't lock through {client!r}: pass a URL or a redis.Redis (valkey.Valkey) object")
         package = _package_of(connection_class)
         if "asyncio" in connection_class.__module__:
-            raise ConfigurationError(
-                f"{client!r} is an asyncio client: pass a {package}.Redis of the blocking kind; its settings are used, not its loop"
-            )
+            raise ConfigurationError(f"this {type(client).__name__} is an asyncio client: pass a {package}.Redis of the blocking kind")
         self.exceptions: ModuleType = import_module(f"{package}.exceptions")
         self._class = connection_class
         settings = {key: value for key, value in pool.connection_kwargs.items() if not key.startswith(_NOT_OURS_TO_COPY)}
@@ -73,6 +71,8 @@ class Connector:
             return error  # an embedded server that did not start says so itself
         kinds = self.exceptions
         words = str(error)
+        if "unauthenticated" in words or "Authentication required" in words:
+            return BackendMisconfiguredError(f"the lock server wants a password, which the URL or client does not give: {words}")
         if isinstance(error, (kinds.AuthenticationError, kinds.AuthorizationError, kinds.NoPermissionError)) or "can't run this" in words:
             return BackendMisconfiguredError(f"the lock server refused its user: {words}")
         if isinstance(error, (kinds.ConnectionError, kinds.TimeoutError, OSError)) or words.startswith(_TEMPORARY):
