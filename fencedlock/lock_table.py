@@ -324,9 +324,13 @@ class LockTable:
         """Release on the server; False if the hold had ended before. Without an answer the background goes on."""
         seconds = self.request_seconds(hold.lease_seconds)
         try:
-            self._forget(hold, LeaseEvent.RELEASED)
+            # What can wait is done after the release: somebody else waits for it.
+            hold.siblings.pop(hold.owner.number, None)
+            hold.happened(LeaseEvent.RELEASED)
             answer = hold.bound.release(hold, seconds, attempts=2)
+            self._forget(hold, LeaseEvent.RELEASED)
         except FencedLockError as error:
+            self._forget(hold, LeaseEvent.RELEASED)
             logger.warning("the release of lock %r had no answer; trying again until its lease ends: %s", hold.bound.name, error)
             self._release_later(hold)
             return True

@@ -203,7 +203,7 @@ class RedisBackend:
             raise BackendError(f"the lock server's reply makes no sense: {reply!r:.200}") from error
 
     def learn_time(self, server_us: bytes, sent_at: float) -> None:
-        """Every answer tells the server's time; the next "not after" is reckoned by it."""
+        """Grants and renewals tell the server's time; the next "not after" is reckoned by it."""
         self._ahead_us = int(server_us) - sent_at * 1e6
 
     def _server_us(self, at: float) -> int:
@@ -213,11 +213,11 @@ class RedisBackend:
     def read_claim_answer(self, words: list[bytes], sent_at: float) -> ClaimAnswer:
         """The answer of acquire.lua."""
         kind = words[0]
-        self.learn_time(words[1], sent_at)
         if kind == b"granted":
+            self.learn_time(words[1], sent_at)
             return Granted(int(words[2]), sent_at + int(words[3]) / 1000, words[4] == b"1")
         if kind == b"waiting":
-            return Waiting(sent_at, int(words[2]), now_seconds() + max(int(words[3]), _LEAST_RECHECK_MS) / 1000)
+            return Waiting(sent_at, int(words[1]), now_seconds() + max(int(words[2]), _LEAST_RECHECK_MS) / 1000)
         if kind == b"busy":
             return Busy()
         if kind == b"gone":

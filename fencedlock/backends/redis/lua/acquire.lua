@@ -4,10 +4,10 @@
 --       6 fair ('1' or '0'), 7 lease_ms, 8 span_ms (a waiter is alive so long after its last beat),
 --       9 inbox prefix, 10 counts_receivers ('1': PUBLISH tells how many got a message)
 -- Answers: granted now_us token ttl_ms abandoned
---          waiting now_us issued remaining_ms
---          busy now_us | gone now_us | late now_us
+--          waiting issued remaining_ms
+--          busy | gone | late now_us
 --@include grant
-local claim, mode, floor, holder, lease_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[5], ARGV[7]
+local claim, mode, floor, holder, lease_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[5], ARGV[7]
 
 local now_us = server_time_us()
 if now_us > tonumber(ARGV[4]) then
@@ -44,12 +44,12 @@ if owner == claim then
 end
 local nobody_waits = existing == (owner and 1 or 0) -- and no claim was withdrawn
 if not nobody_waits and call('ZSCORE', withdrawn, claim) then
-  return answer('gone', text(now_us))
+  return answer('gone')
 end
 
 local ticket = not nobody_waits and call('ZSCORE', queue, claim)
 if mode == 'beat' and not ticket then
-  return answer('gone', text(now_us))
+  return answer('gone')
 end
 if not owner and fair == '0' then
   call('ZREM', queue, claim)
@@ -63,7 +63,7 @@ if ticket or mode == 'queue' then
     local last = nobody_waits and 0 or tonumber(call('ZRANGE', queue, '-1', '-1', 'WITHSCORES')[2]) or 0
     call('ZADD', queue, text(math.max(last + 1, now_us)), claim)
   end
-  call('HSET', waiters, claim, text(now_us + span_ms * 1000) .. ' ' .. span_ms .. ' ' .. text(floor) .. ' ' .. holder)
+  call('HSET', waiters, claim, text(now_us + span_ms * 1000) .. ' ' .. span_ms .. ' ' .. floor .. ' ' .. holder)
   call('PEXPIRE', queue, QUEUE_TTL_MS)
   call('PEXPIRE', waiters, QUEUE_TTL_MS)
 end
@@ -77,7 +77,7 @@ if not owner then
   end
 end
 if mode == 'try' then
-  return answer('busy', text(now_us))
+  return answer('busy')
 end
 -- While the lock is held, its token is the last one issued.
-return answer('waiting', text(now_us), token or call('HGET', fence, 'issued') or '0', math.max(0, call('PTTL', lock)))
+return answer('waiting', token or call('HGET', fence, 'issued') or '0', math.max(0, call('PTTL', lock)))

@@ -39,7 +39,7 @@ end
 -- The fence is written first: where memory or a permission is missing, the error comes before there is an owner.
 -- ended, where given, is the token of the hold that ends by the same release.
 local function grant(claim, holder, lease_ms, now_us, floor, issued, abandoned, ended)
-  local token = text(math.max(issued + 1, now_us, floor + 1))
+  local token = text(math.max(issued + 1, now_us, tonumber(floor) + 1))
   if ended then
     call('HSET', fence, 'issued', token, 'ended', ended)
   else

@@ -11,12 +11,12 @@ local QUEUE_TTL_MS = '10000'
 local function waiter(claim)
   local record = call('HGET', waiters, claim)
   local deadline_us, span_ms, floor, holder = string.match(record or '', '^(%d+) (%d+) (%d+) (.*)$')
-  return tonumber(deadline_us), tonumber(span_ms), tonumber(floor), holder
+  return tonumber(deadline_us), tonumber(span_ms), floor, holder
 end
 
 -- How many clients heard a message to the client of this claim; false where that can't be told.
-local function ring(inbox, counts_receivers, claim, message)
-  local heard = redis.pcall('PUBLISH', inbox .. string.match(claim, '^[^/]*'), claim .. ' ' .. message)
+local function ring(inbox, counts_receivers, client, claim, message)
+  local heard = redis.pcall('PUBLISH', inbox .. client, claim .. ' ' .. message)
   return counts_receivers == '1' and type(heard) == 'number' and heard
 end
 
@@ -27,7 +27,7 @@ local function tell_next(inbox, counts_receivers, winner_span_ms)
     local next_claim = call('ZRANGE', queue, '0', '0')[1]
     local _, span_ms = waiter(next_claim or '')
     if span_ms and span_ms > winner_span_ms then
-      ring(inbox, counts_receivers, next_claim, 'look')
+      ring(inbox, counts_receivers, string.match(next_claim, '^[^/]*'), next_claim, 'look')
     end
   end
 end
@@ -66,9 +66,9 @@ local function hand_off(now_us, inbox, counts_receivers, first, last, caller, ca
       break
     elseif not silent[client] then
       -- Granted before it is published: a doorbell must never tell of a grant that a missing permission prevented.
-      local lease_ms = math.ceil((deadline_us - now_us) / 1000)
+      local lease_ms = string.format('%d', math.ceil((deadline_us - now_us) / 1000))
       local token = grant(claim, holder, lease_ms, now_us, floor, last.issued, last.abandoned, last.ended)
-      if ring(inbox, counts_receivers, claim, token .. ' ' .. last.abandoned) ~= 0 then
+      if ring(inbox, counts_receivers, client, claim, token .. ' ' .. last.abandoned) ~= 0 then
         winner, winner_span_ms = claim, span_ms
         break
       end
