@@ -138,7 +138,7 @@ def _after_fork_in_child() -> None:
 @atexit.register
 def _close_all() -> None:
     for table in list(_tables):
-        table.close(wake=False)
+        table.close(at_exit=True)
 
 
 if hasattr(os, "register_at_fork"):

@@ -8,7 +8,6 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from fencedlock.backends.redis.keys import checked_namespace
 from fencedlock.client import Client
 from fencedlock.errors import ConfigurationError
 
@@ -53,7 +52,7 @@ def connect(
 
     settings = {
         "ttl": checked_ttl(ttl),
-        "namespace": checked_namespace(namespace),
+        "namespace": namespace,
         "outage_timeout": _checked_seconds("outage_timeout", outage_timeout),
         "socket_timeout": _checked_seconds("socket_timeout", socket_timeout),
         "on_lost": on_lost,

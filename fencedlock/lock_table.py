@@ -70,6 +70,8 @@ class LockTable:
         self._make_handle = make_handle
         self._resources: weakref.WeakValueDictionary[str, Resource] = weakref.WeakValueDictionary()
         self.closed: bool = False
+        self.at_exit: bool = False
+        """True once it was closed because the interpreter ends."""
         self._begin()
 
     def _begin(self) -> None:
@@ -96,21 +98,18 @@ class LockTable:
             resource.holds = {}
             resource.bound = self.backend.bind(resource.name)
 
-    def close(self, *, wake: bool = True) -> None:
-        """Release all holds, end all waiting, and stop the threads. Closing twice does nothing.
-
-        Without ``wake``, threads that wait are left asleep: at exit they are daemons, and would only print a traceback.
-        """
+    def close(self, *, at_exit: bool = False) -> None:
+        """Release all holds, end all waiting, and stop the threads. Closing twice does nothing."""
         with self.mutex:
             if self.closed:
                 return
+            self.at_exit = at_exit
             self.closed = True
             claims, holds = list(self._claims.values()), list(self._holds)
         reachable = True
         for claim in claims:
             reachable = self.abandon(claim, reachable=reachable)
-            if wake:
-                claim.bell.ring()
+            claim.bell.ring()
         for hold in holds:
             reachable = self._end_quickly(hold, reachable=reachable)
         self.heartbeat.stop()
@@ -324,18 +323,16 @@ class LockTable:
         """Release on the server; False if the hold had ended before. Without an answer the background goes on."""
         seconds = self.request_seconds(hold.lease_seconds)
         try:
-            # What can wait is done after the release: somebody else waits for it.
-            hold.siblings.pop(hold.owner.number, None)
-            hold.happened(LeaseEvent.RELEASED)
-            answer = hold.bound.release(hold, seconds, attempts=2)
-            self._forget(hold, LeaseEvent.RELEASED)
+            try:
+                self._unwind(hold, LeaseEvent.RELEASED)
+                answer = hold.bound.release(hold, seconds, attempts=2)
+            finally:
+                self._forget(hold, LeaseEvent.RELEASED)  # what can wait is done after the release: somebody else waits for it
         except FencedLockError as error:
-            self._forget(hold, LeaseEvent.RELEASED)
             logger.warning("the release of lock %r had no answer; trying again until its lease ends: %s", hold.bound.name, error)
             self._release_later(hold)
             return True
         except BaseException:
-            self._forget(hold, LeaseEvent.RELEASED)
             self._release_later(hold)
             raise
         if not isinstance(answer, NotOurs):
@@ -359,9 +356,7 @@ class LockTable:
         """The lease has ended without a release: tell whoever wants to know."""
         if not hold.happened(event, reason):
             return
-        with self.mutex:
-            self._holds.discard(hold)
-        self.heartbeat.discard(hold)
+        self._untrack(hold)
         logger.warning("lock %r was lost: %s", hold.bound.name, reason)
         if event is LeaseEvent.OWNER_DIED:
             hold.siblings.pop(hold.owner.number, None)
@@ -389,9 +384,18 @@ class LockTable:
 
     def _forget(self, hold: Hold, event: LeaseEvent) -> None:
         """The owner is done with the hold, however it ended."""
+        self._unwind(hold, event)
+        self._untrack(hold)
+
+    @staticmethod
+    def _unwind(hold: Hold, event: LeaseEvent) -> None:
+        """From now on the owner does not hold the lock."""
         if hold.siblings.get(hold.owner.number) is hold:
             del hold.siblings[hold.owner.number]
         hold.happened(event)
+
+    def _untrack(self, hold: Hold) -> None:
+        """From now on nothing is done for the lease."""
         with self.mutex:
             self._holds.discard(hold)
         self.heartbeat.discard(hold)
@@ -456,4 +460,4 @@ class LockTable:
 def _close_if_alive(table: weakref.ref[LockTable]) -> None:
     alive = table()
     if alive is not None:
-        alive.close(wake=False)
+        alive.close(at_exit=True)

@@ -182,4 +182,6 @@ class Wait:
         if self._cancel is not None and self._cancel.cancelled:
             raise AcquireCancelledError(f"the acquisition of {name!r} was cancelled", lock=name)
         if self._table.closed:
+            if self._table.at_exit and threading.current_thread().daemon:
+                threading.Event().wait()  # the interpreter ends without this thread, whose error would only be a traceback
             raise AcquireCancelledError(f"the acquisition of {name!r} ended, for its client was closed", lock=name)

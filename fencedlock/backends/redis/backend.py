@@ -20,7 +20,7 @@ from fencedlock.backends.base import (
 from fencedlock.backends.redis import scripts
 from fencedlock.backends.redis.connections import Connections, Connector
 from fencedlock.backends.redis.inbox import Inbox
-from fencedlock.backends.redis.keys import keys_of, lock_key, name_of, scan_pattern
+from fencedlock.backends.redis.keys import checked_namespace, keys_of, lock_key, name_of, scan_pattern
 from fencedlock.backends.redis.lock import RedisLock
 from fencedlock.backends.redis.scripts import Script, pack
 from fencedlock.clock import now_seconds
@@ -47,7 +47,7 @@ class RedisBackend:
         self.request_timeout_seconds: float = request_timeout_seconds
         self._connector = connector
         self._on_close = on_close
-        self._namespace = namespace
+        self._namespace = checked_namespace(namespace)
         self._connections = Connections(connector)
         self._inbox_prefix = f"{namespace}:inbox:".encode()
         self._inbox = Inbox(connector, self._inbox_prefix + client_id.encode(), request_timeout_seconds)
