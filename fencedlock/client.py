@@ -11,12 +11,17 @@ from typing import TYPE_CHECKING, Any, Self
 
 from fencedlock.backends.base import BackendFactory, LockInfo
 from fencedlock.backends.urls import without_password
+from fencedlock.errors import ConfigurationError
 from fencedlock.lock_table import LockTable, LossCallback
 from fencedlock.token import FencingToken
 
 if TYPE_CHECKING:
     from fencedlock.locks import FairLock as _FairLock
     from fencedlock.locks import RLock as _RLock
+
+
+MOST_FLOOR = 2**52
+"""Tokens above it would soon be greater than what Redis' scripts count exactly."""
 
 
 class Client:
@@ -105,6 +110,27 @@ class Client:
         bound, seconds = self._table.backend.bind(name), self._table.backend.request_timeout_seconds
         token = bound.inspect(seconds).token
         return FencingToken(name, token) if token is not None and bound.force_release(token, seconds) else None
+
+    def raise_floor(self, token: FencingToken) -> None:
+        """Let the next token of ``token.lock`` be greater than this one, for all clients.
+
+        For a store that has seen higher tokens than the lock server issues, as after a move to another server, or a restore
+        from a backup: the store's :class:`StaleTokenError` knows them, ``client.raise_floor(FencingToken(error.lock,
+        error.stored))``. Who holds the lock meanwhile keeps the token it has, and its next holder may find ``abandoned``
+        true.
+
+        Raises ConfigurationError for a token that leaves no room above it, BackendError.
+        """
+        self._table.raise_if_closed()
+        if not isinstance(token, FencingToken):
+            raise TypeError(
+                f"a floor is a FencingToken, for it is of one lock, not {type(token).__name__}: FencingToken(name, {token!r:.40})"
+            )
+        if not 0 <= int(token) <= MOST_FLOOR:
+            raise ConfigurationError(f"a floor must be from 0 to {MOST_FLOOR}, not {token}: is it a token of this lock?")
+        backend = self._table.backend
+        backend.bind(token.lock).raise_floor(int(token), backend.request_timeout_seconds)
+        backend.floor = max(backend.floor, int(token))
 
     def close(self) -> None:
         """Release what this client holds, end its waiting (AcquireCancelledError), its threads and its connections.

@@ -134,6 +134,9 @@ class BoundLock(Protocol):
     def force_release(self, token: int, timeout_seconds: float) -> bool:
         """Take the lock from the hold with this token; False when it had ended before."""
 
+    def raise_floor(self, token: int, timeout_seconds: float) -> None:
+        """Issue no token up to this one any more."""
+
 
 class Listener(Protocol):
     """Who is told of what comes in without being asked for."""

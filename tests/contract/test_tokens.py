@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 import fencedlock
-from tests.conftest import eventually
+from fencedlock import FencingToken
+from tests.conftest import eventually, leftovers
 from tests.contenders import Contender
 from tests.servers import RedisServer
 
@@ -158,3 +160,49 @@ def test_a_frozen_holder_knows_when_it_wakes_and_harms_nobody(
     lock.release()
     assert frozen.ask("acquire", "x") is True
     eventually(lambda: lock.info().locked)
+
+
+class TestRaiseFloor:
+    def test_the_next_token_is_greater_for_all_clients(
+        self, client: fencedlock.Client, connect: Any, backend: RedisServer, name: str
+    ) -> None:
+        with client.RLock(name) as token:
+            floor = FencingToken(name, int(token) + 10**12)
+        client.raise_floor(floor)
+        lock = connect(backend.url).FairLock(name)
+        with lock as after:
+            assert after > floor
+            assert not lock.abandoned, "a gap is no abandoned hold"
+        client.raise_floor(token)
+        with client.RLock(name) as later:
+            assert later > after, "a floor is never lowered"
+
+    def test_a_hold_keeps_its_token_and_its_successor_gets_a_greater_one(
+        self, client: fencedlock.Client, other: Contender, name: str
+    ) -> None:
+        lock = client.FairLock(name)
+        with lock as token:
+            other.tell("acquire", name)
+            eventually(lambda: client.inspect(name).waiters or other.answered())
+            client.raise_floor(FencingToken(name, int(token) + 10**12))
+            lock.renew()
+            assert lock.token == token
+        assert other.answer() is True
+        assert int(other.ask("token", name)) > int(token) + 10**12
+        other.ask("release", name)
+
+    def test_of_a_lock_that_was_never_used(self, client: fencedlock.Client, backend: RedisServer, name: str) -> None:
+        floor = FencingToken(name, 2**52)
+        client.raise_floor(floor)
+        assert leftovers(backend, name) == set()
+        lock = client.RLock(name)
+        with lock as token:
+            assert int(token) == 2**52 + 1
+            assert not lock.abandoned
+
+    @pytest.mark.parametrize("wrong", [2**52 + 1, -1], ids=str)
+    def test_what_leaves_no_room_is_refused(self, client: fencedlock.Client, wrong: int, name: str) -> None:
+        with pytest.raises(fencedlock.ConfigurationError, match="floor"):
+            client.raise_floor(FencingToken(name, wrong))
+        with pytest.raises(TypeError, match="FencingToken"):
+            client.raise_floor(5)  # type: ignore[arg-type]

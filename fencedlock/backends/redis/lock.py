@@ -99,6 +99,10 @@ class RedisLock:
         reply, sent = self._backend.call(scripts.FORCE_RELEASE, packed, timeout_seconds)
         return reply == b"forced" or sent > 1
 
+    def raise_floor(self, token: int, timeout_seconds: float) -> None:
+        packed = ScriptCall(scripts.RAISE_FLOOR, self._keys).pack(b"%d" % token)
+        self._backend.call(scripts.RAISE_FLOOR, packed, timeout_seconds, attempts=2)
+
     def inspect(self, timeout_seconds: float) -> LockInfo:
         packed = ScriptCall(scripts.INSPECT, self._keys).pack()
         reply = self._backend.call_for_array(scripts.INSPECT, packed, timeout_seconds)
