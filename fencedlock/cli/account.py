@@ -1,4 +1,4 @@
-"""The demo's store: one account in a SQLite file, and a small fence for it."""
+"""The demo's store: one account in a SQLite file, behind the fence that this library ships."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fencedlock import FencingToken, StaleTokenError
+from fencedlock import FencingToken
+from fencedlock.fencing.sqlite import SQLiteFence
 
 BUSY_SECONDS = 30.0
 
@@ -19,13 +20,14 @@ class Account:
     """
 
     def __init__(self, path: Path, *, check_tokens: bool) -> None:
-        self._check_tokens = check_tokens
+        self._fence = SQLiteFence() if check_tokens else None
         self._connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
         self._connection.execute("PRAGMA journal_mode = WAL")
         self._connection.execute("PRAGMA synchronous = NORMAL")
         self._connection.execute("CREATE TABLE IF NOT EXISTS accounts (id TEXT PRIMARY KEY, balance INTEGER NOT NULL)")
-        self._connection.execute("CREATE TABLE IF NOT EXISTS fences (resource TEXT PRIMARY KEY, token INTEGER NOT NULL)")
         self._connection.execute("INSERT INTO accounts VALUES ('a', 0) ON CONFLICT DO NOTHING")
+        if self._fence is not None:
+            self._fence.create(self._connection)
 
     def close(self) -> None:
         """Close the file."""
@@ -49,26 +51,10 @@ class Account:
     def _transaction(self, token: FencingToken | None) -> Iterator[None]:
         self._connection.execute("BEGIN IMMEDIATE")
         try:
-            if token is not None and self._check_tokens:
-                self._check(token)
+            if token is not None and self._fence is not None:
+                self._fence.check(self._connection, token)
             yield
         except BaseException:
             self._connection.execute("ROLLBACK")
             raise
         self._connection.execute("COMMIT")
-
-    def _check(self, token: FencingToken) -> None:
-        raised = self._connection.execute(
-            "INSERT INTO fences VALUES (?, ?) ON CONFLICT (resource) DO UPDATE SET token = excluded.token WHERE token <= excluded.token",
-            (token.lock, int(token)),
-        )
-        if raised.rowcount == 1:
-            return
-        (stored,) = self._connection.execute("SELECT token FROM fences WHERE resource = ?", (token.lock,)).fetchone()
-        raise StaleTokenError(
-            f"token {token} of {token.lock!r} is stale: {stored} has been here",
-            presented=int(token),
-            stored=stored,
-            lock=token.lock,
-            token=token,
-        )

@@ -1,0 +1,15 @@
+"""The store's side: fences that refuse the tokens of holders whose lease has ended.
+
+One room per store, each imported by who uses it, and each with the same :meth:`check`:
+
+- :class:`fencedlock.fencing.postgresql.PostgreSQLFence`: psycopg, psycopg2, asyncpg
+- :class:`fencedlock.fencing.mysql.MySQLFence`: PyMySQL, mysqlclient, mysql-connector, on MySQL and MariaDB
+- :class:`fencedlock.fencing.sqlite.SQLiteFence`: sqlite3, aiosqlite
+- :class:`fencedlock.fencing.sqlalchemy.SQLAlchemyFence`: SQLAlchemy 2 on any database
+- :class:`fencedlock.fencing.django.DjangoFence`: Django on any database
+- :class:`fencedlock.fencing.redis.RedisFence`: a Redis that keeps data
+- :class:`fencedlock.fencing.memory.MonotonicFence`: state in this process
+- :mod:`fencedlock.fencing.http`: a header, and middleware for ASGI and WSGI services
+
+The rule for all of them: **check first, read after**, in one transaction.
+"""

@@ -1,0 +1,68 @@
+"""What all rooms share: for which resource a token is presented, and what is said when it is refused."""
+
+from __future__ import annotations
+
+from fencedlock.errors import ConfigurationError, StaleTokenError
+from fencedlock.token import FencingToken
+
+MOST_RESOURCE_BYTES = 3072
+"""The longest key that MySQL's InnoDB can index."""
+
+MOST_TOKEN = 2**63 - 1
+"""What a BIGINT holds."""
+
+
+def checked_resource(token: FencingToken, resource: str | None) -> str:
+    """The resource that the token is presented for: the lock's name, if none is given.
+
+    Raises TypeError for what is no token, and ConfigurationError for what can't be a resource.
+    """
+    if not isinstance(token, FencingToken):
+        raise TypeError(
+            f"a fence checks the FencingToken that the lock gave ('with lock as token:', or lock.token), not {type(token).__name__}: "
+            f"{token!r:.80}"
+        )
+    if isinstance(token.value, bool) or not isinstance(token.value, int) or not 0 <= token.value <= MOST_TOKEN:
+        raise TypeError(f"a token's value must be an int from 0 to {MOST_TOKEN}, not {token.value!r:.80}: present the token of a lock")
+    name = token.lock if resource is None else resource
+    if not isinstance(name, str):
+        raise TypeError(f"a resource is named by a str, not {type(name).__name__}: {name!r:.80}")
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError as error:
+        raise ConfigurationError(f"a resource's name must be encodable as UTF-8, and {name!r} is not: {error.reason}") from None
+    if not 0 < size <= MOST_RESOURCE_BYTES or "\0" in name:
+        raise ConfigurationError(
+            f"a resource's name must have 1 to {MOST_RESOURCE_BYTES} bytes in UTF-8, and no NUL: use a digest of {name!r:.80}"
+        )
+    return name
+
+
+def stale_token(token: FencingToken, resource: str, stored: int | None) -> StaleTokenError:
+    """The refusal of a token that is lower than the highest one that the resource has seen."""
+    seen = "a higher one" if stored is None else str(stored)
+    return StaleTokenError(
+        f"token {token} of lock {token.lock!r} is stale: {resource!r} has seen {seen}. Roll back: somebody else has got the lock since. "
+        "(If every token is refused, the lock server has lost its tokens or was changed: client.raise_floor() lifts them)",
+        presented=int(token),
+        stored=stored,
+        lock=token.lock,
+        token=token,
+    )
+
+
+def other_lock(token: FencingToken, resource: str, lock_name: str) -> ConfigurationError:
+    """The refusal of a token of another lock: tokens of two locks have no order."""
+    error = ConfigurationError(
+        f"resource {resource!r} is guarded by lock {lock_name!r}, and this token is of lock {token.lock!r}: tokens of two locks have no "
+        "order. Guard a resource by one lock, or name a resource for each lock (if the lock was renamed, change it in the resource's fence)"
+    )
+    error.lock, error.token = token.lock, token
+    return error
+
+
+def no_transaction(what: str) -> ConfigurationError:
+    """The refusal of a check that protects nothing, for its row lock is gone already."""
+    return ConfigurationError(
+        f"the check was made outside of a transaction, where it protects nothing: {what}, check the token first in it, then read and write"
+    )

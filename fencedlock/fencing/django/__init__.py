@@ -1,0 +1,5 @@
+"""Django: any database, inside ``transaction.atomic()``; and an app, whose migration makes the table."""
+
+from fencedlock.fencing.django.fence import DjangoFence
+
+__all__ = ["DjangoFence"]

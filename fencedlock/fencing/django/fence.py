@@ -1,0 +1,123 @@
+"""DjangoFence: the check inside ``transaction.atomic()``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+from django.db import IntegrityError, connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.transaction import atomic
+
+from fencedlock.errors import ConfigurationError
+from fencedlock.fencing.base import checked_resource
+from fencedlock.fencing.mysql import MySQLFence
+from fencedlock.fencing.portable import PortableFence
+from fencedlock.fencing.postgresql import PostgreSQLFence
+from fencedlock.fencing.sql import Driver, Gives, SQLFence, Steps
+from fencedlock.fencing.sqlite import SQLiteFence
+from fencedlock.token import FencingToken
+
+
+class DjangoDriver(Driver):
+    """One of Django's database connections."""
+
+    begin_words = "open one ('with transaction.atomic():')"
+
+    def in_transaction(self) -> bool:
+        return bool(self.connection.in_atomic_block or not self.connection.get_autocommit())
+
+    def execute(self, sql: str, parameters: Any, gives: Gives) -> Any:
+        if gives is Gives.INSERTED:
+            try:
+                with atomic(using=self.connection.alias):
+                    self.execute(sql, parameters, Gives.NOTHING)
+            except IntegrityError:
+                return False
+            return True
+        with self.connection.cursor() as cursor:
+            cursor.execute(sql, parameters)
+            if gives is Gives.ROW:
+                return cursor.fetchone()
+            return cursor.rowcount if gives is Gives.COUNT else None
+
+    def origin(self, error: Exception) -> Exception:
+        return error.__cause__ if isinstance(error.__cause__, Exception) else error
+
+
+class DjangoFence:
+    """Fences in any of Django's databases, inside ``transaction.atomic()``.
+
+    PostgreSQL, MySQL, MariaDB and SQLite get the statements of their own rooms, and are to be used as these say (SQLite with
+    ``"transaction_mode": "IMMEDIATE"`` in its OPTIONS); other databases get plain SQL. The migration of the app
+    ``fencedlock.fencing.django`` makes the table "fences"; for another name there are :meth:`ddl` and :meth:`create`.
+
+    A database is named by its alias, or by its connection.
+    """
+
+    rooms: ClassVar[Mapping[str, type[SQLFence]]] = {"postgresql": PostgreSQLFence, "mysql": MySQLFence, "sqlite": SQLiteFence}
+    """By the vendor."""
+
+    def __init__(self, table: str = "fences") -> None:
+        self.table: str = table
+        PortableFence(table, str)  # refuses what can't be a name
+        if "." in table:
+            raise ConfigurationError(f"DjangoFence can't name a schema, as {table!r} does: put it on the database's search path")
+
+    def __repr__(self) -> str:
+        return f"DjangoFence({self.table!r})"
+
+    def ddl(self, using: str | BaseDatabaseWrapper = "default") -> str:
+        """The statement that makes the table in this database, for ``migrations.RunSQL``."""
+        connection = self._connection(using)
+        with connection.schema_editor(collect_sql=True, atomic=False) as editor:
+            editor.create_model(self._model())
+        return "\n".join(editor.collected_sql)
+
+    def create(self, using: str | BaseDatabaseWrapper = "default") -> None:
+        """Make the table, unless it is there."""
+        connection = self._connection(using)
+        with connection.cursor() as cursor:
+            tables = connection.introspection.table_names(cursor)
+        if self.table not in tables:
+            with connection.schema_editor() as editor:
+                editor.create_model(self._model())
+
+    def check(self, using: str | BaseDatabaseWrapper, token: FencingToken, resource: str | None = None) -> None:
+        """Let this transaction go on only if the resource has seen no higher token. Call it **first**, before anything is read.
+
+        As :meth:`fencedlock.fencing.sql.SQLFence.check`, and raises the same.
+        """
+        name = checked_resource(token, resource)
+        self._check(using, lambda room: room.check_steps(token, name))
+
+    def check_row(
+        self, using: str | BaseDatabaseWrapper, token: FencingToken, table: str, key: Mapping[str, Any], *, column: str = "fence"
+    ) -> None:
+        """Keep the token in a column of the guarded row itself: as :meth:`fencedlock.fencing.sql.SQLFence.check_row`."""
+        checked_resource(token, None)
+        self._check(using, lambda room: room.row_steps(token, table, key, column))
+
+    def _check(self, using: str | BaseDatabaseWrapper, steps_of: Callable[[SQLFence], Steps]) -> None:
+        connection = self._connection(using)
+        native = self.rooms.get(connection.vendor)
+        room = PortableFence(self.table, connection.ops.quote_name) if native is None else native(self.table)
+        driver = DjangoDriver(connection)
+        room.run(driver, room.steps(driver, steps_of(room)))
+
+    @staticmethod
+    def _connection(using: str | BaseDatabaseWrapper) -> BaseDatabaseWrapper:
+        if isinstance(using, str):
+            return connections[using]
+        if hasattr(using, "schema_editor") and hasattr(using, "in_atomic_block"):
+            return using
+        raise TypeError(f"name the database by its alias, as 'default', or by its connection, and not by {type(using).__name__}")
+
+    def _model(self) -> Any:
+        """A model of this table that no registry knows."""
+        from django.apps.registry import Apps
+
+        from fencedlock.fencing.django.models import FenceRow
+
+        meta = type("Meta", (), {"app_label": "fencedlock", "db_table": self.table, "apps": Apps()})
+        return type("Fence", (FenceRow,), {"__module__": FenceRow.__module__, "Meta": meta})

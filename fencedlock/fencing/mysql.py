@@ -1,0 +1,106 @@
+"""MySQL and MariaDB, by PyMySQL, mysqlclient or mysql-connector."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from fencedlock.fencing.sql import Driver, Gives, Mistake, SQLFence, Statement, Steps
+from fencedlock.token import FencingToken
+
+IN_TRANSACTION = 1
+"""SERVER_STATUS_IN_TRANS of the protocol."""
+
+
+class PyMySQLDriver(Driver):
+    """A connection of PyMySQL."""
+
+    begin_words = "turn autocommit off, or begin one (START TRANSACTION, connection.begin())"
+
+    def in_transaction(self) -> bool | None:
+        return bool(self.connection.server_status & IN_TRANSACTION)
+
+    def execute(self, sql: str, parameters: Any, gives: Gives) -> Any:
+        with self.cursor() as cursor:
+            cursor.execute(sql, parameters)
+            return cursor.fetchone() if gives is Gives.ROW else None
+
+    def cursor(self) -> Any:
+        """One that gives plain rows, whatever the connection's own gives."""
+        from pymysql.cursors import Cursor
+
+        return self.connection.cursor(Cursor)
+
+
+class MySQLClientDriver(PyMySQLDriver):
+    """A connection of mysqlclient, which does not tell whether a transaction is open."""
+
+    def in_transaction(self) -> bool | None:
+        return None if self.connection.get_autocommit() else True
+
+    def cursor(self) -> Any:
+        from MySQLdb.cursors import Cursor
+
+        return self.connection.cursor(Cursor)
+
+
+class MySQLConnectorDriver(PyMySQLDriver):
+    """A connection of mysql-connector-python."""
+
+    def in_transaction(self) -> bool | None:
+        return bool(self.connection.in_transaction)
+
+    def cursor(self) -> Any:
+        return self.connection.cursor(buffered=True, raw=False, dictionary=False)
+
+
+class MySQLFence(SQLFence):
+    """Fences in MySQL 5.7 or MariaDB 10.4 or newer, by PyMySQL, mysqlclient or mysql-connector, in an InnoDB table.
+
+    Names are kept, and compared, as bytes: ``SELECT CONVERT(resource USING utf8mb4), token FROM fences`` shows them.
+    ``create`` commits the transaction that is open, as every DDL does here.
+    """
+
+    drivers: ClassVar[Mapping[tuple[str, str], type[Driver]]] = {
+        ("pymysql", "Connection"): PyMySQLDriver,
+        ("MySQLdb", "Connection"): MySQLClientDriver,
+        ("mysql", "MySQLConnectionAbstract"): MySQLConnectorDriver,
+        ("mysql", "PooledMySQLConnection"): MySQLConnectorDriver,
+    }
+    mistakes: ClassVar[Mapping[Any, Mistake]] = {1146: Mistake.NO_TABLE, 1054: Mistake.NO_COLUMN, 1305: Mistake.NO_TRANSACTION}
+    quote: ClassVar[str] = "`"
+    locking_read: ClassVar[str] = " FOR UPDATE"
+
+    def ddl(self) -> str:
+        return (
+            f"CREATE TABLE IF NOT EXISTS {self._table} (\n"
+            "    resource VARBINARY(3072) NOT NULL PRIMARY KEY,\n"
+            "    token BIGINT NOT NULL,\n"
+            "    lock_name VARBINARY(4096)\n"
+            ") ENGINE=InnoDB"
+        )
+
+    def check_steps(self, token: FencingToken, resource: str) -> Steps:
+        # Hexadecimal, so that two connections of different character sets see one row; and the count of affected rows is no
+        # evidence here, so the row is read back under its lock.
+        names = {"resource": resource.encode().hex(), "lock": token.lock.encode().hex()}
+        yield Statement(
+            f"INSERT INTO {self._table} (resource, token, lock_name) VALUES (UNHEX(:resource), :token, UNHEX(:lock)) "
+            "ON DUPLICATE KEY UPDATE token = IF(lock_name IS NULL OR lock_name = UNHEX(:lock), GREATEST(token, :token), token), "
+            "lock_name = COALESCE(lock_name, UNHEX(:lock))",
+            {**names, "token": int(token)},
+        )
+        stored, lock_hex = yield Statement(
+            f"SELECT token, HEX(lock_name) FROM {self._table} WHERE resource = UNHEX(:resource) FOR UPDATE", names, Gives.ROW
+        )
+        lock_name = bytes.fromhex(lock_hex if isinstance(lock_hex, str) else bytes(lock_hex).decode()).decode()
+        if lock_name != token.lock or int(stored) != int(token):
+            raise self.refused(token, resource, stored, lock_name)
+
+    def probe_steps(self) -> Steps:
+        """Outside of a transaction a savepoint is gone as soon as it is made."""
+        yield Statement("SAVEPOINT fencedlock_check")
+        yield Statement("RELEASE SAVEPOINT fencedlock_check")
+
+    def code_of(self, error: Exception) -> Any:
+        return error.args[0] if error.args else None

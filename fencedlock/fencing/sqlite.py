@@ -1,0 +1,97 @@
+"""SQLite, by sqlite3 or aiosqlite."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from fencedlock.errors import ConfigurationError
+from fencedlock.fencing.sql import Driver, Gives, Mistake, SQLFence, Statement, Steps, Style
+from fencedlock.token import FencingToken
+
+LEAST_VERSION = (3, 37)
+"""The first with STRICT tables, without which a token bound as text is greater than every number."""
+
+
+class SQLite3Driver(Driver):
+    """A connection of sqlite3."""
+
+    style = Style.NAMED
+    begin_words = "begin one with BEGIN IMMEDIATE"
+
+    def in_transaction(self) -> bool:
+        return bool(self.connection.in_transaction)
+
+    def execute(self, sql: str, parameters: Any, gives: Gives) -> Any:
+        cursor = self.connection.cursor(sqlite3.Cursor)
+        cursor.row_factory = None
+        try:
+            rows = cursor.execute(sql, parameters or {}).fetchall()  # to the end: only then it is done
+        finally:
+            cursor.close()
+        return rows[0] if gives is Gives.ROW and rows else None
+
+
+class AiosqliteDriver(SQLite3Driver):
+    """A connection of aiosqlite."""
+
+    is_async = True
+
+    async def execute(self, sql: str, parameters: Any, gives: Gives) -> Any:
+        async with self.connection.cursor() as cursor:
+            cursor.row_factory = None
+            await cursor.execute(sql, parameters or {})
+            rows = await cursor.fetchall()
+        return rows[0] if gives is Gives.ROW and rows else None
+
+
+class SQLiteFence(SQLFence):
+    """Fences in SQLite 3.37 or newer, by sqlite3 or aiosqlite.
+
+    Begin with ``BEGIN IMMEDIATE``: a transaction that has only read when another one writes can't write any more.
+    """
+
+    drivers: ClassVar[Mapping[tuple[str, str], type[Driver]]] = {
+        ("sqlite3", "Connection"): SQLite3Driver,
+        ("aiosqlite", "Connection"): AiosqliteDriver,
+    }
+    mistakes: ClassVar[Mapping[Any, Mistake]] = {
+        "no such table": Mistake.NO_TABLE,
+        "no such column": Mistake.NO_COLUMN,
+        "has no column": Mistake.NO_COLUMN,
+        "SQLITE_BUSY_SNAPSHOT": Mistake.READ_BEFORE,
+    }
+
+    def __init__(self, table: str = "fences") -> None:
+        super().__init__(table)
+        if sqlite3.sqlite_version_info < LEAST_VERSION:
+            raise ConfigurationError(f"SQLiteFence needs SQLite 3.37 or newer, and this Python has {sqlite3.sqlite_version}")
+
+    def ddl(self) -> str:
+        return (
+            f"CREATE TABLE IF NOT EXISTS {self._table} (\n"
+            "    resource TEXT PRIMARY KEY NOT NULL,\n"
+            "    token INTEGER NOT NULL,\n"
+            "    lock_name TEXT\n"
+            ") STRICT"
+        )
+
+    def check_steps(self, token: FencingToken, resource: str) -> Steps:
+        passed = yield Statement(
+            f"INSERT INTO {self._table} AS f (resource, token, lock_name) VALUES (:resource, :token, :lock) "
+            "ON CONFLICT (resource) DO UPDATE SET token = excluded.token, lock_name = excluded.lock_name "
+            "WHERE f.token <= excluded.token AND (f.lock_name IS NULL OR f.lock_name = excluded.lock_name) RETURNING 1",
+            {"resource": resource, "token": int(token), "lock": token.lock},
+            Gives.ROW,
+        )
+        if passed is None:
+            found = yield Statement(
+                f"SELECT token, CAST(lock_name AS TEXT) FROM {self._table} WHERE resource = :resource", {"resource": resource}, Gives.ROW
+            )
+            raise self.refused(token, resource, *(found or (None, None)))
+
+    def code_of(self, error: Exception) -> Any:
+        if getattr(error, "sqlite_errorname", None) == "SQLITE_BUSY_SNAPSHOT":
+            return "SQLITE_BUSY_SNAPSHOT"
+        return next((words for words in self.mistakes if words in str(error)), None)

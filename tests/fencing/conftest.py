@@ -1,0 +1,63 @@
+"""Databases for the tests of the store's side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.databases import DatabaseServer, MariaDBServer, PostgreSQLServer
+from tests.fencing.stores import STORES, Database, Store
+
+
+@pytest.fixture(scope="session")
+def _database_servers() -> Iterator[dict[str, DatabaseServer]]:
+    servers: dict[str, DatabaseServer] = {}
+    yield servers
+    for server in servers.values():
+        server.stop()
+
+
+@pytest.fixture
+def database_server(_database_servers: dict[str, DatabaseServer], short_folder: Path) -> Callable[[str], DatabaseServer]:
+    """The server of a kind, shared by this worker's tests."""
+
+    def give(kind: str) -> DatabaseServer:
+        if kind not in _database_servers:
+            folder = short_folder / kind
+            folder.mkdir(exist_ok=True)
+            _database_servers[kind] = PostgreSQLServer(folder) if kind == "postgresql" else MariaDBServer(folder)
+        return _database_servers[kind]
+
+    return give
+
+
+@pytest.fixture
+def new_database(database_server: Callable[[str], DatabaseServer], tmp_path: Path) -> Callable[[str], Database]:
+    """Makes an empty database that belongs to this test alone."""
+
+    def make(kind: str) -> Database:
+        if kind == "sqlite":
+            return {"path": str(tmp_path / "store.db")}
+        return database_server(kind).new_database()
+
+    return make
+
+
+@pytest.fixture
+def open_store(new_database: Callable[[str], Database]) -> Iterator[Callable[..., Store]]:
+    """Opens stores by their names in STORES: the first of a database prepares it."""
+    stores: list[Store] = []
+
+    def make(name: str, database: Database | None = None) -> Store:
+        kind = STORES[name]
+        store = kind(new_database(kind.database_kind) if database is None else database)
+        stores.append(store)
+        if database is None:
+            store.prepare()
+        return store
+
+    yield make
+    for store in stores:
+        store.close()

@@ -1,0 +1,319 @@
+"""PostgreSQL's own: tables that nobody changes without a check, isolation levels, and its drivers' ways."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import asyncpg
+import psycopg
+import psycopg.rows
+import pytest
+from psycopg import errors
+
+from fencedlock import ConfigurationError, FencingToken, StaleTokenError
+from fencedlock.fencing.postgresql import PostgreSQLFence
+from tests.databases import DatabaseServer, PostgreSQLServer
+from tests.fencing.stores import TABLES, Database
+
+OLD, NEW = FencingToken("accounts/a", 5), FencingToken("accounts/a", 6)
+FENCE = PostgreSQLFence()
+
+CHANGES = {
+    "INSERT": "INSERT INTO accounts (id, balance) VALUES ('b', 1)",
+    "UPDATE": "UPDATE accounts SET balance = 1",
+    "UPDATE of no row": "UPDATE accounts SET balance = 1 WHERE false",
+    "DELETE": "DELETE FROM accounts",
+    "TRUNCATE": "TRUNCATE accounts",
+    "MERGE": "MERGE INTO accounts USING (SELECT 1) AS s ON id = 'a' WHEN MATCHED THEN UPDATE SET balance = 2",
+    "upsert": "INSERT INTO accounts (id, balance) VALUES ('a', 1) ON CONFLICT (id) DO UPDATE SET balance = 5",
+    "in a function": "DO $$ BEGIN UPDATE accounts SET balance = 1; END $$",
+    "in a CTE": "WITH gone AS (DELETE FROM accounts RETURNING 1) SELECT * FROM gone",
+    "as a replica": "SET LOCAL session_replication_role = replica; UPDATE accounts SET balance = 1",
+    "after a setting of old": "SET LOCAL fencedlock.passed = '1'; UPDATE accounts SET balance = 1",
+}
+
+
+@pytest.fixture
+def database(new_database: Callable[[str], Database]) -> Database:
+    return new_database("postgresql")
+
+
+@pytest.fixture
+def connect(database: Database) -> Iterator[Callable[..., psycopg.Connection[Any]]]:
+    connections = []
+
+    def make(**settings: Any) -> psycopg.Connection[Any]:
+        connections.append(psycopg.connect(**database, **settings))  # type: ignore[arg-type]
+        return connections[-1]
+
+    yield make
+    for connection in connections:
+        connection.close()
+
+
+@pytest.fixture
+def protected(connect: Callable[..., psycopg.Connection[Any]]) -> psycopg.Connection[Any]:
+    """A connection to a database with a protected table, and NEW as the newest token."""
+    connection = connect()
+    for statement in TABLES:
+        connection.execute(statement.encode())
+    FENCE.create(connection)
+    FENCE.protect(connection, "accounts")
+    FENCE.check(connection, NEW)
+    connection.commit()
+    return connection
+
+
+def content(connection: psycopg.Connection[Any]) -> list[Any]:
+    found = connection.execute("SELECT id, balance FROM accounts").fetchall()
+    connection.rollback()
+    return found
+
+
+class TestProtect:
+    @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+    def test_without_a_check_nothing_changes(self, protected: psycopg.Connection[Any], change: str) -> None:
+        with pytest.raises(errors.InsufficientPrivilege, match="accounts is protected by fencedlock") as caught:
+            protected.execute(change.encode())
+        assert "fence.check" in str(caught.value.diag.message_hint)
+        protected.rollback()
+        assert content(protected) == [("a", 0)]
+
+    @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+    def test_with_a_check_everything_does(self, protected: psycopg.Connection[Any], change: str) -> None:
+        if "fencedlock.passed" in change:
+            return  # that throws the check's own mark away
+        FENCE.check(protected, NEW)
+        protected.execute(change.encode())
+        protected.commit()
+
+    def test_copy_needs_a_check(self, protected: psycopg.Connection[Any]) -> None:
+        with pytest.raises(errors.InsufficientPrivilege), protected.cursor() as cursor:
+            with cursor.copy("COPY accounts (id, balance) FROM STDIN") as copy:
+                copy.write("c\t1\n")
+        protected.rollback()
+        FENCE.check(protected, NEW)
+        with protected.cursor() as cursor, cursor.copy("COPY accounts (id, balance) FROM STDIN") as copy:
+            copy.write("c\t1\n")
+        protected.commit()
+        assert content(protected) == [("a", 0), ("c", 1)]
+
+    def test_a_raw_psql_session_needs_a_check(
+        self, protected: psycopg.Connection[Any], database: Database, database_server: Callable[[str], DatabaseServer]
+    ) -> None:
+        server = database_server("postgresql")
+        assert isinstance(server, PostgreSQLServer)
+        said = server.psql(database, "UPDATE accounts SET balance = 9;")
+        assert said.returncode != 0
+        assert "protected by fencedlock" in said.stderr
+        said = server.psql(database, "\\copy accounts (id, balance) FROM STDIN\nd\t1\n\\.\n")
+        assert "protected by fencedlock" in said.stderr
+        assert content(protected) == [("a", 0)]
+        by_hand = "BEGIN; SELECT set_config('fencedlock.passed', txid_current()::text, true); UPDATE accounts SET balance = 9; COMMIT;"
+        assert server.psql(database, by_hand).returncode == 0, "the way for maintenance, as documented"
+        assert content(protected) == [("a", 9)]
+
+    def test_a_stale_check_does_not_open_it_and_closes_what_was_open(self, protected: psycopg.Connection[Any]) -> None:
+        FENCE.check(protected, FencingToken("other", 1))
+        with pytest.raises(StaleTokenError):
+            FENCE.check(protected, OLD)
+        with pytest.raises(errors.InsufficientPrivilege):
+            protected.execute("UPDATE accounts SET balance = 1")
+        protected.rollback()
+
+    def test_the_permission_ends_with_the_transaction(self, protected: psycopg.Connection[Any]) -> None:
+        for end in (protected.commit, protected.rollback):
+            FENCE.check(protected, NEW)
+            protected.execute("UPDATE accounts SET balance = balance")
+            end()
+            with pytest.raises(errors.InsufficientPrivilege):
+                protected.execute("UPDATE accounts SET balance = 1")
+            protected.rollback()
+
+    def test_the_permission_ends_with_its_savepoint(self, protected: psycopg.Connection[Any]) -> None:
+        protected.execute("SAVEPOINT s")
+        FENCE.check(protected, NEW)
+        protected.execute("ROLLBACK TO s")
+        with pytest.raises(errors.InsufficientPrivilege):
+            protected.execute("UPDATE accounts SET balance = 1")
+        protected.rollback()
+        with protected.transaction():
+            with protected.transaction():
+                FENCE.check(protected, NEW)
+            protected.execute("UPDATE accounts SET balance = 1")
+
+    def test_a_check_of_another_transaction_does_not_open_it(
+        self, protected: psycopg.Connection[Any], connect: Callable[..., psycopg.Connection[Any]]
+    ) -> None:
+        FENCE.check(protected, NEW)
+        with pytest.raises(errors.InsufficientPrivilege):
+            connect().execute("UPDATE accounts SET balance = 1")
+        protected.rollback()
+
+    def test_unprotect_removes_it_and_both_can_be_repeated(self, protected: psycopg.Connection[Any]) -> None:
+        FENCE.protect(protected, "accounts")
+        FENCE.unprotect(protected, "public.accounts")
+        FENCE.unprotect(protected, "accounts")
+        protected.execute("UPDATE accounts SET balance = 1")
+        protected.commit()
+
+    def test_partitions_are_protected_also_those_to_come(self, protected: psycopg.Connection[Any]) -> None:
+        protected.execute("CREATE TABLE events (id int, day int) PARTITION BY RANGE (day)")
+        protected.execute("CREATE TABLE events_1 PARTITION OF events FOR VALUES FROM (0) TO (10)")
+        FENCE.protect(protected, "events")
+        protected.execute("CREATE TABLE events_2 PARTITION OF events FOR VALUES FROM (10) TO (20)")
+        FENCE.check(protected, NEW)
+        protected.execute("INSERT INTO events VALUES (1, 1), (2, 11)")
+        protected.commit()
+        for change in (
+            "DELETE FROM events",
+            "DELETE FROM events_1",
+            "TRUNCATE events_1",
+            "UPDATE events_2 SET id = 3",
+            "INSERT INTO events_2 VALUES (5, 15)",
+        ):
+            with pytest.raises(errors.InsufficientPrivilege):
+                protected.execute(change.encode())
+            protected.rollback()
+        FENCE.protect(protected, "events")
+        protected.commit()
+        with pytest.raises(errors.InsufficientPrivilege):
+            protected.execute("TRUNCATE events_2")
+        protected.rollback()
+        FENCE.unprotect(protected, "events")
+        protected.execute("TRUNCATE events_2")
+        protected.execute("DELETE FROM events")
+        protected.commit()
+
+    def test_a_cascade_into_a_protected_table_is_refused(self, protected: psycopg.Connection[Any]) -> None:
+        protected.execute("CREATE TABLE owners (id int PRIMARY KEY)")
+        FENCE.check(protected, NEW)
+        protected.execute("ALTER TABLE accounts ADD owner int REFERENCES owners ON DELETE CASCADE")
+        protected.execute("INSERT INTO owners VALUES (1)")
+        protected.execute("UPDATE accounts SET owner = 1")
+        protected.commit()
+        with pytest.raises(errors.InsufficientPrivilege):
+            protected.execute("DELETE FROM owners")
+        protected.rollback()
+
+    def test_what_is_no_table_is_refused(self, protected: psycopg.Connection[Any]) -> None:
+        protected.execute("CREATE VIEW rich AS SELECT * FROM accounts")
+        with pytest.raises(errors.WrongObjectType, match="no table"):
+            FENCE.protect(protected, "rich")
+        protected.rollback()
+        with pytest.raises(errors.UndefinedTable):
+            FENCE.protect(protected, "missing")
+        protected.rollback()
+        with pytest.raises(ConfigurationError, match="made of letters"):
+            FENCE.protect(protected, "accounts; DROP TABLE accounts")
+
+    def test_another_schema_and_another_table_of_fences(self, protected: psycopg.Connection[Any]) -> None:
+        protected.execute("CREATE SCHEMA app")
+        protected.execute('CREATE TABLE app."Data" (x int)')
+        fence = PostgreSQLFence("app.Fences")
+        protected.execute(fence.ddl().encode())
+        protected.execute(fence.protect_ddl("app.Data").encode())
+        protected.commit()
+        protected.execute("SET search_path = pg_catalog")
+        with pytest.raises(errors.InsufficientPrivilege, match=r'app\."Data" is protected'):
+            protected.execute('INSERT INTO app."Data" VALUES (1)')
+        protected.rollback()
+        fence.check(protected, OLD)
+        protected.execute('INSERT INTO app."Data" VALUES (1)')
+        protected.execute(fence.unprotect_ddl("app.Data").encode())
+        protected.commit()
+        protected.execute('INSERT INTO app."Data" VALUES (2)')
+
+
+class TestIsolation:
+    @pytest.mark.parametrize("level", [psycopg.IsolationLevel.REPEATABLE_READ, psycopg.IsolationLevel.SERIALIZABLE], ids=str)
+    def test_above_read_committed_the_database_asks_for_another_try(
+        self, protected: psycopg.Connection[Any], connect: Callable[..., psycopg.Connection[Any]], level: psycopg.IsolationLevel
+    ) -> None:
+        other = connect()
+        other.isolation_level = level
+        other.execute("SELECT 1")  # its snapshot is taken
+        FENCE.check(protected, FencingToken("accounts/a", 9))
+        protected.commit()
+        with pytest.raises(errors.SerializationFailure):
+            FENCE.check(other, NEW)
+        other.rollback()
+        with pytest.raises(StaleTokenError):
+            FENCE.check(other, NEW)
+        other.rollback()
+
+    def test_a_check_waits_for_the_one_before_it(
+        self, protected: psycopg.Connection[Any], connect: Callable[..., psycopg.Connection[Any]]
+    ) -> None:
+        other, read = connect(), []
+
+        def next_holder() -> None:
+            FENCE.check(other, FencingToken("accounts/a", 7))
+            read.extend(other.execute("SELECT balance FROM accounts").fetchall())
+            other.commit()
+
+        FENCE.check(protected, NEW)
+        thread = threading.Thread(target=next_holder)
+        thread.start()
+        watcher = connect(autocommit=True)
+        while not watcher.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchall():
+            pass
+        protected.execute("UPDATE accounts SET balance = 42")
+        protected.commit()
+        thread.join()
+        assert read == [(42,)]
+
+    def test_many_make_the_table_at_once(self, connect: Callable[..., psycopg.Connection[Any]]) -> None:
+        failed = []
+
+        def create(connection: psycopg.Connection[Any]) -> None:
+            try:
+                FENCE.create(connection)
+                connection.commit()
+            except psycopg.Error as error:
+                failed.append(error)
+
+        threads = [threading.Thread(target=create, args=[connect()]) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not failed
+
+
+class TestDrivers:
+    def test_rows_of_any_kind_and_explicit_transactions(
+        self, protected: psycopg.Connection[Any], connect: Callable[..., psycopg.Connection[Any]]
+    ) -> None:
+        connection = connect(autocommit=True, row_factory=psycopg.rows.dict_row)
+        with connection.transaction():
+            FENCE.check(connection, NEW)
+            connection.execute("UPDATE accounts SET balance = 3")
+        with pytest.raises(StaleTokenError), connection.transaction():
+            FENCE.check(connection, OLD)
+        assert content(protected) == [("a", 3)]
+
+    def test_connections_of_a_pool_of_asyncpg(self, protected: psycopg.Connection[Any], database: Database) -> None:
+        async def use() -> None:
+            options: dict[str, Any] = {"host": database["host"], "user": database["user"], "database": database["dbname"]}
+            async with asyncpg.create_pool(**options, min_size=1, max_size=1) as pool, pool.acquire() as connection:
+                await FENCE.create(connection)
+                async with connection.transaction():
+                    await FENCE.check(connection, NEW)
+                    await connection.execute("UPDATE accounts SET balance = 4")
+                with pytest.raises(StaleTokenError):
+                    async with connection.transaction():
+                        await FENCE.check(connection, OLD)
+                await FENCE.unprotect(connection, "accounts")
+                await FENCE.protect(connection, "accounts")
+
+        asyncio.run(use())
+        assert content(protected) == [("a", 4)]
+
+    def test_what_is_no_connection_is_refused(self, protected: psycopg.Connection[Any]) -> None:
+        for wrong in (protected.cursor(), None, "postgresql://", NEW):
+            with pytest.raises(TypeError, match="takes the connection first, one of psycopg, psycopg2, asyncpg"):
+                FENCE.check(wrong, NEW)

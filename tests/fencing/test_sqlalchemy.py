@@ -1,0 +1,202 @@
+"""SQLAlchemy's own: the session's memory, its kinds of connections, and databases without a room of their own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, create_engine, event, inspect, text
+from sqlalchemy.exc import MissingGreenlet
+from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, create_async_engine
+from sqlalchemy.orm import Session, scoped_session, sessionmaker
+
+from fencedlock import ConfigurationError, FencingToken, StaleTokenError
+from fencedlock.fencing.sqlalchemy import SQLAlchemyFence
+from tests.fencing.models import Account, Base, History
+from tests.fencing.stores import Database, sqlalchemy_url
+
+OLD, NEW = FencingToken("accounts/a", 5), FencingToken("accounts/a", 6)
+FENCE = SQLAlchemyFence()
+
+
+@pytest.fixture
+def database(new_database: Callable[[str], Database]) -> Database:
+    return new_database("postgresql")
+
+
+@pytest.fixture
+def engine(database: Database) -> Iterator[Engine]:
+    engine = create_engine(sqlalchemy_url("postgresql", database, "psycopg"))
+    Base.metadata.create_all(engine)
+    with Session(engine) as session:
+        FENCE.create(session)
+        session.add_all([Account(id="a", balance=0), Account(id="b", balance=0)])
+        session.commit()
+    yield engine
+    engine.dispose()
+
+
+class TestSession:
+    def test_what_was_read_before_the_check_is_read_again(self, engine: Engine) -> None:
+        with Session(engine, expire_on_commit=False) as ours, Session(engine) as theirs:
+            account = ours.get(Account, "a")
+            assert account is not None
+            ours.commit()
+            theirs.get_one(Account, "a").balance = 100
+            theirs.commit()
+            assert account.balance == 0, "the session keeps what it has read"
+            FENCE.check(ours, NEW)
+            assert ours.get_one(Account, "a").balance == 100
+
+    def test_what_was_changed_before_the_check_is_kept(self, engine: Engine) -> None:
+        with Session(engine) as session:
+            session.get_one(Account, "a").balance = 7
+            session.delete(session.get_one(Account, "b"))
+            session.add(History(token=1, balance=1))
+            FENCE.check(session, NEW)
+            session.commit()
+        with Session(engine) as session:
+            assert session.get_one(Account, "a").balance == 7
+            assert session.get(Account, "b") is None
+            assert session.get(History, 1) is not None
+
+    def test_a_check_flushes_nothing(self, engine: Engine) -> None:
+        statements: list[str] = []
+        event.listen(engine, "before_cursor_execute", lambda *arguments: statements.append(arguments[2]))
+        with Session(engine) as session:
+            session.add(History(token=1, balance=1))
+            FENCE.check(session, NEW)
+            assert len(statements) == 1
+            session.rollback()
+
+    def test_a_scoped_session(self, engine: Engine) -> None:
+        session = scoped_session(sessionmaker(engine))
+        FENCE.check(session, NEW)
+        session.commit()
+        with pytest.raises(StaleTokenError):
+            FENCE.check(session, OLD)
+        session.remove()
+
+    @pytest.mark.usefixtures("engine")
+    def test_an_async_session_and_its_kin(self, database: Database) -> None:
+        async def use() -> None:
+            engine = create_async_engine(sqlalchemy_url("postgresql", database, "asyncpg"))
+            async with AsyncSession(engine, expire_on_commit=False) as session:
+                await FENCE.create(session)
+                before = await session.get_one(Account, "b")
+                await FENCE.check(session, NEW)
+                with pytest.raises(MissingGreenlet):
+                    _ = before.balance
+                await session.refresh(before)
+                assert before.balance == 0
+                await session.commit()
+            scoped = async_scoped_session(sessionmaker(engine, class_=AsyncSession), scopefunc=asyncio.current_task)  # type: ignore[call-overload]
+            with pytest.raises(StaleTokenError):
+                await FENCE.check(scoped, OLD)
+            await scoped.remove()
+            async with engine.begin() as connection:
+                await FENCE.check(connection, NEW)
+            await engine.dispose()
+
+        asyncio.run(use())
+
+
+class TestConnection:
+    def test_in_a_transaction(self, engine: Engine) -> None:
+        with engine.begin() as connection:
+            FENCE.check(connection, NEW)
+        with pytest.raises(StaleTokenError), engine.begin() as connection:
+            FENCE.check(connection, OLD)
+
+    @pytest.mark.parametrize("how", ["engine", "connection"])
+    def test_in_autocommit_it_is_refused(self, engine: Engine, how: str) -> None:
+        options: dict[str, Any] = {"isolation_level": "AUTOCOMMIT"}
+        with (engine.execution_options(**options) if how == "engine" else engine).connect() as connection:
+            if how == "connection":
+                connection.execution_options(**options)
+            with pytest.raises(ConfigurationError, match="isolation_level than AUTOCOMMIT"):
+                FENCE.check(connection, NEW)
+
+    def test_what_is_no_connection_is_refused(self, engine: Engine) -> None:
+        for wrong in (engine, sessionmaker(engine), None):
+            with pytest.raises(TypeError, match="takes the Connection, Session or AsyncSession"):
+                FENCE.check(wrong, NEW)  # type: ignore[call-overload]
+
+
+class TestPortable:
+    """Databases that have no room of their own get plain SQL: tried on PostgreSQL, which is told apart by its name only."""
+
+    @pytest.fixture
+    def fence(self, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> SQLAlchemyFence:
+        monkeypatch.setattr(SQLAlchemyFence, "rooms", {})
+        fence = SQLAlchemyFence("public.plain")
+        with engine.begin() as connection:
+            fence.create(connection)
+            fence.create(connection)
+        return fence
+
+    def test_tokens_only_rise(self, engine: Engine, fence: SQLAlchemyFence) -> None:
+        for token in (OLD, OLD, NEW):
+            with engine.begin() as connection:
+                fence.check(connection, token)
+        with pytest.raises(StaleTokenError) as caught, engine.begin() as connection:
+            fence.check(connection, OLD)
+        assert (caught.value.presented, caught.value.stored) == (5, 6)
+        with pytest.raises(ConfigurationError, match="guarded by lock"), engine.begin() as connection:
+            fence.check(connection, FencingToken("other", 9), "accounts/a")
+
+    def test_who_inserts_second_takes_the_other_one_s_row(self, engine: Engine, fence: SQLAlchemyFence) -> None:
+        """The first insert is made between our update, which finds no row, and our insert."""
+
+        raced: list[bool] = []
+
+        def insert(*arguments: Any) -> None:
+            if arguments[2].startswith("INSERT") and not raced:
+                raced.append(True)
+                with engine.begin() as other:
+                    fence.check(other, OLD)
+
+        event.listen(engine, "before_cursor_execute", insert)
+        with engine.begin() as connection:
+            fence.check(connection, NEW)
+            assert connection.execute(text("SELECT token FROM plain")).all() == [(6,)]
+        assert raced
+
+    def test_its_row_is_locked(self, engine: Engine, fence: SQLAlchemyFence) -> None:
+        with engine.begin() as connection:
+            fence.check(connection, OLD)
+        with engine.begin() as connection, engine.begin() as other:
+            fence.check(connection, OLD)
+            assert other.execute(text("SELECT 1 FROM plain FOR UPDATE SKIP LOCKED")).all() == []
+
+    def test_autocommit_is_refused(self, engine: Engine, fence: SQLAlchemyFence, database: Database) -> None:
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            with pytest.raises(ConfigurationError, match="AUTOCOMMIT"):
+                fence.check(connection, NEW)
+        always = create_engine(sqlalchemy_url("postgresql", database, "psycopg2"), isolation_level="AUTOCOMMIT")
+        with always.connect() as connection, pytest.raises(ConfigurationError, match="AUTOCOMMIT"):
+            fence.check(connection, NEW)
+        always.dispose()
+
+
+@pytest.mark.parametrize("dialect", ["postgresql", "mysql", "mariadb", "sqlite", "oracle", "mssql"])
+def test_ddl_for_every_dialect(dialect: str) -> None:
+    ddl = SQLAlchemyFence("fences").ddl(dialect)
+    assert ddl.startswith("CREATE TABLE")
+    assert all(column in ddl for column in ("resource", "token", "lock_name"))
+
+
+def test_ddl_for_an_unknown_dialect() -> None:
+    with pytest.raises(ConfigurationError, match="no dialect 'nonsense'"):
+        FENCE.ddl("nonsense")
+
+
+def test_the_ddl_makes_the_table(new_database: Callable[[str], Database]) -> None:
+    engine = create_engine(sqlalchemy_url("sqlite", new_database("sqlite"), "pysqlite"))
+    with engine.begin() as connection:
+        connection.execute(text(FENCE.ddl(connection.dialect.name)))
+        FENCE.check(connection, NEW)
+        assert inspect(connection).has_table("fences")
+    engine.dispose()
