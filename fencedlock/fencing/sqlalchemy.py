@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, ClassVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, overload
 
 from sqlalchemy import BigInteger, Column, Connection, MetaData, String, Table, TextClause, bindparam, inspect, text
 from sqlalchemy.dialects import registry
 from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import DBAPIError, IntegrityError, NoSuchModuleError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
 from sqlalchemy.orm import Session, scoped_session
 from sqlalchemy.schema import CreateTable
 
@@ -23,8 +23,11 @@ from fencedlock.fencing.sql import Driver, Gives, SQLFence, Statement, Steps
 from fencedlock.fencing.sqlite import SQLiteFence
 from fencedlock.token import FencingToken
 
-Synchronous = Connection | Session | scoped_session[Any]
-Asynchronous = AsyncConnection | AsyncSession | async_scoped_session[Any]
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
+
+Synchronous: TypeAlias = Connection | Session | scoped_session[Any]
+Asynchronous: TypeAlias = "AsyncConnection | AsyncSession | async_scoped_session[Any]"
 
 MOST_PORTABLE_CHARACTERS = 400
 """What the key of any database can hold, where the database has no room of its own."""
@@ -152,9 +155,10 @@ class SQLAlchemyFence:
 
     def _apply(self, target: Synchronous | Asynchronous, act: Callable[[Connection], None]) -> Any:
         """Do it on the connection of this session, now or in the event loop."""
-        if isinstance(target, scoped_session | async_scoped_session):
+        asynchronous = sys.modules.get("sqlalchemy.ext.asyncio")  # it needs greenlet: not imported for those who don't use it
+        if isinstance(target, scoped_session) or (asynchronous and isinstance(target, asynchronous.async_scoped_session)):
             target = target()
-        if isinstance(target, AsyncSession | AsyncConnection):
+        if asynchronous and isinstance(target, asynchronous.AsyncSession | asynchronous.AsyncConnection):
             return target.run_sync(lambda synchronous: self._apply(synchronous, act))
         if isinstance(target, Session):
             act(target.connection())

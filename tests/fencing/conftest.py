@@ -7,30 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.databases import DatabaseServer, MariaDBServer, PostgreSQLServer
+from tests.databases import DatabaseServer
 from tests.fencing.stores import STORES, Database, Store
-
-
-@pytest.fixture(scope="session")
-def _database_servers() -> Iterator[dict[str, DatabaseServer]]:
-    servers: dict[str, DatabaseServer] = {}
-    yield servers
-    for server in servers.values():
-        server.stop()
-
-
-@pytest.fixture
-def database_server(_database_servers: dict[str, DatabaseServer], short_folder: Path) -> Callable[[str], DatabaseServer]:
-    """The server of a kind, shared by this worker's tests."""
-
-    def give(kind: str) -> DatabaseServer:
-        if kind not in _database_servers:
-            folder = short_folder / kind
-            folder.mkdir(exist_ok=True)
-            _database_servers[kind] = PostgreSQLServer(folder) if kind == "postgresql" else MariaDBServer(folder)
-        return _database_servers[kind]
-
-    return give
 
 
 @pytest.fixture

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -200,3 +202,22 @@ def test_the_ddl_makes_the_table(new_database: Callable[[str], Database]) -> Non
         FENCE.check(connection, NEW)
         assert inspect(connection).has_table("fences")
     engine.dispose()
+
+
+WITHOUT_GREENLET = """
+import sys
+sys.modules["greenlet"] = None
+from sqlalchemy import create_engine
+from fencedlock import FencingToken
+from fencedlock.fencing.sqlalchemy import SQLAlchemyFence
+fence = SQLAlchemyFence()
+with create_engine("sqlite://").begin() as connection:
+    fence.create(connection)
+    fence.check(connection, FencingToken("a", 1))
+print("checked")
+"""
+
+
+def test_who_uses_no_async_session_needs_no_greenlet() -> None:
+    done = subprocess.run([sys.executable, "-c", WITHOUT_GREENLET], capture_output=True, text=True)
+    assert done.stdout == "checked\n", done.stderr

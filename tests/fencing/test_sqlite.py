@@ -49,7 +49,9 @@ def test_python_s_own_begin_will_do(connect: Callable[..., sqlite3.Connection], 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="sqlite3's autocommit came with Python 3.12")
 def test_autocommit_as_of_python_3_12(connect: Callable[..., sqlite3.Connection]) -> None:
-    FENCE.check(connect(autocommit=False), NEW)
+    connection = connect(autocommit=False)
+    FENCE.check(connection, NEW)
+    connection.commit()
     with pytest.raises(ConfigurationError, match="BEGIN IMMEDIATE"):
         FENCE.check(connect(autocommit=True), FencingToken("b", 1))
 
