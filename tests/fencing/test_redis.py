@@ -223,7 +223,7 @@ class TestMulti:
 def test_in_a_cluster_the_resource_is_the_hash_tag(own_server: Callable[..., RedisServer]) -> None:
     server = own_server(cluster_enabled="yes")
     with server.client() as plain:
-        plain.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        plain.execute_command("CLUSTER", "ADDSLOTS", *range(16384))
     with redis.RedisCluster(port=server.port, host="127.0.0.1", decode_responses=True) as cluster:
         fence, token = RedisFence(), FencingToken("accounts/a", 6)
         fence.set(cluster, token, "{accounts/a}:balance", "1")
