@@ -116,8 +116,7 @@ class Client:
 
         For a store that has seen higher tokens than the lock server issues, as after a move to another server, or a restore
         from a backup: the store's :class:`StaleTokenError` knows them, ``client.raise_floor(FencingToken(error.lock,
-        error.stored))``. Who holds the lock meanwhile keeps the token it has, and its next holder may find ``abandoned``
-        true.
+        error.stored))``. Who holds the lock meanwhile keeps the token it has.
 
         Raises ConfigurationError for a token that leaves no room above it, BackendError.
         """
@@ -126,11 +125,10 @@ class Client:
             raise TypeError(
                 f"a floor is a FencingToken, for it is of one lock, not {type(token).__name__}: FencingToken(name, {token!r:.40})"
             )
-        if not 0 <= int(token) <= MOST_FLOOR:
+        if isinstance(token.value, bool) or not isinstance(token.value, int) or not 0 <= token.value <= MOST_FLOOR:
             raise ConfigurationError(f"a floor must be from 0 to {MOST_FLOOR}, not {token}: is it a token of this lock?")
         backend = self._table.backend
         backend.bind(token.lock).raise_floor(int(token), backend.request_timeout_seconds)
-        backend.floor = max(backend.floor, int(token))
 
     def close(self) -> None:
         """Release what this client holds, end its waiting (AcquireCancelledError), its threads and its connections.

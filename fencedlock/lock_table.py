@@ -90,10 +90,10 @@ class LockTable:
         """In a forked child: hold nothing, and be a client of its own."""
         for hold in self._holds:
             hold.happened(LeaseEvent.FORKED, "the process was forked, and the parent holds it")
-        floor = self.backend.floor
-        self.backend.forget_connections()
+        parent = self.backend
+        parent.forget_connections()
         self._begin()
-        self.backend.floor = floor
+        self.backend.inherit(parent)
         for resource in list(self._resources.values()):
             resource.holds = {}
             resource.bound = self.backend.bind(resource.name)
@@ -180,7 +180,7 @@ class LockTable:
     def _enter(self, lock: RLock, claim: Claim, grant: Granted) -> bool:
         """Make the grant a hold; False if it lapsed on its way to us, and must not be used."""
         now = now_seconds()
-        self.backend.floor = max(self.backend.floor, grant.token)
+        self.backend.saw(claim.bound.name, grant.token)
         if grant.deadline <= now:
             return False
         hold = Hold(claim, grant, lock, lock._resource.holds)

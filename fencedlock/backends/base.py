@@ -156,8 +156,6 @@ class Backend(Protocol):
 
     request_timeout_seconds: float
     """The longest time one request waits for its answer; a request for a short lease waits less."""
-    floor: int
-    """The highest token that this client has seen, of any lock: none is issued below it, whatever the server forgot."""
 
     def bind(self, name: str) -> BoundLock:
         """Prepare the operations on one lock. Raises ConfigurationError for a name that can't be one; no I/O."""
@@ -170,6 +168,12 @@ class Backend(Protocol):
 
         A lease is never shortened, unless ``exact`` asks for the hold's present length.
         """
+
+    def saw(self, name: str, token: int) -> None:
+        """A hold of this lock has begun with this token: none up to it is issued to this client any more, whatever the server forgets."""
+
+    def inherit(self, parent: Backend) -> None:
+        """In a forked child: know the tokens that the parent's backend has seen."""
 
     def listen(self, listener: Listener) -> None:
         """Open the way by which grants arrive; returns once they do. Further calls make sure that it is open."""

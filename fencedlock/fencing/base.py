@@ -5,8 +5,8 @@ from __future__ import annotations
 from fencedlock.errors import ConfigurationError, StaleTokenError
 from fencedlock.token import FencingToken
 
-MOST_RESOURCE_BYTES = 3072
-"""The longest key that MySQL's InnoDB can index."""
+MOST_NAME_BYTES = 2600
+"""The longest name that PostgreSQL can index (2704 bytes with its surroundings); MySQL's InnoDB can take more."""
 
 MOST_TOKEN = 2**63 - 1
 """What a BIGINT holds."""
@@ -22,20 +22,32 @@ def checked_resource(token: FencingToken, resource: str | None) -> str:
             f"a fence checks the FencingToken that the lock gave ('with lock as token:', or lock.token), not {type(token).__name__}: "
             f"{token!r:.80}"
         )
-    if isinstance(token.value, bool) or not isinstance(token.value, int) or not 0 <= token.value <= MOST_TOKEN:
-        raise TypeError(f"a token's value must be an int from 0 to {MOST_TOKEN}, not {token.value!r:.80}: present the token of a lock")
-    name = token.lock if resource is None else resource
+    checked_value(token)
+    _check_name("lock", token.lock)
+    if resource is not None:
+        _check_name("resource", resource)
+    return token.lock if resource is None else resource
+
+
+def checked_value(token: FencingToken) -> int:
+    """The token's number, if it can be one. Raises TypeError otherwise."""
+    value = token.value
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST_TOKEN:
+        raise TypeError(f"a token's value must be an int from 0 to {MOST_TOKEN}, not {value!r:.80}: present the token of a lock")
+    return value
+
+
+def _check_name(what: str, name: str) -> None:
     if not isinstance(name, str):
-        raise TypeError(f"a resource is named by a str, not {type(name).__name__}: {name!r:.80}")
+        raise TypeError(f"a {what} is named by a str, not {type(name).__name__}: {name!r:.80}")
     try:
         size = len(name.encode())
     except UnicodeEncodeError as error:
-        raise ConfigurationError(f"a resource's name must be encodable as UTF-8, and {name!r} is not: {error.reason}") from None
-    if not 0 < size <= MOST_RESOURCE_BYTES or "\0" in name:
+        raise ConfigurationError(f"a {what}'s name must be encodable as UTF-8, and {name!r} is not: {error.reason}") from None
+    if not 0 < size <= MOST_NAME_BYTES or "\0" in name:
         raise ConfigurationError(
-            f"a resource's name must have 1 to {MOST_RESOURCE_BYTES} bytes in UTF-8, and no NUL: use a digest of {name!r:.80}"
+            f"for a store a {what}'s name must have 1 to {MOST_NAME_BYTES} bytes in UTF-8, and no NUL: use a digest of {name!r:.80}"
         )
-    return name
 
 
 def stale_token(token: FencingToken, resource: str, stored: int | None) -> StaleTokenError:

@@ -57,6 +57,12 @@ class MySQLConnectorDriver(PyMySQLDriver):
 class MySQLFence(SQLFence):
     """Fences in MySQL 5.7 or MariaDB 10.4 or newer, by PyMySQL, mysqlclient or mysql-connector, in an InnoDB table.
 
+    At REPEATABLE READ, the default, and at READ COMMITTED. The first plain read of a REPEATABLE READ transaction fixes what
+    it sees: one before the check, or ``START TRANSACTION WITH CONSISTENT SNAPSHOT``, loses updates, and only MariaDB with
+    ``innodb_snapshot_isolation`` tells. A statement that commits by itself, as DDL and ``begin()`` do, ends what the check
+    protects. When the first check of a new resource is rolled back, those who wait for it may get a deadlock (1213): run the
+    whole transaction again.
+
     Names are kept, and compared, as bytes: ``SELECT CONVERT(resource USING utf8mb4), token FROM fences`` shows them.
     ``create`` commits the transaction that is open, as every DDL does here.
     """
@@ -67,16 +73,21 @@ class MySQLFence(SQLFence):
         ("mysql", "MySQLConnectionAbstract"): MySQLConnectorDriver,
         ("mysql", "PooledMySQLConnection"): MySQLConnectorDriver,
     }
-    mistakes: ClassVar[Mapping[Any, Mistake]] = {1146: Mistake.NO_TABLE, 1054: Mistake.NO_COLUMN, 1305: Mistake.NO_TRANSACTION}
+    mistakes: ClassVar[Mapping[Any, Mistake]] = {
+        1146: Mistake.NO_TABLE,
+        1054: Mistake.NO_COLUMN,
+        1305: Mistake.NO_TRANSACTION,
+        1020: Mistake.READ_BEFORE,
+    }
     quote: ClassVar[str] = "`"
     locking_read: ClassVar[str] = " FOR UPDATE"
 
     def ddl(self) -> str:
         return (
             f"CREATE TABLE IF NOT EXISTS {self._table} (\n"
-            "    resource VARBINARY(3072) NOT NULL PRIMARY KEY,\n"
+            "    resource VARBINARY(2600) NOT NULL PRIMARY KEY,\n"
             "    token BIGINT NOT NULL,\n"
-            "    lock_name VARBINARY(4096)\n"
+            "    lock_name VARBINARY(2600)\n"
             ") ENGINE=InnoDB"
         )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Generator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
 from enum import Enum, auto
 from typing import Any, ClassVar, NamedTuple, Protocol, overload
 
@@ -140,7 +140,7 @@ class SQLFence(ABC):
         """The statement that makes the table, for a migration."""
 
     @overload
-    def create(self, connection: AsyncConnection) -> Awaitable[None]: ...
+    def create(self, connection: AsyncConnection) -> Coroutine[Any, Any, None]: ...
 
     @overload
     def create(self, connection: Any) -> None: ...
@@ -150,7 +150,7 @@ class SQLFence(ABC):
         return self._run(self.driver_of(connection), self.create_steps())
 
     @overload
-    def check(self, connection: AsyncConnection, token: FencingToken, resource: str | None = None) -> Awaitable[None]: ...
+    def check(self, connection: AsyncConnection, token: FencingToken, resource: str | None = None) -> Coroutine[Any, Any, None]: ...
 
     @overload
     def check(self, connection: Any, token: FencingToken, resource: str | None = None) -> None: ...
@@ -158,9 +158,10 @@ class SQLFence(ABC):
     def check(self, connection: Any, token: FencingToken, resource: str | None = None) -> Any:
         """Let this transaction go on only if the resource has seen no higher token. Call it **first**, before anything is read.
 
-        The resource's row is locked until the transaction ends, and remembers the token if it commits. ``resource`` is the
-        lock's name unless given; the first token of a resource binds it to that lock. To be awaited with an asynchronous
-        connection.
+        In the outermost transaction, and with nothing that commits between it and the last write: the resource's row is
+        locked until the transaction ends, or the savepoint in which it was checked is rolled back, and remembers the token
+        if it commits. ``resource`` is the lock's name unless given; the first token of a resource binds it to that lock. To
+        be awaited with an asynchronous connection.
 
         Raises StaleTokenError if a higher token has been here: roll back. Raises ConfigurationError outside of a
         transaction, without the table, or for a token of another lock than the resource's; TypeError for what is no token.
@@ -172,7 +173,7 @@ class SQLFence(ABC):
     @overload
     def check_row(
         self, connection: AsyncConnection, token: FencingToken, table: str, key: Mapping[str, Any], *, column: str = "fence"
-    ) -> Awaitable[None]: ...
+    ) -> Coroutine[Any, Any, None]: ...
 
     @overload
     def check_row(self, connection: Any, token: FencingToken, table: str, key: Mapping[str, Any], *, column: str = "fence") -> None: ...
@@ -228,7 +229,9 @@ class SQLFence(ABC):
         stored, count = yield Statement(found, named, Gives.ROW)
         if not count:
             raise ConfigurationError(f"no row of {table!r} has {dict(key)!r}: a row that is not there can't be fenced; use check()")
-        if stored != int(token):
+        if stored is None or int(stored) < int(token):
+            raise ConfigurationError(f"column {column!r} of {table!r} did not take the token: does a trigger set it?")
+        if int(stored) > int(token):
             raise stale_token(token, f"{table} {dict(key)!r}", int(stored))
 
     def refused(self, token: FencingToken, resource: str, stored: Any, lock_name: Any) -> Exception:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, overload
 
 from sqlalchemy import BigInteger, Column, Connection, MetaData, String, Table, TextClause, bindparam, inspect, text
@@ -48,7 +48,8 @@ class SQLAlchemyDriver(Driver):
             return self._room.driver_of(raw).in_transaction()
         except TypeError:  # a driver that the room does not know
             options = self.connection.get_execution_options()
-            return options.get("isolation_level") != "AUTOCOMMIT" and getattr(raw, "autocommit", False) is not True
+            off = options.get("isolation_level") == "AUTOCOMMIT" or getattr(raw, "autocommit", False) is True
+            return False if off else None
 
     def perform(self, statement: Statement) -> Any:
         return self.execute(statement.sql, statement.parameters, statement.gives)
@@ -79,7 +80,8 @@ class SQLAlchemyFence:
     PostgreSQL, MySQL, MariaDB and SQLite get the statements of their own rooms, and are to be used as these say; other
     databases get plain SQL.
 
-    A check expires the unchanged objects of a session, so that what is read after it comes from the database. In an
+    A check expires what is unchanged in the objects of a session, so that what is read after it comes from the database: so pass the
+    session, and not its connection. In an
     ``AsyncSession`` an object that was loaded before the check must be refreshed before it is touched: load it after the
     check.
     """
@@ -113,7 +115,7 @@ class SQLAlchemyFence:
         return str(CreateTable(self._portable_table(), if_not_exists=True).compile(dialect=made)).strip()
 
     @overload
-    def create(self, session: Asynchronous) -> Awaitable[None]: ...
+    def create(self, session: Asynchronous) -> Coroutine[Any, Any, None]: ...
 
     @overload
     def create(self, session: Synchronous) -> None: ...
@@ -123,7 +125,7 @@ class SQLAlchemyFence:
         return self._apply(session, self._create)
 
     @overload
-    def check(self, session: Asynchronous, token: FencingToken, resource: str | None = None) -> Awaitable[None]: ...
+    def check(self, session: Asynchronous, token: FencingToken, resource: str | None = None) -> Coroutine[Any, Any, None]: ...
 
     @overload
     def check(self, session: Synchronous, token: FencingToken, resource: str | None = None) -> None: ...
@@ -139,7 +141,7 @@ class SQLAlchemyFence:
     @overload
     def check_row(
         self, session: Asynchronous, token: FencingToken, table: str, key: Mapping[str, Any], *, column: str = "fence"
-    ) -> Awaitable[None]: ...
+    ) -> Coroutine[Any, Any, None]: ...
 
     @overload
     def check_row(
@@ -173,6 +175,10 @@ class SQLAlchemyFence:
 
     def _check(self, connection: Connection, steps_of: Callable[[SQLFence], Steps]) -> None:
         room = self._room(connection.dialect)
+        if connection.dialect.name == "sqlite" and connection.in_nested_transaction():
+            raise ConfigurationError(  # sqlite3 may have begun with the savepoint, whose release then commits
+                "on SQLite the check must not be made in a savepoint (begin_nested()): check the token in the outermost transaction"
+            )
         driver = SQLAlchemyDriver(connection, room)
         room.run(driver, room.steps(driver, steps_of(room)))
 
@@ -208,5 +214,10 @@ def _text(sql: str) -> TextClause:
 def _expire_unchanged(session: Session) -> None:
     """Forget what was read before the check: a session answers later queries with the objects that it has."""
     for kept in list(session.identity_map.values()):
-        if not inspect(kept).modified and kept not in session.deleted:
+        state = inspect(kept)
+        if kept in session.deleted:
+            continue
+        if state.modified:
+            session.expire(kept, state.unmodified)
+        else:
             session.expire(kept)

@@ -183,12 +183,13 @@ class TestRaiseFloor:
         lock = client.FairLock(name)
         with lock as token:
             other.tell("acquire", name)
-            eventually(lambda: client.inspect(name).waiters or other.answered())
+            eventually(lambda: client.inspect(name).waiters)
             client.raise_floor(FencingToken(name, int(token) + 10**12))
             lock.renew()
             assert lock.token == token
         assert other.answer() is True
         assert int(other.ask("token", name)) > int(token) + 10**12
+        assert other.ask("abandoned", name) is False
         other.ask("release", name)
 
     def test_of_a_lock_that_was_never_used(self, client: fencedlock.Client, backend: RedisServer, name: str) -> None:
@@ -200,8 +201,20 @@ class TestRaiseFloor:
             assert int(token) == 2**52 + 1
             assert not lock.abandoned
 
-    @pytest.mark.parametrize("wrong", [2**52 + 1, -1], ids=str)
-    def test_what_leaves_no_room_is_refused(self, client: fencedlock.Client, wrong: int, name: str) -> None:
+    def test_it_is_of_one_lock_only(self, client: fencedlock.Client, name: str) -> None:
+        client.raise_floor(FencingToken(f"{name}/high", 2**52))
+        with client.RLock(f"{name}/high"), client.RLock(name) as token:
+            assert int(token) < 2**51
+
+    def test_it_does_not_make_a_lost_hold_a_released_one(self, client: fencedlock.Client, backend: RedisServer, name: str) -> None:
+        lock = client.RLock(name)
+        with pytest.raises(fencedlock.LockLostError), lock as token, backend.client() as raw:
+            raw.delete(f"fencedlock:{{{name}}}", f"fencedlock:{{{name}}}:fence")
+            client.raise_floor(FencingToken(name, int(token) + 5))
+            assert raw.hgetall(f"fencedlock:{{{name}}}:fence") == {b"floor": b"%d" % (int(token) + 5)}
+
+    @pytest.mark.parametrize("wrong", [2**52 + 1, -1, True, 1.5, "12"], ids=repr)
+    def test_what_leaves_no_room_is_refused(self, client: fencedlock.Client, wrong: Any, name: str) -> None:
         with pytest.raises(fencedlock.ConfigurationError, match="floor"):
             client.raise_floor(FencingToken(name, wrong))
         with pytest.raises(TypeError, match="FencingToken"):

@@ -66,6 +66,7 @@ class TestHeader:
             '"a";99999999999999999999',
             '"%ff";5',
             '"%00";1',
+            '"a%zz";5',
         ],
     )
     def test_anything_else_is_refused(self, value: str) -> None:
@@ -192,6 +193,8 @@ class TestMiddleware:
         with serve(service, MonotonicFence()) as url:
             refused = httpx.post(url, headers={HEADER: "5"})
             assert (refused.status_code, refused.json()["status"]) == (400, 400)
+            assert httpx.request("LOCK", url).status_code == 428, "all but the safe methods"
+            assert httpx.head(url, headers={HEADER: "5"}).status_code == 400
             twice = [(HEADER, format_token(OLD)), (HEADER, format_token(NEW))]
             assert httpx.post(url, headers=twice).status_code == 400
         assert service.accepted == []
@@ -280,6 +283,79 @@ def test_wsgi_s_write_and_close_are_honoured() -> None:
     assert (b"".join(body), begun, closed) == (b"ab", [("200 OK", [])], [True])
 
 
+def test_two_middlewares_of_one_fence_take_turns() -> None:
+    order: list[int] = []
+
+    async def both() -> None:
+        gate, fence = asyncio.Event(), MonotonicFence()
+
+        async def app(scope: Any, receive: Any, _: Any) -> None:
+            assert (await receive())["body"] == b"ab"
+            if scope["state"]["fencing_token"] == OLD:
+                await gate.wait()
+            order.append(int(scope["state"]["fencing_token"]))
+
+        async def request(token: FencingToken) -> None:
+            parts: list[MutableMapping[str, Any]] = [{"type": "http.request", "body": b"b"}, {"type": "http.request", "body": b"a", "more_body": True}]
+
+            async def receive() -> MutableMapping[str, Any]:
+                return parts.pop()
+
+            headers = [(b"fencing-token", format_token(token).encode())]
+            await ASGIFencing(app, fence)({"type": "http", "method": "POST", "headers": headers}, receive, None)  # type: ignore[arg-type]
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(request(OLD))
+            await asyncio.sleep(0)
+            group.create_task(request(NEW))
+            await asyncio.sleep(0)
+            gate.set()
+
+    asyncio.run(both())
+    assert order == [5, 6]
+
+
+class Upload:
+    """A request's body that comes when it is let."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.begun = threading.Event()
+
+    def __iter__(self) -> Iterator[bytes]:
+        self.begun.set()
+        self.gate.wait(20)
+        yield b"x"
+
+
+def test_an_upload_that_stalls_holds_nobody_up(serve: Callable[..., Any]) -> None:
+    service, upload, answers = Service(), Upload(), []
+    with serve(service, MonotonicFence()) as url:
+        headers = {HEADER: format_token(OLD), "Content-Length": "1"}
+        slow = threading.Thread(target=lambda: answers.append(httpx.post(url, content=upload, headers=headers, timeout=20).status_code))
+        slow.start()
+        assert upload.begun.wait(20)
+        assert post(url, NEW).status_code == 200
+        upload.gate.set()
+        slow.join()
+    assert answers == [409]
+    assert service.accepted == [NEW]
+
+
+def test_wsgi_s_mistakes_are_told() -> None:
+    environ = {"REQUEST_METHOD": "POST", "HTTP_FENCING_TOKEN": format_token(OLD)}
+    with pytest.raises(AssertionError, match="did not call start_response"):
+        WSGIFencing(lambda *_: [])(dict(environ), lambda *_: None)
+
+    def twice(_: Any, start_response: Callable[..., Any]) -> Iterable[bytes]:
+        start_response("200 OK", [])
+        start_response("201 Created", [])
+        return []
+
+    with pytest.raises(AssertionError, match="twice"):
+        WSGIFencing(twice)(dict(environ), lambda *_: None)
+
+
 class TestClients:
     def test_hooks_of_httpx_and_requests(self, serve: Callable[..., Any], client: fencedlock.Client, name: str) -> None:
         service, lock = Service(), client.RLock(name)
@@ -309,6 +385,8 @@ class TestClients:
     def test_other_conflicts_are_none_of_ours(self) -> None:
         raise_if_stale(httpx.Response(200))
         raise_if_stale(httpx.Response(409, text="edit conflict"))
+        for content in (b"no json", b"[]", b'{"type": "urn:fencedlock:stale-token", "lock": 5, "presented": "x"}'):
+            raise_if_stale(httpx.Response(409, content=content, headers={"Content-Type": "Application/Problem+JSON"}))
         raise_if_stale(
             httpx.Response(409, content=json.dumps({"type": "about:blank"}), headers={"Content-Type": "application/problem+json"})
         )

@@ -10,7 +10,7 @@ import pymysql
 import pymysql.cursors
 import pytest
 
-from fencedlock import FencingToken, StaleTokenError
+from fencedlock import ConfigurationError, FencingToken, StaleTokenError
 from fencedlock.fencing.mysql import MySQLFence
 from tests.fencing.stores import Database
 
@@ -59,6 +59,21 @@ def test_a_snapshot_does_not_hide_a_newer_token(connect: Callable[..., Any]) -> 
     theirs.commit()
     with pytest.raises(StaleTokenError):
         FENCE.check(ours, OLD)
+
+
+def test_reading_before_the_check_is_named_as_the_cause_where_the_server_tells(connect: Callable[..., Any]) -> None:
+    ours, theirs = connect(), connect()
+    try:
+        ours.cursor().execute("SET innodb_snapshot_isolation = ON")
+    except pymysql.err.OperationalError:
+        pytest.skip("this server has no innodb_snapshot_isolation")
+    FENCE.check(theirs, OLD)
+    theirs.commit()
+    ours.cursor().execute("SELECT * FROM fences")
+    FENCE.check(theirs, NEW)
+    theirs.commit()
+    with pytest.raises(ConfigurationError, match="has read before the check"):
+        FENCE.check(ours, FencingToken("accounts/é", 7))
 
 
 def test_many_first_writes_at_once_do_not_deadlock(connect: Callable[..., Any]) -> None:

@@ -158,6 +158,7 @@ class TestProtect:
         FENCE.unprotect(protected, "public.accounts")
         FENCE.unprotect(protected, "accounts")
         protected.execute("UPDATE accounts SET balance = 1")
+        assert protected.execute("SELECT to_regprocedure('fences_fencedlock_check()')").fetchall() == [(None,)], "nothing is left"
         protected.commit()
 
     def test_partitions_are_protected_also_those_to_come(self, protected: psycopg.Connection[Any]) -> None:
@@ -187,6 +188,35 @@ class TestProtect:
         protected.execute("TRUNCATE events_2")
         protected.execute("DELETE FROM events")
         protected.commit()
+
+    def test_partitions_of_partitions(self, protected: psycopg.Connection[Any]) -> None:
+        protected.execute("CREATE TABLE t (id int, day int) PARTITION BY RANGE (day)")
+        protected.execute("CREATE TABLE s PARTITION OF t FOR VALUES FROM (0) TO (10) PARTITION BY RANGE (day)")
+        protected.execute("CREATE TABLE s_1 PARTITION OF s FOR VALUES FROM (0) TO (10)")
+        for tables in ("s",), ("s", "t"), ("t", "s"):
+            for table in tables:
+                FENCE.protect(protected, table)
+            protected.commit()
+            with pytest.raises(errors.InsufficientPrivilege):
+                protected.execute("INSERT INTO s_1 VALUES (1, 1)")
+            protected.rollback()
+            FENCE.unprotect(protected, tables[-1])
+            FENCE.unprotect(protected, "t")
+            protected.execute("INSERT INTO t VALUES (1, 1)")
+            protected.commit()
+
+    def test_another_role_protects_its_own_table(self, protected: psycopg.Connection[Any]) -> None:
+        protected.execute("DROP ROLE IF EXISTS bob")
+        protected.execute("CREATE ROLE bob")
+        protected.execute("CREATE TABLE his (x int)")
+        protected.execute("ALTER TABLE his OWNER TO bob")
+        protected.execute("GRANT CREATE, USAGE ON SCHEMA public TO bob")
+        protected.execute("SET ROLE bob")
+        FENCE.protect(protected, "his")
+        with pytest.raises(errors.InsufficientPrivilege, match="his is protected") as caught:
+            protected.execute("INSERT INTO his VALUES (1)")
+        assert "\n" not in str(caught.value.diag.message_hint)
+        protected.rollback()
 
     def test_a_cascade_into_a_protected_table_is_refused(self, protected: psycopg.Connection[Any]) -> None:
         protected.execute("CREATE TABLE owners (id int PRIMARY KEY)")
@@ -288,7 +318,7 @@ class TestDrivers:
     def test_rows_of_any_kind_and_explicit_transactions(
         self, protected: psycopg.Connection[Any], connect: Callable[..., psycopg.Connection[Any]]
     ) -> None:
-        connection = connect(autocommit=True, row_factory=psycopg.rows.dict_row)
+        connection = connect(autocommit=True, row_factory=psycopg.rows.dict_row, cursor_factory=psycopg.RawCursor)
         with connection.transaction():
             FENCE.check(connection, NEW)
             connection.execute("UPDATE accounts SET balance = 3")

@@ -65,6 +65,15 @@ def test_bad_names_and_keys_are_refused(open_store: Callable[..., Store]) -> Non
     store.rollback()
 
 
+def test_a_column_that_does_not_take_the_token_is_refused(open_store: Callable[..., Store]) -> None:
+    store = open_store("sqlite3")
+    store.run("CREATE TRIGGER t AFTER UPDATE ON accounts BEGIN UPDATE accounts SET fence = NULL; END")
+    store.begin()
+    with pytest.raises(ConfigurationError, match="did not take the token"):
+        check_row(store, 5, {"id": "a"})
+    store.rollback()
+
+
 def test_of_several_rows_none_may_have_seen_a_higher_one(open_store: Callable[..., Store]) -> None:
     store = open_store("sqlite3")
     store.begin()

@@ -64,6 +64,18 @@ class TestSession:
             assert session.get(Account, "b") is None
             assert session.get(History, 1) is not None
 
+    def test_of_a_changed_object_the_rest_is_read_again(self, engine: Engine) -> None:
+        with Session(engine, expire_on_commit=False) as ours, Session(engine) as theirs:
+            account = ours.get_one(Account, "a")
+            ours.commit()
+            account.fence = 1
+            theirs.get_one(Account, "a").balance = 100
+            theirs.commit()
+            FENCE.check(ours, NEW)
+            account.balance += 1
+            ours.commit()
+            assert (account.balance, account.fence) == (101, 1)
+
     def test_a_check_flushes_nothing(self, engine: Engine) -> None:
         statements: list[str] = []
         event.listen(engine, "before_cursor_execute", lambda *arguments: statements.append(arguments[2]))
@@ -120,6 +132,33 @@ class TestConnection:
                 connection.execution_options(**options)
             with pytest.raises(ConfigurationError, match="isolation_level than AUTOCOMMIT"):
                 FENCE.check(connection, NEW)
+
+    def test_a_driver_without_a_room_in_autocommit_is_refused(self, new_database: Callable[[str], Database]) -> None:
+        database = new_database("mysql")
+
+        async def use() -> None:
+            url = sqlalchemy_url("mysql", database, "aiomysql")
+            engine = create_async_engine(url)
+            async with engine.begin() as connection:
+                await FENCE.create(connection)
+                await FENCE.check(connection, NEW)
+            await engine.dispose()
+            engine = create_async_engine(url, isolation_level="AUTOCOMMIT")
+            async with engine.connect() as connection:
+                with pytest.raises(ConfigurationError, match="AUTOCOMMIT"):
+                    await FENCE.check(connection, NEW)
+            await engine.dispose()
+
+        asyncio.run(use())
+
+    def test_in_a_savepoint_of_sqlite_it_is_refused(self, new_database: Callable[[str], Database]) -> None:
+        """sqlite3 begins with the savepoint, and the savepoint's end commits."""
+        engine = create_engine(sqlalchemy_url("sqlite", new_database("sqlite"), "pysqlite"))
+        with Session(engine) as session:
+            FENCE.create(session)
+            with pytest.raises(ConfigurationError, match="outermost transaction"), session.begin_nested():
+                FENCE.check(session, NEW)
+        engine.dispose()
 
     def test_what_is_no_connection_is_refused(self, engine: Engine) -> None:
         for wrong in (engine, sessionmaker(engine), None):

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from fencedlock.backends.base import (
+    Backend,
     Busy,
     ClaimAnswer,
     Gone,
@@ -19,6 +20,7 @@ from fencedlock.backends.base import (
 )
 from fencedlock.backends.redis import scripts
 from fencedlock.backends.redis.connections import Connections, Connector
+from fencedlock.backends.redis.floors import Floors
 from fencedlock.backends.redis.inbox import Inbox
 from fencedlock.backends.redis.keys import checked_namespace, keys_of, lock_key, name_of, scan_pattern
 from fencedlock.backends.redis.lock import RedisLock
@@ -53,8 +55,7 @@ class RedisBackend:
         self._inbox = Inbox(connector, self._inbox_prefix + client_id.encode(), request_timeout_seconds)
         self.doors: tuple[bytes, bytes] = (self._inbox_prefix, b"1")
         """The last arguments of scripts that hand over: where the inboxes are, and that PUBLISH counts who listens."""
-        self.floor: int = 0
-        """The highest token that this client has seen, of any lock: none is issued below it, whatever the server forgot."""
+        self.floors: Floors = Floors()
         self._ahead_us = 0.0
         """The server's time minus this process's, as of the last answer; the first request learns it."""
 
@@ -99,6 +100,13 @@ class RedisBackend:
         if settings.get(b"appendonly") == b"no" and not settings.get(b"save"):
             found.append("it keeps nothing over a restart, so a restart loses every held lock (tokens still rise): set appendonly to yes")
         return found
+
+    def saw(self, name: str, token: int) -> None:
+        self.floors.saw(name, token, self._server_us(now_seconds()))
+
+    def inherit(self, parent: Backend) -> None:
+        assert isinstance(parent, RedisBackend)
+        self.floors = parent.floors
 
     # --- connections
 

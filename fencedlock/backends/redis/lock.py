@@ -55,7 +55,7 @@ class RedisLock:
         return self._acquire.pack(
             claim.id.encode(),
             mode,
-            b"%d" % backend.floor,
+            b"%d" % backend.floors.of(self.name),
             b"%d" % not_after_us,
             claim.owner.holder,
             fixed=fixed,

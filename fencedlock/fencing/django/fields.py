@@ -21,7 +21,8 @@ class ExactTextField(_CharField):
 
     def db_type(self, connection: BaseDatabaseWrapper) -> str | None:
         """As the rooms of the databases have it."""
-        known = {"mysql": f"varbinary({self.max_length})", "postgresql": 'text COLLATE "C"', "sqlite": "text"}
+        known = {"mysql": f"varbinary({self.max_length})", "postgresql": 'pg_catalog.text COLLATE "C"', "sqlite": "text"}
+        # not "text": Django would make a second index, for LIKE, which this collation does not need
         if connection.vendor in known:
             return known[connection.vendor]
         return models.CharField(max_length=MOST_PORTABLE_CHARACTERS).db_type(connection)

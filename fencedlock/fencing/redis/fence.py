@@ -16,6 +16,8 @@ from fencedlock.token import FencingToken
 LIFE_SECONDS = 7 * 24 * 3600.0
 """As long as the lock itself remembers its last token."""
 
+LEAST_TTL_SECONDS = 0.001
+
 _SET = "return redis.call('SET', KEYS[1], unpack(ARGV))"
 _HSET = "return redis.call('HSET', KEYS[1], unpack(ARGV))"
 _DELETE = "return redis.call('DEL', unpack(KEYS))"
@@ -29,9 +31,9 @@ class RedisFence:
     """Fences in the Redis that keeps the data, by a client of redis-py or valkey-py.
 
     The fence of a resource is the hash ``prefix:{resource}``; in a cluster the data's keys need the same hash tag, as
-    ``{resource}:balance``. ``ttl`` is how many seconds a fence lives after its last use, 7 days unless given, and None lets
-    it live for ever: a holder that slept longer than that is not refused. Where memory is short and ``maxmemory-policy`` is
-    not ``noeviction``, Redis may evict a fence.
+    ``{resource}:balance``. ``ttl`` is how many seconds a fence lives at least after its last use, 7 days unless given (and
+    twice that at most), and None lets it live for ever: a holder that slept longer than that is not refused. Where memory is
+    short and ``maxmemory-policy`` is not ``noeviction``, Redis may evict a fence.
     """
 
     def __init__(self, prefix: str = "fences", *, ttl: float | None = LIFE_SECONDS) -> None:
@@ -49,6 +51,8 @@ class RedisFence:
 
     def set(self, client: Any, token: FencingToken, key: Any, value: Any, *, ttl: float | None = None, resource: str | None = None) -> None:
         """``SET key value``, if the token is not stale; with ``ttl`` in seconds the key expires. Raises StaleTokenError."""
+        if ttl is not None and (isinstance(ttl, bool) or not isinstance(ttl, int | float) or not ttl >= LEAST_TTL_SECONDS):
+            raise ValueError(f"ttl must be a number of seconds, at least {LEAST_TTL_SECONDS}, not {ttl!r}")
         options = () if ttl is None else ("PX", round(ttl * 1000))
         self.script(_SET)(client, token, [key], [value, *options], resource=resource)
 
@@ -70,14 +74,16 @@ class RedisFence:
     def check(self, pipeline: Any, token: FencingToken, resource: str | None = None) -> None:
         """Guard a MULTI. Call it **first** on a ``client.pipeline()``; then read, ``multi()``, queue the writes, and ``execute()``.
 
-        It raises the resource's token at once, and WATCHes it: if another holder comes before ``execute()``, that raises
-        redis-py's ``WatchError``. Then begin again, and this check tells whether the token has become stale.
+        What is called before ``multi()`` runs at once, unguarded: only read there. It raises the resource's token at once,
+        and WATCHes it: if another holder comes before ``execute()``, that raises redis-py's ``WatchError``. Then begin
+        again, and this check tells whether the token has become stale.
 
         Raises StaleTokenError, and ConfigurationError after ``multi()``, for a token of another lock than the resource's, or
         without a transaction.
         """
         name = checked_resource(token, resource)
-        if not all(hasattr(pipeline, needed) for needed in ("immediate_execute_command", "watch", "explicit_transaction")):
+        needed = ("immediate_execute_command", "watch", "explicit_transaction")
+        if ".asyncio" in type(pipeline).__module__ or not all(hasattr(pipeline, name) for name in needed):
             raise TypeError(
                 f"RedisFence.check takes a pipeline first ('with client.pipeline() as pipeline:'), and not {type(pipeline).__name__}; "
                 "for single writes, and in a cluster, there are set(), hset(), delete() and script()"
@@ -87,25 +93,15 @@ class RedisFence:
                 "the check comes first in a pipeline(transaction=True), before multi() and before anything is queued: "
                 "check, read, multi(), write"
             )
-        key = self.key(name)
-        # Raised before it is watched: our own change of a watched key would fail our own EXEC.
-        self.script(_CHECK).call(pipeline.immediate_execute_command, token, name, [], [])
-        pipeline.watch(key)
-        self.raise_unless(token, name, pipeline.immediate_execute_command("HMGET", key, "token", "lock"))
-
-    # --- for the scripts
-
-    def raise_unless(self, token: FencingToken, resource: str, fence: Sequence[Any]) -> None:
-        """Raise what there is to say against the token, if there is anything."""
-        stored, lock = (part.decode() if isinstance(part, bytes) else part for part in fence)
-        if lock is not None and lock != token.lock:
-            raise other_lock(token, resource, lock)
-        if stored is not None and int(stored) > int(token):
-            raise stale_token(token, resource, int(stored))
+        # Raised before it is watched: our own change of a watched key would fail our own EXEC. What came in between is seen by the second.
+        script = self.script(_CHECK)
+        script.call(pipeline.immediate_execute_command, token, name, [], [])
+        pipeline.watch(self.key(name).encode())
+        script.call(pipeline.immediate_execute_command, token, name, [], [])
 
     def arguments(self, token: FencingToken) -> list[Any]:
-        """The guard's own arguments."""
-        return [str(token), token.lock, self._life_ms]
+        """The guard's own arguments; text is encoded here, for clients differ in that."""
+        return [str(token), token.lock.encode(), self._life_ms]
 
     @staticmethod
     def _raise_if_long(parts: Sequence[Any]) -> None:
@@ -136,7 +132,7 @@ class FencedScript:
     def call(self, execute: Any, token: FencingToken, resource: str, keys: Sequence[Any], args: Sequence[Any]) -> Any:
         """Run it by whatever executes a command."""
         key = self._fence.key(resource)
-        operands = [1 + len(keys), key, *keys, *self._fence.arguments(token), *args]
+        operands = [1 + len(keys), key.encode(), *keys, *self._fence.arguments(token), *args]
         try:
             try:
                 return execute("EVALSHA", self._sha, *operands)
@@ -146,10 +142,10 @@ class FencedScript:
                 return execute("EVAL", self._text, *operands)
         except Exception as error:
             kind, _, rest = str(error).partition(" ")
-            if kind == "FENCESTALE":
+            if kind == "FENCEDLOCKSTALE":
                 raise stale_token(token, resource, int(rest.split(" ")[0])) from None
-            if kind == "FENCEOTHERLOCK":
-                self._fence.raise_unless(token, resource, execute("HMGET", key, "token", "lock"))
+            if kind == "FENCEDLOCKOTHER":
+                raise other_lock(token, resource, bytes.fromhex(rest.split(" ")[0]).decode()) from None
             if type(error).__name__ in _SLOT_ERRORS and "slot" in str(error):
                 tag = key.removeprefix(f"{self._fence.prefix}:")
                 raise ConfigurationError(
@@ -164,5 +160,5 @@ def _guarded(text: str) -> tuple[str, str]:
     lines = (resources.files(__package__) / "guard.lua").read_text("utf-8").splitlines()
     guard = " ".join(line.strip() for line in lines if not line.startswith("--"))
     first, newline, rest = text.partition("\n") if text.startswith("#!") else ("", "", text)
-    guarded = f"{first}{newline}{guard} {rest}"
+    guarded = f"{first}{newline}{guard} {rest}\nend)()"
     return guarded, hashlib.sha1(guarded.encode(), usedforsecurity=False).hexdigest()

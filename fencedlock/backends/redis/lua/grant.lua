@@ -4,7 +4,7 @@
 --   1 lock       hash: owner (claim id), count, token, holder, and where they matter operation, abandoned; exists while it is held
 --   2 queue      sorted set: waiting claims by ticket (order of arrival)
 --   3 waiters    hash: claim -> "deadline_us span_ms floor holder"
---   4 fence      hash: issued (last token), ended (last token released cleanly)
+--   4 fence      hash: issued (last token), ended (last token released cleanly), floor (of raise_floor: no token up to it is issued)
 --   5 withdrawn  sorted set: claims given up, by the server time until which packets of theirs may still come
 --
 -- Every script answers with one line of words: a single line is what a client parses fastest.
@@ -28,10 +28,10 @@ local function server_time_us()
   return time[1] * 1000000 + time[2]
 end
 
--- The last token issued, and '1' if its hold has not ended by a release: its lease ran out, or it was forced.
+-- The last token issued, or the floor if that is higher, and '1' if the token's hold has not ended by a release: its lease ran out, or it was forced.
 local function last_issued()
-  local last = call('HMGET', fence, 'issued', 'ended')
-  return tonumber(last[1]) or 0, (last[1] and last[1] ~= last[2]) and '1' or '0'
+  local last = call('HMGET', fence, 'issued', 'ended', 'floor')
+  return math.max(tonumber(last[1]) or 0, tonumber(last[3]) or 0), (last[1] and last[1] ~= last[2]) and '1' or '0'
 end
 
 -- Makes the claim the owner; the token. Tokens follow the server's clock, so that they rise even when the fence hash was

@@ -50,6 +50,7 @@ end
 local function hand_off(now_us, inbox, counts_receivers, first, last, caller, caller_lease_ms)
   local winner, winner_span_ms
   local silent, passed_over = {}, {}
+  last.issued = math.max(last.issued, tonumber(call('HGET', fence, 'floor') or '0'))
   for _ = 1, MOST_PLACES do
     local claim, ticket = unpack(first or call('ZPOPMIN', queue))
     first = nil

@@ -1,17 +1,12 @@
 -- Lets no token up to this one be issued any more.
 --
 -- ARGV: 1 token
--- A lock whose last hold ended cleanly stays one: its next holder does not take the gap for an abandoned hold.
+-- The last token issued stays what it is: a gap must not be taken for a hold that was abandoned, nor for one that was released.
 -- Answers: raised
 --@include grant
 local floor = ARGV[1]
-local issued, abandoned = last_issued()
-if tonumber(floor) > issued then
-  if abandoned == '0' and call('EXISTS', lock) == 0 then
-    call('HSET', fence, 'issued', floor, 'ended', floor)
-  else
-    call('HSET', fence, 'issued', floor)
-  end
+if tonumber(floor) > last_issued() then
+  call('HSET', fence, 'floor', floor)
   call('PEXPIRE', fence, FENCE_TTL_MS)
 end
 return answer('raised')

@@ -24,6 +24,5 @@ if not ours then
   return answer('lost', call('HGET', fence, 'ended') or '0')
 end
 call('DEL', lock)
-local issued = tonumber(call('HGET', fence, 'issued') or token) -- raise_floor may have set it above our token
-hand_off(server_time_us(), inbox, counts_receivers, first, { issued = issued, abandoned = '0', ended = token })
+hand_off(server_time_us(), inbox, counts_receivers, first, { issued = tonumber(token), abandoned = '0', ended = token })
 return answer('released')

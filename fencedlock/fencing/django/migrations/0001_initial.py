@@ -17,9 +17,9 @@ class Migration(migrations.Migration):
         migrations.CreateModel(
             name="Fence",
             fields=[
-                ("resource", ExactTextField(max_length=3072, primary_key=True, serialize=False)),
+                ("resource", ExactTextField(max_length=2600, primary_key=True, serialize=False)),
                 ("token", models.BigIntegerField()),
-                ("lock_name", ExactTextField(max_length=3072, null=True)),
+                ("lock_name", ExactTextField(max_length=2600, null=True)),
             ],
             options={"db_table": "fences", "verbose_name": "fence"},
         ),

@@ -1,8 +1,9 @@
-"""PostgreSQL, by psycopg, psycopg2 or asyncpg."""
+"""PostgreSQLFence, and the drivers that it knows."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Coroutine, Mapping
+from importlib import resources
 from typing import Any, ClassVar, overload
 
 from fencedlock.fencing.sql import AsyncConnection, Driver, Gives, Mistake, SQLFence, Statement, Steps, Style
@@ -21,9 +22,10 @@ class PsycopgDriver(Driver):
         return int(self.connection.info.transaction_status) != IDLE
 
     def execute(self, sql: str, parameters: Any, gives: Gives) -> Any:
+        from psycopg import Cursor
         from psycopg.rows import tuple_row
 
-        with self.connection.cursor(row_factory=tuple_row) as cursor:
+        with Cursor(self.connection, row_factory=tuple_row) as cursor:  # whatever kind the connection's own are
             cursor.execute(sql, parameters)
             return cursor.fetchone() if gives is Gives.ROW else None
 
@@ -35,9 +37,10 @@ class AsyncPsycopgDriver(PsycopgDriver):
     begin_words = "turn autocommit off, or open one ('async with connection.transaction():')"
 
     async def execute(self, sql: str, parameters: Any, gives: Gives) -> Any:
+        from psycopg import AsyncCursor
         from psycopg.rows import tuple_row
 
-        async with self.connection.cursor(row_factory=tuple_row) as cursor:
+        async with AsyncCursor(self.connection, row_factory=tuple_row) as cursor:
             await cursor.execute(sql, parameters)
             return await cursor.fetchone() if gives is Gives.ROW else None
 
@@ -72,7 +75,7 @@ class AsyncpgDriver(Driver):
 
 
 class PostgreSQLFence(SQLFence):
-    """Fences in PostgreSQL 10 or newer, by psycopg 3 (also asynchronous), psycopg2 or asyncpg.
+    """Fences in PostgreSQL 13 or newer, by psycopg 3 (also asynchronous), psycopg2 or asyncpg.
 
     Use it at READ COMMITTED, the default: at REPEATABLE READ and SERIALIZABLE a check that had to wait for another holder's
     transaction answers with a serialization failure (40001) instead, and the whole transaction is to be run again.
@@ -124,25 +127,29 @@ class PostgreSQLFence(SQLFence):
     # --- enforcement in the database itself
 
     @overload
-    def protect(self, connection: AsyncConnection, table: str) -> Awaitable[None]: ...
+    def protect(self, connection: AsyncConnection, table: str) -> Coroutine[Any, Any, None]: ...
 
     @overload
     def protect(self, connection: Any, table: str) -> None: ...
 
     def protect(self, connection: Any, table: str) -> Any:
-        """From the commit on, let no transaction change ``table`` unless it has passed a :meth:`check` before.
+        """From the commit on, let no transaction change the rows of ``table`` unless it has passed a :meth:`check` before.
 
-        INSERT, UPDATE, DELETE, TRUNCATE, MERGE and COPY are refused with SQLSTATE 42501 (``insufficient_privilege``),
-        whoever sends them. It works for all partitions and children that the table has, and for partitions that are added
-        later, except for a TRUNCATE of such a partition itself: call it again for that. Any passed check opens all protected
-        tables to its transaction. It guards against what was forgotten, not against ill will.
+        INSERT, UPDATE, DELETE, TRUNCATE, MERGE and COPY of any session are refused with SQLSTATE 42501
+        (``insufficient_privilege``), on the table and on all partitions and children that it has now; and on partitions that
+        are added later, except for a TRUNCATE of such a partition itself: call it again for that, and for new children by
+        inheritance. Any passed check opens all protected tables to its transaction.
+
+        It guards against what was forgotten, not against ill will, and not against DDL (ALTER, ATTACH, DETACH, DROP) nor
+        what logical replication brings to a subscriber. The role needs to own the table, and CREATE on the schema of the
+        table of fences, where the triggers' function is made.
 
         Calling it twice does nothing. To be awaited with an asynchronous connection.
         """
         return self._run(self.driver_of(connection), _statements(self.protect_ddl(table)))
 
     @overload
-    def unprotect(self, connection: AsyncConnection, table: str) -> Awaitable[None]: ...
+    def unprotect(self, connection: AsyncConnection, table: str) -> Coroutine[Any, Any, None]: ...
 
     @overload
     def unprotect(self, connection: Any, table: str) -> None: ...
@@ -153,75 +160,16 @@ class PostgreSQLFence(SQLFence):
 
     def protect_ddl(self, table: str) -> str:
         """The statements of :meth:`protect`, for a migration."""
-        function = self._quoted(f"{self.table}_fencedlock_check")
-        return _PROTECT.replace("{function}", function).replace("{table}", self._quoted(table))
+        return self._filled("protect.sql", table)
 
     def unprotect_ddl(self, table: str) -> str:
         """The statements of :meth:`unprotect`, for a migration."""
-        return _UNPROTECT.replace("{table}", self._quoted(table))
+        return self._filled("unprotect.sql", table)
+
+    def _filled(self, file: str, table: str) -> str:
+        text = (resources.files(__package__) / file).read_text("utf-8")
+        return text.replace("{function}", self._quoted(f"{self.table}_fencedlock_check")).replace("{table}", self._quoted(table))
 
 
 def _statements(sql: str) -> Steps:
     yield Statement(sql)
-
-
-# No colons in these: they would be taken for parameters.
-_TREE = """
-        WITH RECURSIVE tree AS (
-            SELECT CAST(CAST('{table}' AS regclass) AS oid) AS oid
-            UNION SELECT inhrelid FROM pg_inherits JOIN tree ON inhparent = tree.oid
-        )
-        SELECT CAST(c.oid AS regclass) AS name, c.relkind, c.relispartition FROM tree JOIN pg_class AS c ON c.oid = tree.oid"""
-
-_PROTECT = (
-    """CREATE OR REPLACE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql AS $fencedlock$
-BEGIN
-    IF current_setting('fencedlock.passed', true) IS DISTINCT FROM CAST(txid_current() AS text) THEN
-        RAISE EXCEPTION 'table % is protected by fencedlock, and this transaction has passed no check', CAST(TG_RELID AS regclass)
-            USING ERRCODE = 'insufficient_privilege', HINT = 'Check the fencing token first in the transaction, by
-            fence.check(connection, token).'; END IF; RETURN NULL; END $fencedlock$; DO $fencedlock$ DECLARE target record;
-            BEGIN
-    FOR target IN"""
-    + _TREE
-    + """
-    LOOP
-        IF target.relkind NOT IN ('r', 'p') THEN
-            IF target.name = CAST('{table}' AS regclass) THEN
-                RAISE EXCEPTION '% is no table, and only tables can be protected', target.name USING ERRCODE = 'wrong_object_type';
-            END IF;
-            CONTINUE;
-        END IF;
-        IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = target.name AND tgname = 'fencedlock_check') THEN
-            EXECUTE format('CREATE TRIGGER fencedlock_check BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON %s '
-                'FOR EACH STATEMENT EXECUTE FUNCTION {function}()', target.name);
-            EXECUTE format('ALTER TABLE ONLY %s ENABLE ALWAYS TRIGGER fencedlock_check', target.name);
-        END IF;
-        -- PostgreSQL copies row triggers, and only them, to partitions that are added later.
-        IF target.relkind = 'p'
-            AND NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = target.name AND tgname = 'fencedlock_check_rows') THEN
-            EXECUTE format('CREATE TRIGGER fencedlock_check_rows AFTER INSERT OR UPDATE OR DELETE ON %s '
-                'FOR EACH ROW EXECUTE FUNCTION {function}()', target.name);
-            EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER fencedlock_check_rows', target.name);
-        END IF;
-    END LOOP;
-END
-$fencedlock$"""
-)
-
-_UNPROTECT = (
-    """DO $fencedlock$
-DECLARE
-    target record;
-BEGIN
-    FOR target IN"""
-    + _TREE
-    + """
-    LOOP
-        EXECUTE format('DROP TRIGGER IF EXISTS fencedlock_check ON %s', target.name);
-        IF NOT target.relispartition THEN
-            EXECUTE format('DROP TRIGGER IF EXISTS fencedlock_check_rows ON %s', target.name);
-        END IF;
-    END LOOP;
-END
-$fencedlock$"""
-)

@@ -1,0 +1,122 @@
+"""Middleware for ASGI services."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
+from typing import Any
+
+from fencedlock.errors import StaleTokenError
+from fencedlock.fencing.http.header import HEADER
+from fencedlock.fencing.http.problem import CONTENT_TYPE, Problem, RefusedError, check, stale_problem, token_of
+from fencedlock.fencing.memory import MonotonicFence
+from fencedlock.token import FencingToken
+
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+_turns: weakref.WeakKeyDictionary[MonotonicFence, weakref.WeakValueDictionary[str, asyncio.Lock]] = weakref.WeakKeyDictionary()
+"""Of each fence, which several middlewares may share: whose request of a resource is being handled."""
+
+
+class ASGIFencing:
+    """Middleware that refuses the stale requests of an ASGI service.
+
+    Without a ``fence`` it reads the header and puts the :class:`~fencedlock.FencingToken` into
+    ``scope["state"]["fencing_token"]``, for the service to check it in the transaction of its own database; a
+    :class:`~fencedlock.StaleTokenError` that the service raises is answered with 409. That is right for every service with
+    more than one process.
+
+    With a :class:`~fencedlock.fencing.memory.MonotonicFence`, for a service of one process that keeps its own state, it
+    checks the token when the request comes, reads its body, and handles the requests of one resource one after another, each after another
+    check: so no check is overtaken while its request is handled. What a handler leaves running after its end, as a thread that goes on
+    when the request was cancelled, is not covered. A handler that sends a request of its own for the same resource waits for itself.
+
+    ``methods`` are those that need a token, all but GET, HEAD, OPTIONS and TRACE unless given; a token that comes with
+    another one is checked as well. ``resource`` names the resource of a ``scope``; without it the resource is the lock's
+    name. Only HTTP requests are looked at: websockets pass.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        fence: MonotonicFence | None = None,
+        *,
+        methods: Collection[str] | None = None,
+        resource: Callable[[Scope], str | None] | None = None,
+    ) -> None:
+        self._app = app
+        self._fence = fence
+        self._methods = methods
+        self._resource = resource
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection, as ASGI says."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        name = HEADER.lower().encode()
+        values = [value.decode("latin-1") for header, value in scope["headers"] if header.lower() == name]
+        started = False
+
+        async def noting_send(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            token = token_of(values, scope["method"], self._methods)
+            if token is not None:
+                scope.setdefault("state", {})["fencing_token"] = token
+            if token is None or self._fence is None:
+                await self._app(scope, receive, noting_send)
+            else:
+                await self._handle_in_turn(scope, receive, noting_send, token, self._fence)
+        except RefusedError as refused:
+            await _send_problem(scope, send, refused.problem)
+        except StaleTokenError as error:
+            if started:
+                raise
+            await _send_problem(scope, send, stale_problem(error))
+
+    async def _handle_in_turn(self, scope: Scope, receive: Receive, send: Send, token: FencingToken, fence: MonotonicFence) -> None:
+        resource = self._resource(scope) if self._resource else None
+        check(fence, token, resource)
+        body = await _whole_body(receive)  # before its turn: an older holder's upload that stalls must hold nobody up
+        if body is None:
+            return  # the client has gone
+        turns = _turns.setdefault(fence, weakref.WeakValueDictionary())
+        turn = turns.setdefault(token.lock if resource is None else resource, asyncio.Lock())
+        async with turn:
+            check(fence, token, resource)
+            await self._app(scope, _replaying(body, receive), send)
+
+
+async def _whole_body(receive: Receive) -> bytes | None:
+    parts = []
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            return None
+        parts.append(message.get("body", b""))
+        if not message.get("more_body"):
+            return b"".join(parts)
+
+
+def _replaying(body: bytes, receive: Receive) -> Receive:
+    first: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replay() -> Message:
+        return first.pop() if first else await receive()
+
+    return replay
+
+
+async def _send_problem(scope: Scope, send: Send, problem: Problem) -> None:
+    headers = [(b"content-type", CONTENT_TYPE.encode()), (b"content-length", str(len(problem.body)).encode())]
+    await send({"type": "http.response.start", "status": problem.status, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else problem.body})

@@ -1,0 +1,92 @@
+"""Middleware for WSGI services."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any
+
+from fencedlock.errors import StaleTokenError
+from fencedlock.fencing.http.header import HEADER
+from fencedlock.fencing.http.problem import CONTENT_TYPE, RefusedError, check, stale_problem, token_of
+from fencedlock.fencing.memory import MonotonicFence
+
+WSGIApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+ENVIRON_KEY = "fencedlock.token"
+"""Where a WSGI service finds the FencingToken."""
+
+_ENVIRON_HEADER = "HTTP_" + HEADER.upper().replace("-", "_")
+
+
+class WSGIFencing:
+    """Middleware that refuses the stale requests of a WSGI service: as :class:`ASGIFencing`, and with the same arguments.
+
+    The token is ``environ["fencedlock.token"]``; ``resource`` names the resource of an ``environ``. The answer to a request with a token
+    is collected before it is sent, so that nothing of the service runs after its check. Other requests pass as they are.
+    """
+
+    def __init__(
+        self,
+        app: WSGIApp,
+        fence: MonotonicFence | None = None,
+        *,
+        methods: Collection[str] | None = None,
+        resource: Callable[[Mapping[str, Any]], str | None] | None = None,
+    ) -> None:
+        self._app = app
+        self._fence = fence
+        self._methods = methods
+        self._resource = resource
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        """Handle one request, as PEP 3333 says."""
+        values = [environ[_ENVIRON_HEADER]] if _ENVIRON_HEADER in environ else []
+        try:
+            token = token_of(values, environ["REQUEST_METHOD"], self._methods)
+            if token is None:
+                return self._app(environ, start_response)
+            environ[ENVIRON_KEY] = token
+            if self._fence is None:
+                return self._collect(environ, start_response)
+            resource = self._resource(environ) if self._resource else None
+            check(self._fence, token, resource)
+            _read_body(environ)  # before its turn: an older holder's upload that stalls must hold nobody up
+            with self._fence.guard(token, resource):
+                return self._collect(environ, start_response)
+        except RefusedError as refused:
+            problem = refused.problem
+        except StaleTokenError as error:
+            problem = stale_problem(error)
+        start_response(f"{problem.status} {problem.phrase}", [("Content-Type", CONTENT_TYPE), ("Content-Length", str(len(problem.body)))])
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else [problem.body]
+
+    def _collect(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        """The whole answer; the server's start_response is called only when there is nothing left to refuse."""
+        begun: tuple[Any, ...] | None = None
+        parts: list[bytes] = []
+
+        def note(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], None]:
+            nonlocal begun
+            if begun is not None and exc_info is None:
+                raise AssertionError("the service called start_response twice without exc_info")
+            begun = (status, headers)
+            return parts.append
+
+        answer = self._app(environ, note)
+        try:
+            parts.extend(answer)
+        finally:
+            close = getattr(answer, "close", None)
+            if close is not None:
+                close()
+        if begun is None:
+            raise AssertionError("the service did not call start_response")
+        start_response(*begun)
+        return parts
+
+
+def _read_body(environ: dict[str, Any]) -> None:
+    length = environ.get("CONTENT_LENGTH") or ("-1" if environ.get("wsgi.input_terminated") else "0")
+    if length != "0":
+        environ["wsgi.input"] = io.BytesIO(environ["wsgi.input"].read(int(length)))

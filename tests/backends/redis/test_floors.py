@@ -1,0 +1,23 @@
+"""The highest tokens seen: one number for all locks, and one for each that was lifted above the server's clock."""
+
+from __future__ import annotations
+
+from fencedlock.backends.redis.floors import Floors
+
+NOW_US = 1_795_000_000_000_000
+
+
+def test_tokens_of_the_server_s_clock_hold_for_all_locks() -> None:
+    floors = Floors()
+    floors.saw("a", NOW_US, NOW_US)
+    floors.saw("b", NOW_US - 5, NOW_US)
+    assert (floors.of("a"), floors.of("b"), floors.of("new")) == (NOW_US, NOW_US, NOW_US)
+
+
+def test_a_lifted_lock_lifts_no_other() -> None:
+    floors = Floors()
+    floors.saw("a", 2**52, NOW_US)
+    floors.saw("b", NOW_US, NOW_US)
+    assert (floors.of("a"), floors.of("b")) == (2**52, NOW_US)
+    floors.saw("a", 2**52 - 1, NOW_US)
+    assert floors.of("a") == 2**52
