@@ -296,7 +296,10 @@ def test_two_middlewares_of_one_fence_take_turns() -> None:
             order.append(int(scope["state"]["fencing_token"]))
 
         async def request(token: FencingToken) -> None:
-            parts: list[MutableMapping[str, Any]] = [{"type": "http.request", "body": b"b"}, {"type": "http.request", "body": b"a", "more_body": True}]
+            parts: list[MutableMapping[str, Any]] = [
+                {"type": "http.request", "body": b"b"},
+                {"type": "http.request", "body": b"a", "more_body": True},
+            ]
 
             async def receive() -> MutableMapping[str, Any]:
                 return parts.pop()
