@@ -115,8 +115,8 @@ class Client:
         """Let the next token of ``token.lock`` be greater than this one, for all clients.
 
         For a store that has seen higher tokens than the lock server issues, as after a move to another server, or a restore
-        from a backup: the store's :class:`StaleTokenError` knows them, ``client.raise_floor(FencingToken(error.lock,
-        error.stored))``. Who holds the lock meanwhile keeps the token it has.
+        from a backup: the message of the store's :class:`StaleTokenError` tells the number. For an operator's hand, and not for a
+        handler of that error: a holder that is truly stale must not become the newest. Who holds the lock keeps its token.
 
         Raises ConfigurationError for a token that leaves no room above it, BackendError.
         """

@@ -49,7 +49,7 @@ def run(url: str, *, workers: int, updates: int, ttl: float, check_tokens: bool)
         lock_name = f"demo/{secrets.token_hex(4)}/account"
         with client.FairLock(lock_name):  # the server is there: or say so before anything starts
             pass
-        print(f"{workers} processes make {updates} updates each of one account, under")
+        print(f"{workers} processes make {updates} updates each of one account, in a SQLite file, under")
         print(f"FairLock({lock_name!r}) at {without_password(url)}, lease {ttl:g} s;")
         print("tokens are checked in every transaction" if check_tokens else "tokens are NOT checked: this is to see what that costs")
         show = _Show(url, lock_name, ttl, path, check_tokens=check_tokens)
@@ -245,7 +245,7 @@ def _report(show: _Show, *, wanted: int, found: int, check_tokens: bool, client:
         ("updates found", f"{found}"),
         ("lost updates", f"{lost}"),
         ("stale writes refused", f"{refused}" if check_tokens else f"{refused} (nobody looked)"),
-        ("hand-offs per second", f"{len(calm) / seconds:.0f}, with two transactions in each hold"),
+        ("hand-offs per second", f"{len(calm) / seconds:.0f}, with a read and a write of the account in each hold"),
         (
             "longest wait",
             f"{1000 * max(calm_waits):.0f} ms; {max(waits, key=lambda pair: pair[0])[0]:.2f} s behind the frozen or the killed holder",
@@ -253,7 +253,9 @@ def _report(show: _Show, *, wanted: int, found: int, check_tokens: bool, client:
         ("the frozen holder", _overcome(show.frozen)),
         (
             "  once woken",
-            "it knew by its own clock that it had lost the lock" if show.woken.knew else "it did NOT know that it had lost the lock",
+            "it knew by its own clock that it had lost the lock, and tried all the same"
+            if show.woken.knew
+            else "it did NOT know that it had lost the lock",
         ),
         ("  its late write", "was refused by the store" if show.woken.refused else "was ACCEPTED over newer ones"),
         ("the killed holder", _overcome(show.killed)),

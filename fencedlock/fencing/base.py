@@ -12,6 +12,11 @@ MOST_TOKEN = 2**63 - 1
 """What a BIGINT holds."""
 
 
+NO_TRANSACTION = (
+    "the check was made outside of a transaction, where it protects nothing: {begin}, check the token first in it, then read and write"
+)
+
+
 def checked_resource(token: FencingToken, resource: str | None) -> str:
     """The resource that the token is presented for: the lock's name, if none is given.
 
@@ -19,8 +24,8 @@ def checked_resource(token: FencingToken, resource: str | None) -> str:
     """
     if not isinstance(token, FencingToken):
         raise TypeError(
-            f"a fence checks the FencingToken that the lock gave ('with lock as token:', or lock.token), not {type(token).__name__}: "
-            f"{token!r:.80}"
+            f"a fence checks the FencingToken that the lock gave, the whole of it ('with lock as token:', or lock.token), "
+            f"not {type(token).__name__}: {token!r:.80}"
         )
     checked_value(token)
     _check_name("lock", token.lock)
@@ -54,8 +59,9 @@ def stale_token(token: FencingToken, resource: str, stored: int | None) -> Stale
     """The refusal of a token that is lower than the highest one that the resource has seen."""
     seen = "a higher one" if stored is None else str(stored)
     return StaleTokenError(
-        f"token {token} of lock {token.lock!r} is stale: {resource!r} has seen {seen}. Roll back: somebody else has got the lock since. "
-        "(If every token is refused, the lock server has lost its tokens or was changed: client.raise_floor() lifts them)",
+        f"token {token} of lock {token.lock!r} is stale: resource {resource!r} has seen {seen}, so somebody else has held the lock since. "
+        "Roll back, and do not retry with this token: acquire the lock again. (If tokens that were just acquired are refused too, lock "
+        "server was changed: see Client.raise_floor)",
         presented=int(token),
         stored=stored,
         lock=token.lock,
@@ -67,14 +73,8 @@ def other_lock(token: FencingToken, resource: str, lock_name: str) -> Configurat
     """The refusal of a token of another lock: tokens of two locks have no order."""
     error = ConfigurationError(
         f"resource {resource!r} is guarded by lock {lock_name!r}, and this token is of lock {token.lock!r}: tokens of two locks have no "
-        "order. Guard a resource by one lock, or name a resource for each lock (if the lock was renamed, change it in the resource's fence)"
+        "order. Leave out resource=, or take the same lock everywhere. (Was the lock renamed? Set lock_name in the resource's row of "
+        "fences, while nobody writes)"
     )
     error.lock, error.token = token.lock, token
     return error
-
-
-def no_transaction(what: str) -> ConfigurationError:
-    """The refusal of a check that protects nothing, for its row lock is gone already."""
-    return ConfigurationError(
-        f"the check was made outside of a transaction, where it protects nothing: {what}, check the token first in it, then read and write"
-    )

@@ -78,6 +78,9 @@ class MySQLFence(SQLFence):
         1054: Mistake.NO_COLUMN,
         1305: Mistake.NO_TRANSACTION,
         1020: Mistake.READ_BEFORE,
+        1142: Mistake.NO_RIGHTS,
+        1290: Mistake.READ_ONLY,
+        1792: Mistake.READ_ONLY,
     }
     quote: ClassVar[str] = "`"
     locking_read: ClassVar[str] = " FOR UPDATE"

@@ -13,7 +13,7 @@ from enum import Enum, auto
 from typing import Any, ClassVar, NamedTuple, Protocol, overload
 
 from fencedlock.errors import ConfigurationError
-from fencedlock.fencing.base import checked_resource, no_transaction, other_lock, stale_token
+from fencedlock.fencing.base import NO_TRANSACTION, checked_resource, other_lock, stale_token
 from fencedlock.token import FencingToken
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*")
@@ -49,7 +49,31 @@ class Mistake(Enum):
     NO_TABLE = auto()
     NO_COLUMN = auto()
     NO_TRANSACTION = auto()
+    NO_RIGHTS = auto()
     READ_BEFORE = auto()
+    READ_ONLY = auto()
+
+
+_MISTAKES: dict[Mistake | None, str] = {
+    Mistake.NO_TRANSACTION: NO_TRANSACTION,
+    Mistake.READ_BEFORE: "this transaction has read before the check, and what it has read is out of date: roll back, and {begin}; "
+    "the check comes first",
+    Mistake.READ_ONLY: "a check writes the token, and this transaction or server is read-only: check on the primary, in a transaction "
+    "that may write",
+}
+
+_MISTAKES_WITH_FENCES: dict[Mistake | None, str] = {
+    **_MISTAKES,
+    Mistake.NO_TABLE: "there is no table {table!r} in this database (and search path): {create}. If it stands in another schema, name that "
+    "too, as 'schema.fences'",
+    Mistake.NO_COLUMN: "table {table!r} has other columns than this version of fencedlock needs: compare it with ddl()",
+    Mistake.NO_RIGHTS: "this user may not use table {table!r}: GRANT SELECT, INSERT, UPDATE on it",
+}
+
+_MISTAKES_WITH_ROWS: dict[Mistake | None, str] = {
+    **_MISTAKES,
+    Mistake.NO_COLUMN: "{error}: the guarded table needs a column for the token: ADD COLUMN fence BIGINT",
+}
 
 
 class Style(Enum):
@@ -79,6 +103,8 @@ class Driver(ABC):
     is_async: ClassVar[bool] = False
     begin_words: ClassVar[str]
     """How to begin a transaction."""
+    create_words: ClassVar[str] = "was create() called, and committed? ddl() prints it for a migration"
+    """How to make the table of fences."""
 
     def __init__(self, connection: Any) -> None:
         self.connection: Any = connection
@@ -212,7 +238,7 @@ class SQLFence(ABC):
         if open_now is None:
             yield from self.probe_steps()
         elif not open_now:
-            raise no_transaction(driver.begin_words)
+            raise ConfigurationError(NO_TRANSACTION.format(begin=driver.begin_words))
 
     def row_steps(self, token: FencingToken, table: str, key: Mapping[str, Any], column: str) -> Steps:
         """Raise the token in a row of the user's, or refuse."""
@@ -244,25 +270,12 @@ class SQLFence(ABC):
 
     def explained(self, driver: Driver, error: Exception, statement: Statement) -> Exception | None:
         """A clearer error than the driver's own, where there is one."""
-        mistake = self.mistakes.get(self.code_of(driver.origin(error)))
-        if mistake is Mistake.NO_TRANSACTION:
-            return no_transaction(driver.begin_words)
-        if mistake is Mistake.READ_BEFORE:
-            return ConfigurationError(
-                "this transaction has read before the check, and what it has read is out of date: roll back, and "
-                f"{driver.begin_words}; the check comes first"
-            )
-        if self._table not in statement.sql:
+        origin = driver.origin(error)
+        mistake = self.mistakes.get(self.code_of(origin))
+        words = (_MISTAKES_WITH_FENCES if self._table in statement.sql else _MISTAKES_WITH_ROWS).get(mistake)
+        if words is None:
             return None
-        if mistake is Mistake.NO_TABLE:
-            return ConfigurationError(
-                f"there is no table {self.table!r}: call create() of this fence once, or put its ddl() in a migration"
-            )
-        if mistake is Mistake.NO_COLUMN:
-            return ConfigurationError(
-                f"table {self.table!r} has other columns than this version of fencedlock needs: compare it with ddl()"
-            )
-        return None
+        return ConfigurationError(words.format(table=self.table, begin=driver.begin_words, create=driver.create_words, error=origin))
 
     @abstractmethod
     def code_of(self, error: Exception) -> Any:
@@ -277,8 +290,8 @@ class SQLFence(ABC):
         known = ", ".join(dict.fromkeys(package for package, _ in self.drivers))
         raise TypeError(
             f"{type(self).__name__} takes the connection first, one of {known}, and not "
-            f"{type(connection).__module__}.{type(connection).__name__}; "
-            "for SQLAlchemy and Django there are SQLAlchemyFence and DjangoFence"
+            f"{type(connection).__module__}.{type(connection).__name__} (of a cursor: cursor.connection; of a pool: what it lends; "
+            "for SQLAlchemy and Django: SQLAlchemyFence and DjangoFence)"
         )
 
     def run(self, driver: Driver, steps: Steps) -> None:
@@ -295,7 +308,7 @@ class SQLFence(ABC):
                 explained = self.explained(driver, error, statement)
                 if explained is None:
                     raise
-                raise explained from error
+                raise explained from driver.origin(error)
 
     async def run_async(self, driver: Driver, steps: Steps) -> None:
         """Let the driver take the steps, in an event loop."""
@@ -311,10 +324,14 @@ class SQLFence(ABC):
                 explained = self.explained(driver, error, statement)
                 if explained is None:
                     raise
-                raise explained from error
+                raise explained from driver.origin(error)
 
     def _run(self, driver: Driver, steps: Steps) -> Any:
-        return self.run_async(driver, steps) if driver.is_async else self.run(driver, steps)
+        if not driver.is_async:
+            return self.run(driver, steps)
+        coroutine: Any = self.run_async(driver, steps)
+        coroutine.__qualname__ = f"{type(self).__name__}.check"  # what Python names if the await was forgotten
+        return coroutine
 
     def _quoted(self, name: str) -> str:
         parts = name.split(".") if isinstance(name, str) else []

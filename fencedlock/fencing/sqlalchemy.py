@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+import weakref
 from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, overload
 
@@ -11,11 +12,11 @@ from sqlalchemy import BigInteger, Column, Connection, MetaData, String, Table, 
 from sqlalchemy.dialects import registry
 from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import DBAPIError, IntegrityError, NoSuchModuleError
-from sqlalchemy.orm import Session, scoped_session
+from sqlalchemy.orm import Session, SessionTransaction, scoped_session
 from sqlalchemy.schema import CreateTable
 
 from fencedlock.errors import ConfigurationError
-from fencedlock.fencing.base import checked_resource, no_transaction
+from fencedlock.fencing.base import NO_TRANSACTION, checked_resource
 from fencedlock.fencing.mysql import MySQLFence
 from fencedlock.fencing.portable import PortableFence
 from fencedlock.fencing.postgresql import PostgreSQLFence
@@ -58,7 +59,7 @@ class SQLAlchemyDriver(Driver):
         clause = _text(sql)
         if gives is Gives.INSERTED:
             if self.in_transaction() is False:  # or the savepoint would fail
-                raise no_transaction(self.begin_words)
+                raise ConfigurationError(NO_TRANSACTION.format(begin=self.begin_words))
             try:
                 with self.connection.begin_nested():
                     self.connection.execute(clause, parameters)
@@ -80,7 +81,8 @@ class SQLAlchemyFence:
     PostgreSQL, MySQL, MariaDB and SQLite get the statements of their own rooms, and are to be used as these say; other
     databases get plain SQL.
 
-    A check expires what is unchanged in the objects of a session, so that what is read after it comes from the database: so pass the
+    A check expires what is unchanged in the objects of a session, so that what is read after it comes from the database; and
+    the first check of a transaction refuses a session with changes that are not flushed. So pass the
     session, and not its connection. In an
     ``AsyncSession`` an object that was loaded before the check must be refreshed before it is touched: load it after the
     check.
@@ -161,15 +163,19 @@ class SQLAlchemyFence:
         if isinstance(target, scoped_session) or (asynchronous and isinstance(target, asynchronous.async_scoped_session)):
             target = target()
         if asynchronous and isinstance(target, asynchronous.AsyncSession | asynchronous.AsyncConnection):
-            return target.run_sync(lambda synchronous: self._apply(synchronous, act))
+            coroutine: Any = target.run_sync(lambda synchronous: self._apply(synchronous, act))
+            coroutine.__qualname__ = "SQLAlchemyFence.check"  # what Python names if the await was forgotten
+            return coroutine
         if isinstance(target, Session):
+            _refuse_changes_from_before(target)
             act(target.connection())
             _expire_unchanged(target)
         elif isinstance(target, Connection):
             act(target)
         else:
             raise TypeError(
-                f"{self!r} takes the Connection, Session or AsyncSession first, in its transaction, and not {type(target).__name__}"
+                f"{self!r} takes the Connection, Session or AsyncSession first, in its transaction, and not {type(target).__name__} "
+                "(of an engine: 'with engine.begin() as connection:')"
             )
         return None
 
@@ -211,8 +217,23 @@ def _text(sql: str) -> TextClause:
     return clause.bindparams(bindparam("token", type_=BigInteger)) if ":token" in sql else clause
 
 
+_checked_in: weakref.WeakSet[SessionTransaction] = weakref.WeakSet()
+"""Transactions that have passed a check: what is changed in them now was read after it."""
+
+
+def _refuse_changes_from_before(session: Session) -> None:
+    """Changes that a session brings into the first check of a transaction were made by what it had read before."""
+    if session.get_transaction() not in _checked_in and (session.dirty or session.deleted):
+        raise ConfigurationError(
+            "the session has changed objects before the check, by what it had read before: roll back, check first, then load and change"
+        )
+
+
 def _expire_unchanged(session: Session) -> None:
     """Forget what was read before the check: a session answers later queries with the objects that it has."""
+    transaction = session.get_transaction()
+    assert transaction is not None
+    _checked_in.add(transaction)
     for kept in list(session.identity_map.values()):
         state = inspect(kept)
         if kept in session.deleted:

@@ -61,6 +61,7 @@ class SQLiteFence(SQLFence):
         "no such column": Mistake.NO_COLUMN,
         "has no column": Mistake.NO_COLUMN,
         "SQLITE_BUSY_SNAPSHOT": Mistake.READ_BEFORE,
+        "attempt to write a readonly database": Mistake.READ_ONLY,
     }
 
     def __init__(self, table: str = "fences") -> None:

@@ -359,6 +359,22 @@ def test_wsgi_s_mistakes_are_told() -> None:
         WSGIFencing(twice)(dict(environ), lambda *_: None)
 
 
+def test_a_token_of_another_lock_than_the_service_s_resource_gets_400(serve: Callable[..., Any]) -> None:
+    service, fence = Service(), MonotonicFence()
+    fence.check(OLD)
+    with pytest.raises(fencedlock.ConfigurationError) as caught:
+        fence.check(FencingToken("another", 9), "orders/42")
+    service.error = caught.value
+    with serve(service) as url:
+        assert post(url, FencingToken("another", 9)).status_code == 400
+
+
+@pytest.mark.parametrize("middleware", [ASGIFencing, WSGIFencing])
+def test_a_resource_without_a_fence_is_refused(middleware: Any) -> None:
+    with pytest.raises(fencedlock.ConfigurationError, match="name the resource in the service's check"):
+        middleware(None, resource=lambda _: "x")
+
+
 class TestClients:
     def test_hooks_of_httpx_and_requests(self, serve: Callable[..., Any], client: fencedlock.Client, name: str) -> None:
         service, lock = Service(), client.RLock(name)
@@ -376,6 +392,9 @@ class TestClients:
                     session.post(url, auth=send, hooks={"response": raise_if_stale})
             with pytest.raises(NotOwnedError):
                 session.post(url, auth=send)
+            with pytest.raises(TypeError, match="a lock or a FencingToken"):
+                TokenHeader("orders/42")  # type: ignore[arg-type]
+            assert session.post(url, auth=TokenHeader(token)).status_code == 409
         assert (caught.value.presented, caught.value.stored, caught.value.token) == (int(token), int(token) + 1, token)
         assert service.accepted == [token] * 3
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -258,6 +259,31 @@ class TestProtect:
         protected.execute('INSERT INTO app."Data" VALUES (2)')
 
 
+class TestRights:
+    def test_a_role_without_rights_is_told_which(self, protected: psycopg.Connection[Any]) -> None:
+        protected.execute("DROP ROLE IF EXISTS ann")
+        protected.execute("CREATE ROLE ann")
+        protected.execute("SET ROLE ann")
+        with pytest.raises(ConfigurationError, match="GRANT SELECT, INSERT, UPDATE"):
+            FENCE.check(protected, NEW)
+        protected.rollback()
+
+    def test_a_role_that_may_make_no_tables_can_run_create_where_there_is_one(self, protected: psycopg.Connection[Any]) -> None:
+        protected.execute("DROP ROLE IF EXISTS ann")
+        protected.execute("CREATE ROLE ann")
+        protected.execute("GRANT SELECT, INSERT, UPDATE ON fences TO ann")
+        protected.execute("SET ROLE ann")
+        FENCE.create(protected)
+        FENCE.check(protected, NEW)
+        protected.rollback()
+
+    def test_a_read_only_transaction_is_told(self, protected: psycopg.Connection[Any]) -> None:
+        protected.execute("SET TRANSACTION READ ONLY")
+        with pytest.raises(ConfigurationError, match="read-only"):
+            FENCE.check(protected, NEW)
+        protected.rollback()
+
+
 class TestIsolation:
     @pytest.mark.parametrize("level", [psycopg.IsolationLevel.REPEATABLE_READ, psycopg.IsolationLevel.SERIALIZABLE], ids=str)
     def test_above_read_committed_the_database_asks_for_another_try(
@@ -326,6 +352,16 @@ class TestDrivers:
             FENCE.check(connection, OLD)
         assert content(protected) == [("a", 3)]
 
+    def test_a_forgotten_await_is_named(self, database: Database) -> None:
+        async def forget() -> None:
+            connection = await asyncpg.connect(host=database["host"], user=database["user"], database=database["dbname"])
+            with pytest.warns(RuntimeWarning, match=r"PostgreSQLFence\.check' was never awaited"):
+                FENCE.check(connection, NEW)  # type: ignore[unused-coroutine]
+                gc.collect()
+            await connection.close()
+
+        asyncio.run(forget())
+
     def test_connections_of_a_pool_of_asyncpg(self, protected: psycopg.Connection[Any], database: Database) -> None:
         async def use() -> None:
             options: dict[str, Any] = {"host": database["host"], "user": database["user"], "database": database["dbname"]}
@@ -345,5 +381,5 @@ class TestDrivers:
 
     def test_what_is_no_connection_is_refused(self, protected: psycopg.Connection[Any]) -> None:
         for wrong in (protected.cursor(), None, "postgresql://", NEW):
-            with pytest.raises(TypeError, match="takes the connection first, one of psycopg, psycopg2, asyncpg"):
+            with pytest.raises(TypeError, match=r"takes the connection first, one of psycopg, psycopg2, asyncpg, .* cursor\.connection"):
                 FENCE.check(wrong, NEW)

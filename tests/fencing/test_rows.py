@@ -65,6 +65,16 @@ def test_bad_names_and_keys_are_refused(open_store: Callable[..., Store]) -> Non
     store.rollback()
 
 
+def test_without_the_column_it_says_what_to_do(store: Store) -> None:
+    store.begin()
+    store.run("CREATE TABLE plain (id VARCHAR(20) PRIMARY KEY)")
+    store.commit()
+    store.begin()
+    with pytest.raises(ConfigurationError, match="ADD COLUMN fence BIGINT"):
+        check_row(store, 5, {"id": "a"}, table="plain")
+    store.rollback()
+
+
 def test_a_column_that_does_not_take_the_token_is_refused(open_store: Callable[..., Store]) -> None:
     store = open_store("sqlite3")
     store.run("CREATE TRIGGER t AFTER UPDATE ON accounts BEGIN UPDATE accounts SET fence = NULL; END")

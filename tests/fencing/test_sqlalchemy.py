@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, create_engine, event, inspect, text
-from sqlalchemy.exc import MissingGreenlet
+from sqlalchemy.exc import MissingGreenlet, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, create_async_engine
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from fencedlock import ConfigurationError, FencingToken, StaleTokenError
+from fencedlock.fencing.postgresql import PostgreSQLFence
 from fencedlock.fencing.sqlalchemy import SQLAlchemyFence
 from tests.fencing.models import Account, Base, History
 from tests.fencing.stores import Database, sqlalchemy_url
@@ -52,29 +53,35 @@ class TestSession:
             FENCE.check(ours, NEW)
             assert ours.get_one(Account, "a").balance == 100
 
-    def test_what_was_changed_before_the_check_is_kept(self, engine: Engine) -> None:
+    def test_changes_from_before_the_check_are_refused(self, engine: Engine) -> None:
         with Session(engine) as session:
             session.get_one(Account, "a").balance = 7
+            with pytest.raises(ConfigurationError, match="has changed objects before the check"):
+                FENCE.check(session, NEW)
+            session.rollback()
             session.delete(session.get_one(Account, "b"))
-            session.add(History(token=1, balance=1))
+            with pytest.raises(ConfigurationError, match="has changed objects before the check"):
+                FENCE.check(session, NEW)
+            session.rollback()
+            session.add(History(token=1, balance=1))  # a new object has read nothing
             FENCE.check(session, NEW)
             session.commit()
-        with Session(engine) as session:
-            assert session.get_one(Account, "a").balance == 7
-            assert session.get(Account, "b") is None
             assert session.get(History, 1) is not None
 
-    def test_of_a_changed_object_the_rest_is_read_again(self, engine: Engine) -> None:
+    def test_changes_after_the_first_check_are_kept_by_the_second(self, engine: Engine) -> None:
         with Session(engine, expire_on_commit=False) as ours, Session(engine) as theirs:
-            account = ours.get_one(Account, "a")
+            ours.get_one(Account, "a")
             ours.commit()
-            account.fence = 1
             theirs.get_one(Account, "a").balance = 100
             theirs.commit()
             FENCE.check(ours, NEW)
+            account = ours.get_one(Account, "a")
+            account.fence = 1
+            ours.delete(ours.get_one(Account, "b"))
+            FENCE.check(ours, NEW)
             account.balance += 1
             ours.commit()
-            assert (account.balance, account.fence) == (101, 1)
+            assert (account.balance, account.fence, ours.get(Account, "b")) == (101, 1, None)
 
     def test_a_check_flushes_nothing(self, engine: Engine) -> None:
         statements: list[str] = []
@@ -164,6 +171,21 @@ class TestConnection:
         for wrong in (engine, sessionmaker(engine), None):
             with pytest.raises(TypeError, match="takes the Connection, Session or AsyncSession"):
                 FENCE.check(wrong, NEW)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
+def test_protection_is_installed_by_sqlalchemy_too(engine: Engine, database: Database, driver: str) -> None:
+    ddl = PostgreSQLFence()
+    other = create_engine(sqlalchemy_url("postgresql", database, driver))
+    with other.begin() as connection:
+        connection.execute(text(ddl.protect_ddl("accounts")))
+    with pytest.raises(ProgrammingError, match="protected by fencedlock"), engine.begin() as connection:
+        connection.execute(text("UPDATE accounts SET balance = 1"))
+    with other.begin() as connection:
+        FENCE.check(connection, NEW)
+        connection.execute(text("UPDATE accounts SET balance = 1"))
+        connection.execute(text(ddl.unprotect_ddl("accounts")))
+    other.dispose()
 
 
 class TestPortable:

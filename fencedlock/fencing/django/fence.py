@@ -23,6 +23,7 @@ class DjangoDriver(Driver):
     """One of Django's database connections."""
 
     begin_words = "open one ('with transaction.atomic():')"
+    create_words = "add 'fencedlock.fencing.django' to INSTALLED_APPS and run migrate, or call create()"
 
     def in_transaction(self) -> bool:
         return bool(self.connection.in_atomic_block or not self.connection.get_autocommit())

@@ -7,9 +7,9 @@ import weakref
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from typing import Any
 
-from fencedlock.errors import StaleTokenError
+from fencedlock.errors import ConfigurationError, StaleTokenError
 from fencedlock.fencing.http.header import HEADER
-from fencedlock.fencing.http.problem import CONTENT_TYPE, Problem, RefusedError, check, stale_problem, token_of
+from fencedlock.fencing.http.problem import CONTENT_TYPE, Problem, RefusedError, problem_of, token_of
 from fencedlock.fencing.memory import MonotonicFence
 from fencedlock.token import FencingToken
 
@@ -49,6 +49,8 @@ class ASGIFencing:
         methods: Collection[str] | None = None,
         resource: Callable[[Scope], str | None] | None = None,
     ) -> None:
+        if resource is not None and fence is None:
+            raise ConfigurationError("resource= is for the middleware's own fence: without one, name the resource in the service's check")
         self._app = app
         self._fence = fence
         self._methods = methods
@@ -78,21 +80,22 @@ class ASGIFencing:
                 await self._handle_in_turn(scope, receive, noting_send, token, self._fence)
         except RefusedError as refused:
             await _send_problem(scope, send, refused.problem)
-        except StaleTokenError as error:
-            if started:
+        except (StaleTokenError, ConfigurationError) as error:
+            problem = problem_of(error)
+            if started or problem is None:
                 raise
-            await _send_problem(scope, send, stale_problem(error))
+            await _send_problem(scope, send, problem)
 
     async def _handle_in_turn(self, scope: Scope, receive: Receive, send: Send, token: FencingToken, fence: MonotonicFence) -> None:
         resource = self._resource(scope) if self._resource else None
-        check(fence, token, resource)
+        fence.check(token, resource)
         body = await _whole_body(receive)  # before its turn: an older holder's upload that stalls must hold nobody up
         if body is None:
             return  # the client has gone
         turns = _turns.setdefault(fence, weakref.WeakValueDictionary())
         turn = turns.setdefault(token.lock if resource is None else resource, asyncio.Lock())
         async with turn:
-            check(fence, token, resource)
+            fence.check(token, resource)
             await self._app(scope, _replaying(body, receive), send)
 
 

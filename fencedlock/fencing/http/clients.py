@@ -14,19 +14,23 @@ if TYPE_CHECKING:
 
 
 class TokenHeader:
-    """Puts the token of a held lock on each request: for httpx and requests.
+    """Puts the token of a held lock, or a given token, on each request: for httpx and requests.
 
     ``httpx.Client(event_hooks={"request": [TokenHeader(lock)]})``, or ``auth=TokenHeader(lock)`` of httpx (also of its
     AsyncClient) and of requests. Without a client's hook: ``headers={HEADER: format_token(lock.token)}``. Raises
     NotOwnedError when the calling thread does not hold the lock.
     """
 
-    def __init__(self, lock: RLock) -> None:
+    def __init__(self, lock: RLock | FencingToken) -> None:
+        from fencedlock.locks import RLock
+
+        if not isinstance(lock, RLock | FencingToken):
+            raise TypeError(f"TokenHeader takes a lock or a FencingToken, not {type(lock).__name__}")
         self._lock = lock
 
     def __call__(self, request: Any) -> Any:
         """Set the header of a request that is about to be sent."""
-        request.headers[HEADER] = format_token(self._lock.token)
+        request.headers[HEADER] = format_token(self._lock if isinstance(self._lock, FencingToken) else self._lock.token)
         return request
 
 

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 from fencedlock.errors import ConfigurationError, StaleTokenError
 from fencedlock.fencing.http.header import HEADER, parse_token
-from fencedlock.fencing.memory import MonotonicFence
 from fencedlock.token import FencingToken
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
@@ -50,16 +49,10 @@ def token_of(values: list[str], method: str, methods: Collection[str] | None) ->
         raise RefusedError(400, "Bad Request", str(error)) from error
 
 
-def check(fence: MonotonicFence, token: FencingToken, resource: str | None) -> None:
-    """Check the token of a request. Raises StaleTokenError, and RefusedError (400) for a token of another lock than the resource's."""
-    try:
-        fence.check(token, resource)
-    except ConfigurationError as error:
-        raise RefusedError(400, "Bad Request", str(error)) from error
-
-
-def stale_problem(error: StaleTokenError) -> Problem:
-    """The answer to a stale request."""
+def problem_of(error: StaleTokenError | ConfigurationError) -> Problem | None:
+    """The answer when a token was refused: 409 if it is stale, 400 if it is of another lock than the resource's; None for other errors."""
+    if isinstance(error, ConfigurationError):
+        return None if error.token is None else RefusedError(400, "Bad Request", str(error)).problem
     return _problem(
         409,
         "Conflict",

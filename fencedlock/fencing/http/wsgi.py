@@ -6,9 +6,9 @@ import io
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
-from fencedlock.errors import StaleTokenError
+from fencedlock.errors import ConfigurationError, StaleTokenError
 from fencedlock.fencing.http.header import HEADER
-from fencedlock.fencing.http.problem import CONTENT_TYPE, RefusedError, check, stale_problem, token_of
+from fencedlock.fencing.http.problem import CONTENT_TYPE, RefusedError, problem_of, token_of
 from fencedlock.fencing.memory import MonotonicFence
 
 WSGIApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
@@ -34,6 +34,8 @@ class WSGIFencing:
         methods: Collection[str] | None = None,
         resource: Callable[[Mapping[str, Any]], str | None] | None = None,
     ) -> None:
+        if resource is not None and fence is None:
+            raise ConfigurationError("resource= is for the middleware's own fence: without one, name the resource in the service's check")
         self._app = app
         self._fence = fence
         self._methods = methods
@@ -50,14 +52,17 @@ class WSGIFencing:
             if self._fence is None:
                 return self._collect(environ, start_response)
             resource = self._resource(environ) if self._resource else None
-            check(self._fence, token, resource)
+            self._fence.check(token, resource)
             _read_body(environ)  # before its turn: an older holder's upload that stalls must hold nobody up
             with self._fence.guard(token, resource):
                 return self._collect(environ, start_response)
         except RefusedError as refused:
             problem = refused.problem
-        except StaleTokenError as error:
-            problem = stale_problem(error)
+        except (StaleTokenError, ConfigurationError) as error:
+            answer = problem_of(error)
+            if answer is None:
+                raise
+            problem = answer
         start_response(f"{problem.status} {problem.phrase}", [("Content-Type", CONTENT_TYPE), ("Content-Length", str(len(problem.body)))])
         return [] if environ["REQUEST_METHOD"] == "HEAD" else [problem.body]
 

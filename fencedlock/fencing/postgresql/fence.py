@@ -16,7 +16,7 @@ IDLE = 0
 class PsycopgDriver(Driver):
     """A connection of psycopg 3."""
 
-    begin_words = "turn autocommit off, or open one ('with connection.transaction():')"
+    begin_words = "open one ('with connection.transaction():')"
 
     def in_transaction(self) -> bool:
         return int(self.connection.info.transaction_status) != IDLE
@@ -34,7 +34,7 @@ class AsyncPsycopgDriver(PsycopgDriver):
     """An asynchronous connection of psycopg 3."""
 
     is_async = True
-    begin_words = "turn autocommit off, or open one ('async with connection.transaction():')"
+    begin_words = "open one ('async with connection.transaction():')"
 
     async def execute(self, sql: str, parameters: Any, gives: Gives) -> Any:
         from psycopg import AsyncCursor
@@ -88,7 +88,12 @@ class PostgreSQLFence(SQLFence):
         ("asyncpg", "Connection"): AsyncpgDriver,
         ("asyncpg", "PoolConnectionProxy"): AsyncpgDriver,
     }
-    mistakes: ClassVar[Mapping[Any, Mistake]] = {"42P01": Mistake.NO_TABLE, "42703": Mistake.NO_COLUMN}
+    mistakes: ClassVar[Mapping[Any, Mistake]] = {
+        "42P01": Mistake.NO_TABLE,
+        "42703": Mistake.NO_COLUMN,
+        "42501": Mistake.NO_RIGHTS,
+        "25006": Mistake.READ_ONLY,
+    }
 
     def ddl(self) -> str:
         return (
@@ -101,6 +106,9 @@ class PostgreSQLFence(SQLFence):
 
     def create_steps(self) -> Steps:
         """Make the table; two who do so at once would otherwise meet in PostgreSQL's catalogue."""
+        (found,) = yield Statement(f"SELECT CAST(to_regclass('{self._table}') AS text)", {}, Gives.ROW)
+        if found is not None:
+            return  # a role that may not create tables can run this too
         yield Statement("SELECT pg_advisory_xact_lock(hashtext('fencedlock'))")
         yield Statement(self.ddl())
 

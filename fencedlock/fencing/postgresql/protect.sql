@@ -8,7 +8,8 @@ BEGIN
             IF current_setting('fencedlock.passed', true) IS DISTINCT FROM CAST(txid_current() AS text) THEN
                 RAISE EXCEPTION 'table % is protected by fencedlock, and this transaction has passed no check', CAST(TG_RELID AS regclass)
                     USING ERRCODE = 'insufficient_privilege',
-                          HINT = 'Check the fencing token first in the transaction, by fence.check(connection, token).';
+                          HINT = 'Check the fencing token first in the transaction, by fence.check(connection, token). '
+                                 'For maintenance by hand see the documentation of protect.';
             END IF;
             RETURN NULL;
         END
