@@ -20,6 +20,8 @@ client = fencedlock.configure(f"embedded://{folder}", ttl=10)
 """
 doctest_global_cleanup = """
 client.close()
-import shutil
+import fcntl, shutil
+with open(folder + "/server.lock", "a") as alive:
+    fcntl.flock(alive, fcntl.LOCK_EX)  # the server's guardian has it until both have ended
 shutil.rmtree(folder)
 """
