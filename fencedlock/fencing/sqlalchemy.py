@@ -82,10 +82,9 @@ class SQLAlchemyFence:
     databases get plain SQL.
 
     A check expires what is unchanged in the objects of a session, so that what is read after it comes from the database; and
-    the first check of a transaction refuses a session with changes that are not flushed. So pass the
-    session, and not its connection. In an
-    ``AsyncSession`` an object that was loaded before the check must be refreshed before it is touched: load it after the
-    check.
+    the first check of a transaction refuses a session with changes that are not flushed. So pass the session, and not its
+    connection. In an ``AsyncSession`` an object that was loaded before the check must be refreshed before it is touched: load
+    it after the check.
     """
 
     rooms: ClassVar[Mapping[str, type[SQLFence]]] = {
@@ -124,7 +123,7 @@ class SQLAlchemyFence:
 
     def create(self, session: Synchronous | Asynchronous) -> Any:
         """Make the table, unless it is there. Commit after it. To be awaited with an asynchronous session or connection."""
-        return self._apply(session, self._create)
+        return self._apply(session, self._create, is_check=False)
 
     @overload
     def check(self, session: Asynchronous, token: FencingToken, resource: str | None = None) -> Coroutine[Any, Any, None]: ...
@@ -157,19 +156,21 @@ class SQLAlchemyFence:
         checked_resource(token, None)
         return self._apply(session, lambda connection: self._check(connection, lambda room: room.row_steps(token, table, key, column)))
 
-    def _apply(self, target: Synchronous | Asynchronous, act: Callable[[Connection], None]) -> Any:
+    def _apply(self, target: Synchronous | Asynchronous, act: Callable[[Connection], None], *, is_check: bool = True) -> Any:
         """Do it on the connection of this session, now or in the event loop."""
         asynchronous = sys.modules.get("sqlalchemy.ext.asyncio")  # it needs greenlet: not imported for those who don't use it
         if isinstance(target, scoped_session) or (asynchronous and isinstance(target, asynchronous.async_scoped_session)):
             target = target()
         if asynchronous and isinstance(target, asynchronous.AsyncSession | asynchronous.AsyncConnection):
-            coroutine: Any = target.run_sync(lambda synchronous: self._apply(synchronous, act))
+            coroutine: Any = target.run_sync(lambda synchronous: self._apply(synchronous, act, is_check=is_check))
             coroutine.__qualname__ = "SQLAlchemyFence.check"  # what Python names if the await was forgotten
             return coroutine
-        if isinstance(target, Session):
+        if isinstance(target, Session) and is_check:
             _refuse_changes_from_before(target)
             act(target.connection())
             _expire_unchanged(target)
+        elif isinstance(target, Session):
+            act(target.connection())
         elif isinstance(target, Connection):
             act(target)
         else:

@@ -55,6 +55,7 @@ class TestSession:
 
     def test_changes_from_before_the_check_are_refused(self, engine: Engine) -> None:
         with Session(engine) as session:
+            FENCE.create(session)  # is no check
             session.get_one(Account, "a").balance = 7
             with pytest.raises(ConfigurationError, match="has changed objects before the check"):
                 FENCE.check(session, NEW)
