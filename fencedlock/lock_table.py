@@ -180,7 +180,7 @@ class LockTable:
     def _enter(self, lock: RLock, claim: Claim, grant: Granted) -> bool:
         """Make the grant a hold; False if it lapsed on its way to us, and must not be used."""
         now = now_seconds()
-        self.backend.saw(claim.bound.name, grant.token)
+        self.backend.saw(claim.bound.name, grant.token, now)
         if grant.deadline <= now:
             return False
         hold = Hold(claim, grant, lock, lock._resource.holds)

@@ -169,8 +169,8 @@ class Backend(Protocol):
         A lease is never shortened, unless ``exact`` asks for the hold's present length.
         """
 
-    def saw(self, name: str, token: int) -> None:
-        """A hold of this lock has begun with this token: none up to it is issued to this client any more, whatever the server forgets."""
+    def saw(self, name: str, token: int, now: float) -> None:
+        """A hold of this lock has begun now with this token: this client gets none up to it any more, whatever the server forgets."""
 
     def inherit(self, parent: Backend) -> None:
         """In a forked child: know the tokens that the parent's backend has seen."""

@@ -27,19 +27,16 @@ def checked_resource(token: FencingToken, resource: str | None) -> str:
             f"a fence checks the FencingToken that the lock gave, the whole of it ('with lock as token:', or lock.token), "
             f"not {type(token).__name__}: {token!r:.80}"
         )
-    checked_value(token)
+    _check_value(token.value)
     _check_name("lock", token.lock)
     if resource is not None:
         _check_name("resource", resource)
     return token.lock if resource is None else resource
 
 
-def checked_value(token: FencingToken) -> int:
-    """The token's number, if it can be one. Raises TypeError otherwise."""
-    value = token.value
+def _check_value(value: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST_TOKEN:
         raise TypeError(f"a token's value must be an int from 0 to {MOST_TOKEN}, not {value!r:.80}: present the token of a lock")
-    return value
 
 
 def _check_name(what: str, name: str) -> None:
@@ -60,8 +57,8 @@ def stale_token(token: FencingToken, resource: str, stored: int | None) -> Stale
     seen = "a higher one" if stored is None else str(stored)
     return StaleTokenError(
         f"token {token} of lock {token.lock!r} is stale: resource {resource!r} has seen {seen}, so somebody else has held the lock since. "
-        "Roll back, and do not retry with this token: acquire the lock again. (If tokens that were just acquired are refused too, lock "
-        "server was changed: see Client.raise_floor)",
+        "Roll back, and do not retry with this token: acquire the lock again. (If tokens that were just acquired are refused too, the "
+        "lock server was changed: see Client.raise_floor)",
         presented=int(token),
         stored=stored,
         lock=token.lock,

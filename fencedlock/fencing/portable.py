@@ -8,6 +8,9 @@ from typing import Any
 from fencedlock.fencing.sql import Gives, SQLFence, Statement, Steps
 from fencedlock.token import FencingToken
 
+MOST_PORTABLE_CHARACTERS = 400
+"""What the key of any database can hold."""
+
 
 class PortableFence(SQLFence):
     """Up to three statements instead of one. The table is made by SQLAlchemy or Django, which know the types of their databases."""
@@ -15,6 +18,9 @@ class PortableFence(SQLFence):
     def __init__(self, table: str, quoted: Callable[[str], str]) -> None:
         self._quote_part = quoted
         super().__init__(table)
+
+    def quote_part(self, part: str) -> str:
+        return self._quote_part(part)
 
     def ddl(self) -> str:
         raise NotImplementedError("the table is made by SQLAlchemy or Django")
@@ -40,7 +46,3 @@ class PortableFence(SQLFence):
 
     def code_of(self, error: Exception) -> Any:  # noqa: ARG002 - these databases' codes are not known
         return None
-
-    def _quoted(self, name: str) -> str:
-        super()._quoted(name)  # refuses what can't be a name
-        return ".".join(self._quote_part(part) for part in name.split("."))

@@ -8,7 +8,8 @@ from __future__ import annotations
 import functools
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from enum import Enum, auto
 from typing import Any, ClassVar, NamedTuple, Protocol, overload
 
@@ -297,34 +298,26 @@ class SQLFence(ABC):
     def run(self, driver: Driver, steps: Steps) -> None:
         """Let the driver take the steps."""
         answer = None
-        while True:
-            try:
-                statement = steps.send(answer)
-            except StopIteration:
-                return
-            try:
+        while (statement := _next(steps, answer)) is not None:
+            with self._explaining(driver, statement):
                 answer = driver.perform(statement)
-            except Exception as error:
-                explained = self.explained(driver, error, statement)
-                if explained is None:
-                    raise
-                raise explained from driver.origin(error)
 
     async def run_async(self, driver: Driver, steps: Steps) -> None:
         """Let the driver take the steps, in an event loop."""
         answer = None
-        while True:
-            try:
-                statement = steps.send(answer)
-            except StopIteration:
-                return
-            try:
+        while (statement := _next(steps, answer)) is not None:
+            with self._explaining(driver, statement):
                 answer = await driver.perform(statement)
-            except Exception as error:
-                explained = self.explained(driver, error, statement)
-                if explained is None:
-                    raise
-                raise explained from driver.origin(error)
+
+    @contextmanager
+    def _explaining(self, driver: Driver, statement: Statement) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            explained = self.explained(driver, error, statement)
+            if explained is None:
+                raise
+            raise explained from driver.origin(error)
 
     def _run(self, driver: Driver, steps: Steps) -> Any:
         if not driver.is_async:
@@ -333,8 +326,33 @@ class SQLFence(ABC):
         coroutine.__qualname__ = f"{type(self).__name__}.check"  # what Python names if the await was forgotten
         return coroutine
 
+    def upsert_sql(self) -> str:
+        """Raises the resource's token and locks its row, or gives no row: where there is ON CONFLICT with RETURNING."""
+        return (
+            f"INSERT INTO {self._table} AS f (resource, token, lock_name) VALUES (:resource, :token, :lock) "
+            "ON CONFLICT (resource) DO UPDATE SET token = excluded.token, lock_name = excluded.lock_name "
+            "WHERE f.token <= excluded.token AND (f.lock_name IS NULL OR f.lock_name = excluded.lock_name) RETURNING 1"
+        )
+
     def _quoted(self, name: str) -> str:
-        parts = name.split(".") if isinstance(name, str) else []
-        if not parts or not all(_NAME.fullmatch(part) for part in parts):
-            raise ConfigurationError(f"the name of a table or column must be made of letters, digits and underscores, not {name!r}")
-        return ".".join(f"{self.quote}{part}{self.quote}" for part in parts)
+        return ".".join(self.quote_part(part) for part in parts_of(name))
+
+    def quote_part(self, part: str) -> str:
+        """One part of a name, as the database wants it quoted."""
+        return f"{self.quote}{part}{self.quote}"
+
+
+def parts_of(name: str) -> list[str]:
+    """The schema, if it is named, and the name of a table or column. Raises ConfigurationError for what can't be one."""
+    parts = name.split(".") if isinstance(name, str) else []
+    if not parts or not all(_NAME.fullmatch(part) for part in parts):
+        raise ConfigurationError(f"the name of a table or column must be made of letters, digits and underscores, not {name!r}")
+    return parts
+
+
+def _next(steps: Steps, answer: Any) -> Statement | None:
+    """The next statement of a check; None at its end."""
+    try:
+        return steps.send(answer)
+    except StopIteration:
+        return None

@@ -18,9 +18,9 @@ from sqlalchemy.schema import CreateTable
 from fencedlock.errors import ConfigurationError
 from fencedlock.fencing.base import NO_TRANSACTION, checked_resource
 from fencedlock.fencing.mysql import MySQLFence
-from fencedlock.fencing.portable import PortableFence
+from fencedlock.fencing.portable import MOST_PORTABLE_CHARACTERS, PortableFence
 from fencedlock.fencing.postgresql import PostgreSQLFence
-from fencedlock.fencing.sql import Driver, Gives, SQLFence, Statement, Steps
+from fencedlock.fencing.sql import Driver, Gives, SQLFence, Statement, Steps, parts_of
 from fencedlock.fencing.sqlite import SQLiteFence
 from fencedlock.token import FencingToken
 
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 
 Synchronous: TypeAlias = Connection | Session | scoped_session[Any]
 Asynchronous: TypeAlias = "AsyncConnection | AsyncSession | async_scoped_session[Any]"
-
-MOST_PORTABLE_CHARACTERS = 400
-"""What the key of any database can hold, where the database has no room of its own."""
 
 
 class SQLAlchemyDriver(Driver):
@@ -97,7 +94,7 @@ class SQLAlchemyFence:
 
     def __init__(self, table: str = "fences") -> None:
         self.table: str = table
-        PortableFence(table, str)  # refuses what can't be a name
+        parts_of(table)  # refuses what can't be a name
 
     def __repr__(self) -> str:
         return f"SQLAlchemyFence({self.table!r})"
@@ -165,12 +162,12 @@ class SQLAlchemyFence:
             coroutine: Any = target.run_sync(lambda synchronous: self._apply(synchronous, act, is_check=is_check))
             coroutine.__qualname__ = "SQLAlchemyFence.check"  # what Python names if the await was forgotten
             return coroutine
-        if isinstance(target, Session) and is_check:
-            _refuse_changes_from_before(target)
+        if isinstance(target, Session):
+            if is_check:
+                _refuse_changes_from_before(target)
             act(target.connection())
-            _expire_unchanged(target)
-        elif isinstance(target, Session):
-            act(target.connection())
+            if is_check:
+                _expire_unchanged(target)
         elif isinstance(target, Connection):
             act(target)
         else:

@@ -79,13 +79,8 @@ class SQLiteFence(SQLFence):
         )
 
     def check_steps(self, token: FencingToken, resource: str) -> Steps:
-        passed = yield Statement(
-            f"INSERT INTO {self._table} AS f (resource, token, lock_name) VALUES (:resource, :token, :lock) "
-            "ON CONFLICT (resource) DO UPDATE SET token = excluded.token, lock_name = excluded.lock_name "
-            "WHERE f.token <= excluded.token AND (f.lock_name IS NULL OR f.lock_name = excluded.lock_name) RETURNING 1",
-            {"resource": resource, "token": int(token), "lock": token.lock},
-            Gives.ROW,
-        )
+        values = {"resource": resource, "token": int(token), "lock": token.lock}
+        passed = yield Statement(self.upsert_sql(), values, Gives.ROW)
         if passed is None:
             found = yield Statement(
                 f"SELECT token, CAST(lock_name AS TEXT) FROM {self._table} WHERE resource = :resource", {"resource": resource}, Gives.ROW

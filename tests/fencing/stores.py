@@ -58,8 +58,9 @@ class Store(ABC):
             raise
         self.commit()
 
-    def begin(self) -> None:  # noqa: B027 - nothing to do where the first statement begins
-        pass
+    def begin(self) -> None:
+        if self.begin_locks:
+            self.run("BEGIN IMMEDIATE")  # elsewhere the first statement begins
 
     @abstractmethod
     def create(self) -> None:
@@ -244,9 +245,6 @@ class SQLite3(DBAPIStore):
         connection.execute("PRAGMA synchronous = OFF")
         return connection
 
-    def begin(self) -> None:
-        self.connection.execute("BEGIN IMMEDIATE")
-
     def turn_autocommit_on(self) -> None:
         pass
 
@@ -263,9 +261,6 @@ class Aiosqlite(AsyncStore):
         await connection.execute("PRAGMA journal_mode = WAL")
         await connection.execute("PRAGMA synchronous = OFF")
         return connection
-
-    def begin(self) -> None:
-        self.run("BEGIN IMMEDIATE")
 
     def run(self, sql: str) -> list[Any]:
         return list(self.wait(self.connection.execute_fetchall(sql)))
@@ -334,14 +329,6 @@ class SQLAlchemy(Store):
         self.engine = create_engine(sqlalchemy_url(self.database_kind, database, self.driver), **sqlite_options(self.database_kind))
         self.session = Session(self.engine, expire_on_commit=False)  # the harder case: what was read before is kept
 
-    def begin(self) -> None:
-        if self.database_kind == "sqlite":
-            self.run("BEGIN IMMEDIATE")
-
-    @property
-    def begin_locks(self) -> bool:  # type: ignore[override]
-        return self.database_kind == "sqlite"
-
     def turn_autocommit_on(self) -> None:
         if self.database_kind != "sqlite":
             self.session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
@@ -397,14 +384,6 @@ class AsyncSQLAlchemy(AsyncStore):
         )
         return AsyncSession(self.engine, expire_on_commit=False)
 
-    def begin(self) -> None:
-        if self.database_kind == "sqlite":
-            self.run("BEGIN IMMEDIATE")
-
-    @property
-    def begin_locks(self) -> bool:  # type: ignore[override]
-        return self.database_kind == "sqlite"
-
     def turn_autocommit_on(self) -> None:
         if self.database_kind != "sqlite":
             self.wait(self.connection.connection(execution_options={"isolation_level": "AUTOCOMMIT"}))
@@ -446,10 +425,6 @@ class Django(Store):
         from fencedlock.fencing.django import DjangoFence
 
         self.fence = DjangoFence()
-
-    @property
-    def begin_locks(self) -> bool:  # type: ignore[override]
-        return self.database_kind == "sqlite"
 
     def begin(self) -> None:
         from django.db.transaction import atomic
@@ -527,7 +502,9 @@ def _kinds(base: type[Store], **kinds: tuple[str, str]) -> dict[str, type[Store]
     """The same store on several databases."""
     made = {}
     for suffix, (kind, driver) in kinds.items():
-        made[suffix] = type(f"{base.__name__}_{suffix}", (base,), {"database_kind": kind, "driver": driver})
+        made[suffix] = type(
+            f"{base.__name__}_{suffix}", (base,), {"database_kind": kind, "driver": driver, "begin_locks": kind == "sqlite"}
+        )
     return made
 
 

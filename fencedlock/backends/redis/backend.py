@@ -101,8 +101,8 @@ class RedisBackend:
             found.append("it keeps nothing over a restart, so a restart loses every held lock (tokens still rise): set appendonly to yes")
         return found
 
-    def saw(self, name: str, token: int) -> None:
-        self.floors.saw(name, token, self._server_us(now_seconds()))
+    def saw(self, name: str, token: int, now: float) -> None:
+        self.floors.saw(name, token, self._server_us(now))
 
     def inherit(self, parent: Backend) -> None:
         assert isinstance(parent, RedisBackend)

@@ -14,7 +14,7 @@ from fencedlock.fencing.base import checked_resource
 from fencedlock.fencing.mysql import MySQLFence
 from fencedlock.fencing.portable import PortableFence
 from fencedlock.fencing.postgresql import PostgreSQLFence
-from fencedlock.fencing.sql import Driver, Gives, SQLFence, Steps
+from fencedlock.fencing.sql import Driver, Gives, SQLFence, Steps, parts_of
 from fencedlock.fencing.sqlite import SQLiteFence
 from fencedlock.token import FencingToken
 
@@ -61,8 +61,7 @@ class DjangoFence:
 
     def __init__(self, table: str = "fences") -> None:
         self.table: str = table
-        PortableFence(table, str)  # refuses what can't be a name
-        if "." in table:
+        if len(parts_of(table)) > 1:
             raise ConfigurationError(f"DjangoFence can't name a schema, as {table!r} does: put it on the database's search path")
 
     def __repr__(self) -> str:

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 from django.db import models
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from fencedlock.fencing.portable import MOST_PORTABLE_CHARACTERS
+
 if TYPE_CHECKING:
     _CharField = models.CharField[str, str]
 else:
     _CharField = models.CharField  # which takes no types at run time
-
-MOST_PORTABLE_CHARACTERS = 400
-"""What the key of any database can hold, where the database has no room of its own."""
 
 
 class ExactTextField(_CharField):

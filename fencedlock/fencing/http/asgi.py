@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Awaitable, Callable, Collection, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from fencedlock.errors import ConfigurationError, StaleTokenError
 from fencedlock.fencing.http.header import HEADER
+from fencedlock.fencing.http.middleware import Middleware
 from fencedlock.fencing.http.problem import CONTENT_TYPE, Problem, RefusedError, problem_of, token_of
 from fencedlock.fencing.memory import MonotonicFence
 from fencedlock.token import FencingToken
@@ -23,7 +24,7 @@ _turns: weakref.WeakKeyDictionary[MonotonicFence, weakref.WeakValueDictionary[st
 """Of each fence, which several middlewares may share: whose request of a resource is being handled."""
 
 
-class ASGIFencing:
+class ASGIFencing(Middleware[ASGIApp, Scope]):
     """Middleware that refuses the stale requests of an ASGI service.
 
     Without a ``fence`` it reads the header and puts the :class:`~fencedlock.FencingToken` into
@@ -40,21 +41,6 @@ class ASGIFencing:
     another one is checked as well. ``resource`` names the resource of a ``scope``; without it the resource is the lock's
     name. Only HTTP requests are looked at: websockets pass.
     """
-
-    def __init__(
-        self,
-        app: ASGIApp,
-        fence: MonotonicFence | None = None,
-        *,
-        methods: Collection[str] | None = None,
-        resource: Callable[[Scope], str | None] | None = None,
-    ) -> None:
-        if resource is not None and fence is None:
-            raise ConfigurationError("resource= is for the middleware's own fence: without one, name the resource in the service's check")
-        self._app = app
-        self._fence = fence
-        self._methods = methods
-        self._resource = resource
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection, as ASGI says."""
@@ -78,9 +64,7 @@ class ASGIFencing:
                 await self._app(scope, receive, noting_send)
             else:
                 await self._handle_in_turn(scope, receive, noting_send, token, self._fence)
-        except RefusedError as refused:
-            await _send_problem(scope, send, refused.problem)
-        except (StaleTokenError, ConfigurationError) as error:
+        except (RefusedError, StaleTokenError, ConfigurationError) as error:
             problem = problem_of(error)
             if started or problem is None:
                 raise

@@ -49,8 +49,10 @@ def token_of(values: list[str], method: str, methods: Collection[str] | None) ->
         raise RefusedError(400, "Bad Request", str(error)) from error
 
 
-def problem_of(error: StaleTokenError | ConfigurationError) -> Problem | None:
+def problem_of(error: RefusedError | StaleTokenError | ConfigurationError) -> Problem | None:
     """The answer when a token was refused: 409 if it is stale, 400 if it is of another lock than the resource's; None for other errors."""
+    if isinstance(error, RefusedError):
+        return error.problem
     if isinstance(error, ConfigurationError):
         return None if error.token is None else RefusedError(400, "Bad Request", str(error)).problem
     return _problem(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from fencedlock.errors import ConfigurationError, StaleTokenError
 from fencedlock.fencing.http.header import HEADER
+from fencedlock.fencing.http.middleware import Middleware
 from fencedlock.fencing.http.problem import CONTENT_TYPE, RefusedError, problem_of, token_of
-from fencedlock.fencing.memory import MonotonicFence
 
 WSGIApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
@@ -19,27 +19,12 @@ ENVIRON_KEY = "fencedlock.token"
 _ENVIRON_HEADER = "HTTP_" + HEADER.upper().replace("-", "_")
 
 
-class WSGIFencing:
+class WSGIFencing(Middleware[WSGIApp, Mapping[str, Any]]):
     """Middleware that refuses the stale requests of a WSGI service: as :class:`ASGIFencing`, and with the same arguments.
 
     The token is ``environ["fencedlock.token"]``; ``resource`` names the resource of an ``environ``. The answer to a request with a token
     is collected before it is sent, so that nothing of the service runs after its check. Other requests pass as they are.
     """
-
-    def __init__(
-        self,
-        app: WSGIApp,
-        fence: MonotonicFence | None = None,
-        *,
-        methods: Collection[str] | None = None,
-        resource: Callable[[Mapping[str, Any]], str | None] | None = None,
-    ) -> None:
-        if resource is not None and fence is None:
-            raise ConfigurationError("resource= is for the middleware's own fence: without one, name the resource in the service's check")
-        self._app = app
-        self._fence = fence
-        self._methods = methods
-        self._resource = resource
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Handle one request, as PEP 3333 says."""
@@ -56,13 +41,10 @@ class WSGIFencing:
             _read_body(environ)  # before its turn: an older holder's upload that stalls must hold nobody up
             with self._fence.guard(token, resource):
                 return self._collect(environ, start_response)
-        except RefusedError as refused:
-            problem = refused.problem
-        except (StaleTokenError, ConfigurationError) as error:
-            answer = problem_of(error)
-            if answer is None:
+        except (RefusedError, StaleTokenError, ConfigurationError) as error:
+            problem = problem_of(error)
+            if problem is None:
                 raise
-            problem = answer
         start_response(f"{problem.status} {problem.phrase}", [("Content-Type", CONTENT_TYPE), ("Content-Length", str(len(problem.body)))])
         return [] if environ["REQUEST_METHOD"] == "HEAD" else [problem.body]
 

@@ -114,10 +114,7 @@ class PostgreSQLFence(SQLFence):
 
     def check_steps(self, token: FencingToken, resource: str) -> Steps:
         passed = yield Statement(
-            f"WITH raised AS (INSERT INTO {self._table} AS f (resource, token, lock_name) VALUES (:resource, :token, :lock) "
-            "ON CONFLICT (resource) DO UPDATE SET token = EXCLUDED.token, lock_name = EXCLUDED.lock_name "
-            "WHERE f.token <= EXCLUDED.token AND (f.lock_name IS NULL OR f.lock_name = EXCLUDED.lock_name) RETURNING 1) "
-            "SELECT set_config('fencedlock.passed', CAST(txid_current() AS text), true) FROM raised",
+            f"WITH raised AS ({self.upsert_sql()}) SELECT set_config('fencedlock.passed', CAST(txid_current() AS text), true) FROM raised",
             {"resource": resource, "token": int(token), "lock": token.lock},
             Gives.ROW,
         )

@@ -83,7 +83,7 @@ class RedisFence:
         """
         name = checked_resource(token, resource)
         needed = ("immediate_execute_command", "watch", "explicit_transaction")
-        if ".asyncio" in type(pipeline).__module__ or not all(hasattr(pipeline, name) for name in needed):
+        if ".asyncio" in type(pipeline).__module__ or not all(hasattr(pipeline, attribute) for attribute in needed):
             raise TypeError(
                 f"RedisFence.check takes a pipeline first ('with client.pipeline() as pipeline:'), and not {type(pipeline).__name__}; "
                 "for single writes, and in a cluster, there are set(), hset(), delete() and script()"
