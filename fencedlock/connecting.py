@@ -36,10 +36,11 @@ def connect(
     on_lost: LossCallback | None = None,
     socket_timeout: float = 5.0,
 ) -> Client:
-    """A client of the lock server at ``target``: a URL, or a ready ``redis.Redis`` or ``valkey.Valkey`` object.
+    """A client of the lock server at ``target``: a URL, or a ready ``redis.Redis``, ``valkey.Valkey`` or ``etcd3.client()`` object.
 
     URLs: ``redis://host:6379/0``, ``rediss://`` (TLS), ``unix:///path/to.sock``, and ``embedded://``, a real local server that is
     started on demand and shared by the processes of this host and user. Options of redis-py may stand in a redis URL's query.
+    ``etcd://user:password@h1:2379,h2:2379``, and ``etcds://h1?ca=ca.pem&cert=own.pem&key=own.key`` (TLS); the query is optional.
 
     ``ttl`` is the lease in seconds, at least 0.1: how long others wait after a holder's process died. ``namespace`` begins every
     key. ``outage_timeout`` is how many seconds an ``acquire`` without a timeout puts up with a server that does not answer.

@@ -36,7 +36,8 @@ class _Undo:
     what: str
     action: Callable[[float], object]
     """Takes the longest time, in seconds, that it may wait for the server."""
-    give_up_at: float
+    moot_at: Callable[[], float]
+    """The local time at which the server has forgotten by itself what is to be undone."""
 
 
 class Heartbeat:
@@ -91,10 +92,19 @@ class Heartbeat:
         for claim in claims:
             self.add(claim, 0.0)
 
-    def undo(self, what: str, action: Callable[[float], object], lease_seconds: float) -> None:
+    def wake_by(self, at: float) -> None:
+        """Be awake at this time, for the backend has something to do."""
+        with self._mutex:
+            wake = at < self._wake_at
+            if wake:
+                self._wake_at = at
+        if wake:
+            self._mailbox.put(None)
+
+    def undo(self, what: str, action: Callable[[float], object], moot_at: Callable[[], float]) -> None:
         """Run the action in the background, again and again until it succeeds or the lease has ended by itself."""
         with self._mutex:
-            self._undos.append(_Undo(what, action, now_seconds() + lease_seconds))
+            self._undos.append(_Undo(what, action, moot_at))
             if self._thread is None:
                 self._start()
         self._mailbox.put(None)
@@ -132,10 +142,10 @@ class Heartbeat:
 
     def _run(self) -> None:
         checked = False
-        trim_at: float | None = None
+        tend_at: float | None = None
         while True:
             with self._mutex:
-                self._wake_at = self._next_due(trim_at)
+                self._wake_at = self._next_due(tend_at)
             try:
                 self._take_mail(self._wake_at - now_seconds())
                 holds, claims = self._fallen_due(now_seconds())
@@ -145,7 +155,7 @@ class Heartbeat:
                 if not checked:
                     checked = True
                     self._warn_of_settings()
-                trim_at = self._table.backend.trim(now_seconds())
+                tend_at = self._table.backend.tend(now_seconds())
             except Exception:
                 logger.exception("the heartbeat stumbled, and goes on")
             if self._stopping:
@@ -164,12 +174,12 @@ class Heartbeat:
             next_due = min((due for queue in self._queues.values() for due in itertools.islice(queue.values(), 1)), default=float("inf"))
         return min(self._table.backend.request_timeout_seconds, max(LEAST_SPARE_SECONDS, (next_due - now_seconds()) / 2))
 
-    def _next_due(self, trim_at: float | None) -> float:
+    def _next_due(self, tend_at: float | None) -> float:
         for delay in [delay for delay, queue in self._queues.items() if not queue]:
             del self._queues[delay]
         due = [next(iter(queue.values())) for queue in self._queues.values()]
-        if trim_at is not None:
-            due.append(trim_at)
+        if tend_at is not None:
+            due.append(tend_at)
         if self._undos:
             due.append(self._retry_undos_at)
         if self._wake_at > now_seconds():
@@ -279,7 +289,7 @@ class Heartbeat:
                 try:
                     undo.action(self._spare_seconds())
                 except FencedLockError as error:
-                    if now_seconds() < undo.give_up_at:
+                    if now_seconds() < undo.moot_at():
                         kept.append(undo)
                     logger.debug("%s failed, trying again until its lease ends: %s", undo.what, error)
                     if isinstance(error, BackendUnavailableError):

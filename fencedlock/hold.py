@@ -10,7 +10,7 @@ import os
 import threading
 import weakref
 from enum import IntEnum, auto
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fencedlock.backends.base import Granted
 from fencedlock.token import FencingToken
@@ -77,6 +77,7 @@ class Claim:
 
     __slots__ = (
         "alive_until",
+        "anchor",
         "beat_every_seconds",
         "bell",
         "bound",
@@ -91,15 +92,20 @@ class Claim:
         "may_exist",
         "must_ask",
         "owner",
+        "patient",
         "recheck_at",
-        "unanswered_until_us",
+        "unanswered",
     )
 
-    def __init__(self, claim_id: str, bound: BoundLock, owner: Owner, *, fair: bool, lease_seconds: float, bell: Bell) -> None:
+    def __init__(
+        self, claim_id: str, bound: BoundLock, owner: Owner, *, fair: bool, patient: bool, lease_seconds: float, bell: Bell
+    ) -> None:
         self.id: str = claim_id
         self.bound: BoundLock = bound
         self.owner: Owner = owner
         self.fair: bool = fair
+        self.patient: bool = patient
+        """True if it will wait when it can't have the lock at once."""
         self.lease_seconds: float = lease_seconds
         self.bell: Bell = bell
         self.beat_every_seconds: float = min(lease_seconds, MOST_SPAN_SECONDS) / 3
@@ -119,8 +125,10 @@ class Claim:
         self.recheck_at: float = 0.0
         """The local time at which the present holder's lease has run out, if it is not renewed."""
         self.doorbell: tuple[int, bool] | None = None
-        self.unanswered_until_us: int = 0
-        """The server time until which an unanswered packet of this claim may still be executed; 0 when there is none."""
+        self.unanswered: int = 0
+        """What the backend has to remember of packets that had no answer, and may still be executed; 0 when there is none."""
+        self.anchor: Any = None
+        """What the backend ties the claim to: with etcd, its lease."""
 
     def granted(self, answer: Granted) -> None:
         """The server answered a question of this claim with a grant."""
@@ -150,7 +158,7 @@ class Claim:
         elif token <= self.issued:
             return
         elif now < self.alive_until:
-            self.grant = Granted(token, self.alive_until, abandoned, handed_off=True)
+            self.grant = Granted(token, self.alive_until, abandoned, brief=True)
         else:
             self.must_ask = True
 
@@ -162,6 +170,7 @@ class Hold:
         "__weakref__",
         "_lost_event",
         "abandoned",
+        "anchor",
         "bound",
         "claim_id",
         "deadline",
@@ -175,7 +184,7 @@ class Hold:
         "reason",
         "siblings",
         "state",
-        "unanswered_until_us",
+        "unanswered",
     )
 
     def __init__(self, claim: Claim, grant: Granted, handle: RLock, siblings: dict[int, Hold]) -> None:
@@ -189,7 +198,8 @@ class Hold:
         self.abandoned: bool = grant.abandoned
         self.deadline: float = grant.deadline
         self.lease_seconds: float = claim.lease_seconds
-        self.unanswered_until_us: int = claim.unanswered_until_us
+        self.unanswered: int = claim.unanswered
+        self.anchor: Any = claim.anchor
         self.depth: int = 1
         self.operation: int = 0
         """Rises with every change of the depth or of the lease's length, so that a late packet can't undo a later one."""

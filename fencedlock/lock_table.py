@@ -161,6 +161,7 @@ class LockTable:
                 lock._resource.bound,
                 owner,
                 fair=lock._fair,
+                patient=timeout_seconds > 0,
                 lease_seconds=lock._ttl or self.ttl,
                 bell=Bell(),
             )
@@ -192,7 +193,7 @@ class LockTable:
             hold.siblings[hold.owner.number] = hold
         lock._latest = hold
         soon = min(SOON_SECONDS, (grant.deadline - now) / 3)
-        self.heartbeat.add(hold, soon if grant.handed_off else hold.lease_seconds / 3, instead_of=claim)
+        self.heartbeat.add(hold, soon if grant.brief else hold.lease_seconds / 3, instead_of=claim)
         return True
 
     def _leave(self, lock: RLock, claim: Claim) -> None:
@@ -228,7 +229,11 @@ class LockTable:
 
     def _withdraw_later(self, claim: Claim) -> None:
         action = partial(claim.bound.withdraw, claim)
-        self.heartbeat.undo(f"the withdrawal of a claim on lock {claim.bound.name!r}", action, claim.lease_seconds)
+        self.heartbeat.undo(f"the withdrawal of a claim on lock {claim.bound.name!r}", action, self._moot_at(claim))
+
+    def _moot_at(self, target: Claim | Hold) -> Callable[[], float]:
+        """When the server will have forgotten by itself what is to be undone now."""
+        return partial(self.backend.forgets_at, target, now_seconds())
 
     def deepen(self, hold: Hold) -> None:
         """A nested acquire: one level more, if the lease stands."""
@@ -312,7 +317,7 @@ class LockTable:
             self.raise_if_lost(hold)
         except LockLostError:
             self._forget(hold, LeaseEvent.RELEASED)
-            if hold.unanswered_until_us:
+            if hold.unanswered:
                 self._release_later(hold)  # an old packet may still be under way: the server must know that this claim is over
             raise
         if not self._end(hold):
@@ -343,7 +348,7 @@ class LockTable:
 
     def _release_later(self, hold: Hold) -> None:
         action = partial(hold.bound.release, hold)
-        self.heartbeat.undo(f"the release of lock {hold.bound.name!r}", action, hold.lease_seconds)
+        self.heartbeat.undo(f"the release of lock {hold.bound.name!r}", action, self._moot_at(hold))
 
     def release_collected(self, hold: Hold) -> None:
         """Release a hold whose last handle was collected; called by the heartbeat."""
@@ -360,6 +365,8 @@ class LockTable:
         logger.warning("lock %r was lost: %s", hold.bound.name, reason)
         if event is LeaseEvent.OWNER_DIED:
             hold.siblings.pop(hold.owner.number, None)
+        if event in (LeaseEvent.OWNER_DIED, LeaseEvent.DEADLINE_PASSED):
+            self.heartbeat.undo(f"the end of lost lock {hold.bound.name!r}", partial(hold.bound.forsake, hold), self._moot_at(hold))
         handle = hold.handle()
         callback = (handle and handle._on_lost) or self.on_lost
         if callback is None:
@@ -455,6 +462,10 @@ class LockTable:
     def reconnected(self) -> None:
         """Doorbells may have been missed."""
         self.heartbeat.beat_now()
+
+    def tend_by(self, at: float) -> None:
+        """The backend has something to do at this time."""
+        self.heartbeat.wake_by(at)
 
 
 def _close_if_alive(table: weakref.ref[LockTable]) -> None:

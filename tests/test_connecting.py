@@ -46,7 +46,6 @@ class TestDefault:
     [
         "nothing",
         "http://x",
-        "etcd://x",
         "",
         "redis://x:port/0",
         "redis://x/0?socket_timeout=soon",

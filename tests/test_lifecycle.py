@@ -6,7 +6,6 @@ import gc
 import multiprocessing
 import os
 import pickle
-import signal
 import subprocess
 import sys
 import threading
@@ -17,16 +16,21 @@ from typing import Any
 import pytest
 
 import fencedlock
-from tests.conftest import eventually, leftovers
+from tests.conftest import eventually
 from tests.contenders import Contender
-from tests.proxy import HOLD, Proxy
-from tests.servers import RedisServer
+from tests.servers import LockServer
 
 TTL_SECONDS = 0.6
 
 
+@pytest.fixture(params=["redis", "etcd"])
+def server(request: pytest.FixtureRequest, server: LockServer) -> LockServer:
+    """A lock server of each family."""
+    return server if request.param == "redis" else request.getfixturevalue("etcd_server")
+
+
 def test_a_thread_that_ends_while_holding_loses_the_lock_after_its_lease(
-    server: RedisServer, connect: Callable[..., fencedlock.Client], name: str
+    server: LockServer, connect: Callable[..., fencedlock.Client], name: str
 ) -> None:
     lost: list[tuple[str, str]] = []
     client = connect(server.url, ttl=TTL_SECONDS, on_lost=lambda lock, reason: lost.append((lock.name, reason)))
@@ -38,11 +42,11 @@ def test_a_thread_that_ends_while_holding_loses_the_lock_after_its_lease(
     with client.FairLock(name):
         assert lock.abandoned is True
     eventually(lambda: lost == [(name, "its thread ended without a release")])
-    assert leftovers(server, name) == set()
+    assert server.leftovers(name) == set()
 
 
 def test_a_thread_outside_threading_that_ends_while_holding_is_noticed_too(
-    server: RedisServer, connect: Callable[..., fencedlock.Client], name: str
+    server: LockServer, connect: Callable[..., fencedlock.Client], name: str
 ) -> None:
     import _thread
 
@@ -54,7 +58,7 @@ def test_a_thread_outside_threading_that_ends_while_holding_is_noticed_too(
     lock.release()
 
 
-def test_the_last_handle_of_a_held_lock_releases_it_when_collected(server: RedisServer, client: fencedlock.Client, name: str) -> None:
+def test_the_last_handle_of_a_held_lock_releases_it_when_collected(server: LockServer, client: fencedlock.Client, name: str) -> None:
     handle, twin = client.RLock(name), client.FairLock(name)
     handle.acquire()
     del handle
@@ -63,7 +67,7 @@ def test_the_last_handle_of_a_held_lock_releases_it_when_collected(server: Redis
     with pytest.warns(ResourceWarning, match="last handle of held lock"):
         del twin
         gc.collect()
-    eventually(lambda: leftovers(server, name) == set())
+    eventually(lambda: server.leftovers(name) == set())
     assert not client.RLock(name)._is_owned()
 
 
@@ -96,7 +100,7 @@ if sys.argv[4] == "raise":
 
 
 @pytest.mark.parametrize("end", ["return", "raise"])
-def test_an_interpreter_that_exits_releases_everything(server: RedisServer, client: fencedlock.Client, name: str, end: str) -> None:
+def test_an_interpreter_that_exits_releases_everything(server: LockServer, client: fencedlock.Client, name: str, end: str) -> None:
     awaited = f"{name}/awaited"
     with client.FairLock(awaited):
         command = [sys.executable, "-W", "error", "-c", SCRIPT, server.url, name, awaited, end]
@@ -107,21 +111,21 @@ def test_an_interpreter_that_exits_releases_everything(server: RedisServer, clie
             eventually(lambda: client.inspect(awaited).waiters)
             _, errors = process.communicate("go\n", timeout=20)
         assert "Traceback" not in errors, errors
-        assert leftovers(server, name) == set()
+        assert server.leftovers(name) == set()
         assert client.inspect(awaited).waiters == ()
 
 
-def test_a_child_of_multiprocessing_releases_everything_when_it_ends(server: RedisServer, client: fencedlock.Client, name: str) -> None:
+def test_a_child_of_multiprocessing_releases_everything_when_it_ends(server: LockServer, client: fencedlock.Client, name: str) -> None:
     lock = client.RLock(name)
     with pytest.MonkeyPatch.context():
         child = multiprocessing.get_context("fork").Process(target=lock.acquire)
         child.start()
         child.join(20)
     assert child.exitcode == 0
-    assert leftovers(server, name) == set()
+    assert server.leftovers(name) == set()
 
 
-def test_a_forked_child_holds_nothing_and_can_lock(server: RedisServer, client: fencedlock.Client, name: str) -> None:
+def test_a_forked_child_holds_nothing_and_can_lock(server: LockServer, client: fencedlock.Client, name: str) -> None:
     held, free = client.RLock(name), client.FairLock(f"{name}/free")
     with held as token, free:
         free.release()
@@ -141,7 +145,7 @@ def test_a_forked_child_holds_nothing_and_can_lock(server: RedisServer, client: 
         held.ensure_held()
         assert client.inspect(name).token == int(token)
         free.acquire()
-    assert leftovers(server, name) == set()
+    assert server.leftovers(name) == set()
 
 
 def _in_child(held: fencedlock.RLock, free: fencedlock.RLock) -> int:
@@ -160,7 +164,7 @@ def _in_child(held: fencedlock.RLock, free: fencedlock.RLock) -> int:
 
 
 def test_ctrl_c_while_waiting_leaves_nothing_behind(
-    server: RedisServer, client: fencedlock.Client, contender: Callable[..., Contender], ctrl_c: Callable[[], None], name: str
+    server: LockServer, client: fencedlock.Client, contender: Callable[..., Contender], ctrl_c: Callable[[], None], name: str
 ) -> None:
     other = contender("process", client)
     other.ask("acquire", name)
@@ -178,10 +182,10 @@ def test_ctrl_c_while_waiting_leaves_nothing_behind(
     assert client.inspect(name).waiters == ()
     assert not lock._is_owned()
     other.ask("release", name)
-    eventually(lambda: leftovers(server, name) == set())  # a request that was cut short is remembered until its time is over
+    eventually(lambda: server.leftovers(name) == set())  # a request that was cut short is remembered until its time is over
 
 
-def test_cancel_ends_a_wait_at_once(server: RedisServer, client: fencedlock.Client, contender: Callable[..., Contender], name: str) -> None:
+def test_cancel_ends_a_wait_at_once(server: LockServer, client: fencedlock.Client, contender: Callable[..., Contender], name: str) -> None:
     other = contender("process", client)
     other.ask("acquire", name)
     cancellation = fencedlock.Cancellation()
@@ -206,42 +210,11 @@ def test_cancel_ends_a_wait_at_once(server: RedisServer, client: fencedlock.Clie
     other.ask("release", name)
     assert lock.acquire(cancel=fencedlock.Cancellation()) is True
     lock.release()
-    assert leftovers(server, name) == set()
-
-
-def test_a_grant_at_the_moment_of_the_timeout_is_handed_on(
-    server: RedisServer,
-    client: fencedlock.Client,
-    connect: Callable[..., fencedlock.Client],
-    proxy: Callable[[RedisServer], Proxy],
-    contender: Callable[..., Contender],
-    name: str,
-) -> None:
-    wire = proxy(server)
-    late, next_one = contender("thread", connect(wire.url, ttl=10)), contender("thread", client)
-    late.ask("make", name, "FairLock")
-    next_one.ask("make", name, "FairLock")
-    wire.reply_rule = lambda reply: HOLD if b"message" in reply else None  # the doorbell comes too late
-    with client.FairLock(name):
-        late.tell("acquire", name, timeout=1)
-        eventually(lambda: len(client.inspect(name).waiters) == 1)
-        next_one.tell("acquire", name)
-        eventually(lambda: len(client.inspect(name).waiters) == 2)
-    wire.wait_for(lambda: bool(wire.held_replies))
-    assert late.answer() is False
-    begun = time.monotonic()
-    assert next_one.answer() is True
-    assert time.monotonic() - begun < 1
-    wire.deliver_replies()
-    token = next_one.ask("token", name)
-    assert client.inspect(name).token == int(token)
-    assert next_one.ask("abandoned", name) is False
-    next_one.ask("release", name)
-    assert leftovers(server, name) == set()
+    assert server.leftovers(name) == set()
 
 
 def test_close_releases_holds_and_ends_waiting(
-    server: RedisServer, client: fencedlock.Client, connect: Callable[..., fencedlock.Client], name: str
+    server: LockServer, client: fencedlock.Client, connect: Callable[..., fencedlock.Client], name: str
 ) -> None:
     leaving = connect(server.url)
     held, awaited = leaving.RLock(name), leaving.FairLock(f"{name}/awaited")
@@ -262,7 +235,7 @@ def test_close_releases_holds_and_ends_waiting(
         thread.join(10)
         assert outcome
         assert client.inspect(awaited.name).waiters == ()
-    assert leftovers(server, name) == set()
+    assert server.leftovers(name) == set()
     leaving.close()
     with pytest.raises(fencedlock.NotOwnedError):
         held.release()
@@ -276,38 +249,8 @@ def _threads_of(client: fencedlock.Client) -> list[threading.Thread | None]:
     return [client._table.heartbeat._thread]
 
 
-def test_a_thousand_waiters_on_a_thousand_locks_need_two_threads_and_two_connections(
-    server: RedisServer, client: fencedlock.Client, connect: Callable[..., fencedlock.Client], name: str
-) -> None:
-    crowd = connect(server.url, ttl=30)
-    holds = [client.RLock(f"{name}/{number}") for number in range(1000)]
-    for hold in holds:
-        hold.acquire()
-    with server.client() as raw:
-        strangers = {connection["id"] for connection in raw.client_list()}
-        threads_before = threading.active_count()
-        old_limit = threading.stack_size(256 * 1024)
-        waiters = [threading.Thread(target=_visit, args=(crowd.FairLock(hold.name),)) for hold in holds]
-        threading.stack_size(old_limit)
-        for waiter in waiters:
-            waiter.start()
-        eventually(lambda: all(client.inspect(hold.name).waiters for hold in holds), 60)
-        assert threading.active_count() - len(waiters) - threads_before <= 2
-        eventually(lambda: len({connection["id"] for connection in raw.client_list()} - strangers) <= 2)
-    for hold in holds:
-        hold.release()
-    for waiter in waiters:
-        waiter.join(30)
-        assert not waiter.is_alive()
-
-
-def _visit(lock: fencedlock.RLock) -> None:
-    with lock:
-        pass
-
-
 def test_ctrl_c_in_the_middle_of_a_release_lets_nobody_believe_in_the_lock(
-    server: RedisServer, client: fencedlock.Client, connect: Callable[..., fencedlock.Client], name: str, monkeypatch: pytest.MonkeyPatch
+    server: LockServer, client: fencedlock.Client, connect: Callable[..., fencedlock.Client], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lock, stranger = client.RLock(name), connect(server.url).RLock(name)
     bound = client._table.resource(name).bound
@@ -343,7 +286,7 @@ def _interrupt(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
 
 
-def test_a_client_that_is_dropped_ends_its_threads(server: RedisServer, name: str) -> None:
+def test_a_client_that_is_dropped_ends_its_threads(server: LockServer, name: str) -> None:
     dropped = fencedlock.connect(server.url)
     with dropped.RLock(name):
         thread = dropped._table.heartbeat._thread
@@ -354,7 +297,7 @@ def test_a_client_that_is_dropped_ends_its_threads(server: RedisServer, name: st
     assert not thread.is_alive()
 
 
-def test_locks_that_come_by_pickle_share_one_client(server: RedisServer, name: str) -> None:
+def test_locks_that_come_by_pickle_share_one_client(server: LockServer, name: str) -> None:
     client = fencedlock.connect(server.url, ttl=9)
     packed = pickle.dumps(client.RLock(name))
     client.close()
@@ -365,38 +308,6 @@ def test_locks_that_come_by_pickle_share_one_client(server: RedisServer, name: s
     gc.collect()
     assert pickle.loads(packed)._client is again
     again.close()
-
-
-FORKING = """
-import os, sys, threading, time, fencedlock
-lock = fencedlock.connect(sys.argv[1]).FairLock(sys.argv[2])
-threading.Thread(target=lock.acquire, daemon=True).start()
-sys.stdin.readline()
-if os.fork() == 0:
-    print(os.getpid(), flush=True)
-    time.sleep(60)
-    os._exit(0)
-time.sleep(60)
-"""
-
-
-def test_a_forked_child_does_not_keep_its_dead_parents_inbox(server: RedisServer, client: fencedlock.Client, name: str) -> None:
-    with client.FairLock(name):
-        command = [sys.executable, "-W", "ignore", "-c", FORKING, server.url, name]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
-            assert parent.stdin is not None
-            assert parent.stdout is not None
-            (waiter,) = eventually(lambda: client.inspect(name).waiters)
-            parent.stdin.write("fork\n")
-            parent.stdin.flush()
-            child = int(parent.stdout.readline())
-            parent.kill()
-        try:
-            inbox = f"fencedlock:inbox:{waiter.owner.partition('/')[0]}"
-            with server.client() as raw:
-                eventually(lambda: raw.pubsub_numsub(inbox)[0][1] == 0)
-        finally:
-            os.kill(child, signal.SIGKILL)
 
 
 def test_a_forced_release_names_its_token(client: fencedlock.Client, name: str) -> None:

@@ -25,8 +25,8 @@ class Granted(NamedTuple):
     """The local time until which the lease is good: counted from the sending of the request, never from its answer."""
     abandoned: bool
     """The hold before it ended without a release."""
-    handed_off: bool = False
-    """A release gave it, with a short first lease, and its doorbell told so."""
+    brief: bool = False
+    """Its first lease is shorter than asked for, and should be extended soon."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +125,9 @@ class BoundLock(Protocol):
     def release(self, hold: Hold, timeout_seconds: float, *, attempts: int = 1) -> ReleaseAnswer:
         """End the hold, and hand the lock to the first waiter that can be reached."""
 
+    def forsake(self, hold: Hold, timeout_seconds: float) -> None:
+        """The hold is lost here: see to it that the server's lease ends too, where others' beats would keep it alive."""
+
     def withdraw(self, claim: Claim, timeout_seconds: float) -> None:
         """Forget the claim: its place, its grant, and any packet of it that is still under way."""
 
@@ -150,6 +153,9 @@ class Listener(Protocol):
     def reconnected(self) -> None:
         """Doorbells may have been missed: every waiting claim should beat now."""
 
+    def tend_by(self, at: float) -> None:
+        """Call :meth:`Backend.tend` at this local time, or before."""
+
 
 class Backend(Protocol):
     """One lock server, as one client sees it."""
@@ -169,6 +175,9 @@ class Backend(Protocol):
         A lease is never shortened, unless ``exact`` asks for the hold's present length.
         """
 
+    def forgets_at(self, target: Claim | Hold, since: float) -> float:
+        """The local time at which the server will have forgotten this by itself, if its last beat was no later than ``since``."""
+
     def saw(self, name: str, token: int, now: float) -> None:
         """A hold of this lock has begun now with this token: this client gets none up to it any more, whatever the server forgets."""
 
@@ -181,8 +190,8 @@ class Backend(Protocol):
     def lock_names(self, prefix: str) -> Iterator[str]:
         """The names of the locks that are held or waited for now."""
 
-    def trim(self, now: float) -> float | None:
-        """Give back connections that calls no longer need; when to call again, None if there is nothing to trim."""
+    def tend(self, now: float) -> float | None:
+        """Do what has fallen due besides beats, as to give back connections that no call needs; when to call again, None if never."""
 
     def check_settings(self, timeout_seconds: float) -> list[str]:
         """What in the server's settings endangers locks, a sentence each."""

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from fencedlock.backends.base import Backend, BackendFactory
+from fencedlock.backends.names import checked_namespace
 from fencedlock.errors import ConfigurationError
 
 
@@ -23,7 +24,9 @@ def backend_factory(target: Any, *, namespace: str, socket_timeout_seconds: floa
 
 def _opener(target: Any) -> Callable[[Any, str, float], BackendFactory]:
     if not isinstance(target, str):
-        return _ready_client
+        from fencedlock.backends.etcd.ready import is_ready_client
+
+        return _ready_etcd3_client if is_ready_client(target) else _ready_client
     scheme = urlsplit(target).scheme
     try:
         return _SCHEMES[scheme]
@@ -81,9 +84,39 @@ def _redis_backend(
     return RedisBackend(connector, client_id, namespace, timeout_seconds, on_close)
 
 
+def _etcd_url(url: str, namespace: str, socket_timeout_seconds: float) -> BackendFactory:
+    from fencedlock.backends.etcd.settings import settings_of_url
+
+    settings = settings_of_url(url)
+    checked_namespace(namespace)
+
+    def make(_client_id: str) -> Backend:
+        from fencedlock.backends.etcd.backend import EtcdBackend
+        from fencedlock.backends.etcd.connections import Connections
+
+        return EtcdBackend(Connections(settings), namespace, socket_timeout_seconds)
+
+    return make
+
+
+def _ready_etcd3_client(client: Any, namespace: str, socket_timeout_seconds: float) -> BackendFactory:
+    checked_namespace(namespace)
+    pid = os.getpid()
+
+    def make(_client_id: str) -> Backend:
+        from fencedlock.backends.etcd.backend import EtcdBackend
+        from fencedlock.backends.etcd.ready import ReadyConnections
+
+        return EtcdBackend(ReadyConnections(client, pid), namespace, socket_timeout_seconds)
+
+    return make
+
+
 _SCHEMES: dict[str, Callable[[Any, str, float], BackendFactory]] = {
     "redis": _redis_url,
     "rediss": _redis_url,
     "unix": _redis_url,
+    "etcd": _etcd_url,
+    "etcds": _etcd_url,
     "embedded": _embedded,
 }

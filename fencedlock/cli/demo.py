@@ -286,4 +286,6 @@ def _overcome(incident: _Incident) -> str:
 
 def _left(client: Client, lock_name: str) -> str:
     info = client.inspect(lock_name)
-    return "nothing but the last token" if not info.locked and not info.waiters else f"{info}"
+    if info.locked or info.waiters:
+        return f"{info}"
+    return "nothing" if info.issued is None else "nothing but the last token"

@@ -8,7 +8,7 @@ import pytest
 
 import fencedlock
 from tests.contenders import Contender
-from tests.servers import RedisServer
+from tests.servers import LockServer
 
 
 @pytest.fixture(params=["thread", "process"])
@@ -17,7 +17,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def client(backend: RedisServer, connect: Callable[..., fencedlock.Client]) -> fencedlock.Client:
+def client(backend: LockServer, connect: Callable[..., fencedlock.Client]) -> fencedlock.Client:
     return connect(backend.url, ttl=10)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import pytest
 
 import fencedlock
-from tests.servers import RedisServer
+from tests.servers import LockServer
 
 try:
     from test import lock_tests
@@ -24,7 +24,7 @@ _numbers = itertools.count(1)
 
 @pytest.mark.parametrize("cls", ["RLock", "FairLock"])
 @pytest.mark.parametrize("suite", ["RLockTests", "ConditionTests"])
-def test_suite(suite: str, cls: str, backend: RedisServer, connect: Callable[..., fencedlock.Client]) -> None:
+def test_suite(suite: str, cls: str, backend: LockServer, connect: Callable[..., fencedlock.Client]) -> None:
     client = connect(backend.url)
     _start_threads(client)
     make = lambda: getattr(client, cls)(f"cpython/{next(_numbers)}")  # noqa: E731

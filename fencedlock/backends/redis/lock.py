@@ -31,15 +31,15 @@ class RedisLock:
         self._release = ScriptCall(scripts.RELEASE, keys)
 
     def acquire(self, claim: Claim, *, queue: bool, timeout_seconds: float) -> ClaimAnswer:
-        before_us = claim.unanswered_until_us
+        before_us = claim.unanswered
 
         def make(not_after_us: int) -> bytes:
-            claim.unanswered_until_us = max(before_us, not_after_us)
+            claim.unanswered = max(before_us, not_after_us)
             return self.pack_acquire(claim, b"queue" if queue else b"try", not_after_us)
 
         answer, sent = self._backend.ask(scripts.ACQUIRE, make, self._backend.read_claim_answer, timeout_seconds)
         if sent == 1:
-            claim.unanswered_until_us = before_us
+            claim.unanswered = before_us
         return answer
 
     def pack_acquire(self, claim: Claim, mode: bytes, not_after_us: int) -> bytes:
@@ -78,7 +78,7 @@ class RedisLock:
         packed = self._release.pack(
             hold.claim_id.encode(),
             b"%d" % hold.number,
-            b"%d" % hold.unanswered_until_us,
+            b"%d" % hold.unanswered,
             *self._backend.doors,
         )
         reply, sent = self._backend.call(scripts.RELEASE, packed, timeout_seconds, attempts=attempts)
@@ -86,10 +86,13 @@ class RedisLock:
             return Released()
         return NotOurs(ended=_number(reply, b"lost"), replayed=sent > 1)
 
+    def forsake(self, hold: Hold, timeout_seconds: float) -> None:
+        """Nothing to do: each hold has a lease of its own."""
+
     def withdraw(self, claim: Claim, timeout_seconds: float) -> None:
         packed = ScriptCall(scripts.WITHDRAW, self._keys).pack(
             claim.id.encode(),
-            b"%d" % claim.unanswered_until_us,
+            b"%d" % claim.unanswered,
             *self._backend.doors,
         )
         self._backend.call(scripts.WITHDRAW, packed, timeout_seconds)

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fencedlock import ConfigurationError
-from fencedlock.backends.redis.keys import checked_namespace, keys_of, lock_key, name_of
+from fencedlock.backends.names import checked_namespace
+from fencedlock.backends.redis.keys import keys_of, lock_key, name_of
 
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=50)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -81,3 +82,8 @@ def test_a_namespace_keeps_locks_apart(server: RedisServer, connect: Callable[..
     one, two = connect(server.url), connect(server.url, namespace="other")
     with one.RLock(name), two.RLock(name):
         assert [info.name for info in two.locks(name)] == [name]
+
+
+def test_a_handle_of_a_ready_client_can_not_be_pickled(server: RedisServer, connect: Callable[..., fencedlock.Client], name: str) -> None:
+    with redis.Redis(port=server.port) as ready, pytest.raises(TypeError, match="connect with a URL"):
+        pickle.dumps(connect(ready).RLock(name))

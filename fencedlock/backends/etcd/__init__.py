@@ -1,0 +1,1 @@
+"""etcd: keys with leases, transactions and watches, by gRPC."""

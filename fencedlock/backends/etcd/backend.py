@@ -1,0 +1,199 @@
+"""One etcd cluster as one client sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+from fencedlock.backends.base import Backend, ClaimAnswer, Gone, Listener, NotOurs, RenewAnswer, Renewed
+from fencedlock.backends.etcd.connections import RANGE, STATUS, Connections
+from fencedlock.backends.etcd.inbox import Inbox
+from fencedlock.backends.etcd.keys import after, lock_keys, locks_prefix, name_of
+from fencedlock.backends.etcd.leases import Lease, Leases
+from fencedlock.backends.etcd.lock import Anchor, EtcdLock
+from fencedlock.backends.etcd.messages import messages
+from fencedlock.backends.names import checked_namespace
+from fencedlock.clock import now_seconds
+from fencedlock.errors import BackendError, BackendMisconfiguredError, FencedLockError
+from fencedlock.hold import Claim, Hold
+
+_PAGE = 1000
+
+CLOSING_SECONDS = 1.0
+"""Closing waits so long for the end of the leases, which otherwise end by themselves."""
+
+_Target = TypeVar("_Target", Hold, Claim)
+_Answer = TypeVar("_Answer")
+
+
+class EtcdBackend:
+    """Implements :class:`fencedlock.backends.base.Backend` on one cluster."""
+
+    def __init__(self, connections: Connections, namespace: str, request_timeout_seconds: float) -> None:
+        self.request_timeout_seconds: float = request_timeout_seconds
+        self._namespace = checked_namespace(namespace)
+        self.connections: Connections = connections
+        self.leases: Leases = Leases(connections, namespace)
+        self.inbox: Inbox = Inbox(connections, request_timeout_seconds)
+        self.highest_revision: int = 0
+        """The cluster was seen at this revision."""
+
+    # --- the operations of many locks
+
+    def bind(self, name: str) -> EtcdLock:
+        return EtcdLock(self, name, lock_keys(self._namespace, name))
+
+    def beat(self, claims: Sequence[Claim], timeout_seconds: float) -> list[ClaimAnswer | Exception]:
+        round_ = _Round(self, timeout_seconds)
+        return [round_.answer(round_.beat, claim) for claim in claims]
+
+    def renew(self, holds: Sequence[Hold], timeout_seconds: float, *, exact: bool = False) -> list[RenewAnswer | Exception]:
+        round_ = _Round(self, timeout_seconds)
+        return [round_.answer(round_.renew_exactly if exact else round_.renew, hold) for hold in holds]
+
+    def lock_names(self, prefix: str) -> Iterator[str]:
+        start = locks_prefix(self._namespace, prefix)
+        end, last = after(start), ""
+        while True:
+            request = messages().RangeRequest(key=start, range_end=end, limit=_PAGE, keys_only=True)
+            answer = self.connections.call(RANGE, request, self.request_timeout_seconds)
+            for kv in answer.kvs:
+                name = name_of(self._namespace, kv.key)
+                if name is not None and name != last:
+                    last = name
+                    yield name
+            if not answer.more:
+                return
+            start = answer.kvs[-1].key + b"\0"
+
+    def forgets_at(self, target: Claim | Hold, since: float) -> float:
+        if target.anchor is None:
+            return since + target.lease_seconds
+        lease: Lease = target.anchor.lease
+        return since if lease.gone else lease.deadline
+
+    def check_settings(self, timeout_seconds: float) -> list[str]:
+        try:
+            status = self.connections.call(STATUS, messages().StatusRequest(), timeout_seconds)
+        except BackendError:
+            return []
+        return [f"etcd raised an alarm, so it may refuse new locks: {error}" for error in status.errors]
+
+    def saw(self, name: str, token: int, now: float) -> None:
+        """Nothing to remember: tokens follow the cluster's revision, and :meth:`saw_revision` watches over that."""
+
+    def inherit(self, parent: Backend) -> None:
+        assert isinstance(parent, EtcdBackend)
+        self.highest_revision = parent.highest_revision
+
+    def listen(self, listener: Listener) -> None:
+        self.inbox.open(listener)
+
+    def tend(self, now: float) -> float | None:
+        return self.inbox.tend(now)
+
+    def close(self) -> None:
+        self.leases.revoke_all(min(self.request_timeout_seconds, CLOSING_SECONDS))
+        self.connections.close()
+        self.inbox.close()
+
+    def forget_connections(self) -> None:
+        self.connections.forget()
+
+    def saw_revision(self, revision: int, at_least: int) -> None:
+        """The cluster answered a transaction at this revision, and had been seen at ``at_least`` before it was asked.
+
+        Raises BackendMisconfiguredError if it has gone back, for tokens would too.
+        """
+        if revision < at_least:
+            raise BackendMisconfiguredError(
+                f"etcd's revision has gone back from {at_least} to {revision}, and fencing tokens with it: it was restored from a backup, "
+                "or replaced. Restore it with --bump-revision, or raise the floor of each lock that has a fence; then connect anew"
+            )
+        self.highest_revision = max(self.highest_revision, revision)
+
+
+class _Round:
+    """The beats of one moment. What depends on one lease shares its renewal, or the error that came of it."""
+
+    def __init__(self, backend: EtcdBackend, timeout_seconds: float) -> None:
+        self._backend = backend
+        self._give_up_at = now_seconds() + timeout_seconds
+        self._failed: dict[Lease, FencedLockError] = {}
+
+    def answer(self, ask: Callable[[_Target], _Answer], target: _Target) -> _Answer | Exception:
+        """What came of one beat."""
+        try:
+            return ask(target)
+        except FencedLockError as error:
+            return error
+
+    def beat(self, claim: Claim) -> ClaimAnswer:
+        """Keep the place of a waiting claim."""
+        anchor, bound = claim.anchor, _lock_of(claim)
+        if anchor is None:
+            return Gone()
+        self._refresh(anchor.lease)
+        if not (self._still_has(anchor, bound.place_key(claim.id), anchor.place)):
+            return Gone()
+        return bound.waiting(claim.recheck_at)
+
+    def renew(self, hold: Hold) -> RenewAnswer:
+        """Keep a hold, and write what has not been written of it."""
+        leases = self._backend.leases
+        with _lock_of(hold).changing:
+            lease: Lease = hold.anchor.lease
+            if lease.length != leases.length(hold.lease_seconds):  # a renewal for another length had no answer
+                lease = leases.good(hold.lease_seconds, self._seconds_left())
+            self._refresh(lease)
+            return self._renewed(hold, lease)
+
+    def renew_exactly(self, hold: Hold) -> RenewAnswer:
+        """Keep a hold, for its whole length from now on."""
+        leases = self._backend.leases
+        with _lock_of(hold).changing:
+            asked_at = now_seconds()
+            lease = leases.good(hold.lease_seconds, self._seconds_left())
+            if lease.asked_at < asked_at:
+                leases.renew(lease, self._seconds_left())
+            return self._renewed(hold, lease)
+
+    def _renewed(self, hold: Hold, lease: Lease) -> RenewAnswer:
+        anchor, bound = hold.anchor, _lock_of(hold)
+        if anchor.revision < bound.last_grant:
+            return NotOurs()  # another thread of this client has it
+        if hold.operation != anchor.written or lease is not anchor.lease:
+            ours = not lease.gone and bound.write(hold, lease, self._seconds_left())
+        else:
+            ours = self._still_has(anchor, bound.keys.holder, anchor.revision)
+        return Renewed(anchor.lease.deadline) if ours else NotOurs()  # of the lease that the key is known to have
+
+    def _refresh(self, lease: Lease) -> None:
+        if lease.is_fresh(now_seconds()):
+            return
+        if lease in self._failed:
+            raise self._failed[lease]
+        try:
+            self._backend.leases.renew(lease, self._seconds_left())
+        except FencedLockError as error:
+            self._failed[lease] = error
+            raise
+
+    def _still_has(self, anchor: Anchor, key: bytes, revision: int) -> bool:
+        """True while the key is there as it was made."""
+        lease = anchor.lease
+        if lease.gone:
+            return False
+        if key in lease.keys or anchor.since >= lease.checked_at:
+            return True
+        # The list of a lease's keys may be older than the last transaction: so the key's absence is asked for.
+        answer = self._backend.connections.call(RANGE, messages().RangeRequest(key=key), self._seconds_left())
+        return bool(answer.kvs) and answer.kvs[0].create_revision == revision
+
+    def _seconds_left(self) -> float:
+        return self._give_up_at - now_seconds()
+
+
+def _lock_of(target: Claim | Hold) -> EtcdLock:
+    assert isinstance(target.bound, EtcdLock)
+    return target.bound

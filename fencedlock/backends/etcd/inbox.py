@@ -1,0 +1,239 @@
+"""The inbox: one watch stream, by which a client follows the queues that it waits in."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from queue import SimpleQueue
+from typing import Any
+
+from fencedlock.backends.base import Listener
+from fencedlock.backends.etcd.connections import RANGE, WATCH, Connections
+from fencedlock.backends.etcd.keys import LockKeys
+from fencedlock.backends.etcd.messages import DELETE, OLDEST_FIRST, messages
+from fencedlock.backends.etcd.queue import LockQueue
+from fencedlock.backends.etcd.values import claim_of_holder
+from fencedlock.clock import now_seconds
+from fencedlock.errors import BackendError, BackendUnavailableError
+
+logger: logging.Logger = logging.getLogger("fencedlock")
+
+LINGER_SECONDS = 5.0
+"""A queue is watched so long after the last waiter has left: another often comes."""
+
+LONGEST_PAUSE_SECONDS = 1.0
+"""Between two attempts to open the stream anew."""
+
+
+class _Watch:
+    """One lock's queue, and the watcher that follows it."""
+
+    __slots__ = ("due", "id", "keys", "queue")
+
+    def __init__(self, watch_id: int, keys: LockKeys) -> None:
+        self.id: int = watch_id
+        self.keys: LockKeys = keys
+        self.queue: LockQueue = LockQueue()
+        self.due: float | None = None
+
+
+class Inbox:
+    """The stream, the thread that reads it, and the queues that it follows.
+
+    A watcher that begins at a past revision waits up to 100 ms for its first events: so each begins now, and when the server has said
+    that it has begun, the queue is read; later events are then all that is missing.
+    """
+
+    def __init__(self, connections: Connections, timeout_seconds: float) -> None:
+        self._connections = connections
+        self._timeout_seconds = timeout_seconds
+        self._mutex = threading.RLock()
+        self._watches: dict[bytes, _Watch] = {}
+        self._by_id: dict[int, _Watch] = {}
+        self._last_id = 0
+        self._due: dict[bytes, float] = {}
+        self._requests: SimpleQueue[Any] | None = None
+        """What the open stream has to send; None while there is none."""
+        self._responses: Any = None
+        self._listener: Listener | None = None
+        self._thread: threading.Thread | None = None
+        self._closed = threading.Event()
+        self._warned = False
+
+    def open(self, listener: Listener) -> None:
+        """Start the thread, unless it runs."""
+        if self._thread is not None:
+            return
+        with self._mutex:
+            if self._thread is None and not self._closed.is_set():
+                self._listener = listener
+                thread = threading.Thread(target=self._run, name="fencedlock-inbox", daemon=True)
+                self._thread = thread  # first: Ctrl-C after the start must not lead to a second reader
+                try:
+                    thread.start()
+                except RuntimeError:
+                    self._thread = None
+                    raise
+
+    def wait(self, keys: LockKeys, claim_id: str) -> None:
+        """A claim waits in this lock's queue."""
+        with self._mutex:
+            watch = self._watches.get(keys.queue)
+            if watch is None:
+                self._last_id += 1
+                watch = self._watches[keys.queue] = self._by_id[self._last_id] = _Watch(self._last_id, keys)
+                self._send(self._create_request(watch))
+            watch.queue.wait(claim_id)
+            self._call_next(watch)
+
+    def give_up(self, keys: LockKeys, claim_id: str) -> None:
+        """A claim waits no more."""
+        with self._mutex:
+            watch = self._watches.get(keys.queue)
+            if watch is not None:
+                watch.queue.give_up(claim_id)
+                if watch.queue.is_awaited:
+                    self._call_next(watch)
+                else:
+                    self._look_by(watch, now_seconds() + LINGER_SECONDS)
+
+    def follows(self, keys: LockKeys) -> bool:
+        """True while events of this lock come in."""
+        with self._mutex:
+            watch = self._watches.get(keys.queue)
+            return watch is not None and watch.queue.revision > 0
+
+    def may_pass_over(self, keys: LockKeys, claim_id: str) -> bool:
+        """True if all who wait before this claim have let a turn pass."""
+        with self._mutex:
+            watch = self._watches.get(keys.queue)
+            return watch is not None and watch.queue.may_pass_over(claim_id)
+
+    def tend(self, now: float) -> float | None:
+        """Call who may pass over those before it now, and end watches that nobody needs; when to call again."""
+        with self._mutex:
+            for key in [key for key, due in self._due.items() if due <= now]:
+                del self._due[key]
+                watch = self._watches[key]
+                if watch.queue.is_awaited:
+                    self._call_next(watch)
+                else:
+                    self._end(watch)
+            return min(self._due.values(), default=None)
+
+    def close(self) -> None:
+        """Stop reading, and wait until the thread has ended."""
+        self._closed.set()
+        with self._mutex:
+            if self._responses is not None:
+                self._responses.cancel()
+            thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+    # --- with the mutex
+
+    def _call_next(self, watch: _Watch) -> None:
+        claim_id, due = watch.queue.next(now_seconds())
+        if claim_id is not None and self._listener is not None:
+            self._listener.look_again(claim_id)
+        if due is not None:
+            self._look_by(watch, due)
+
+    def _look_by(self, watch: _Watch, due: float) -> None:
+        self._due[watch.keys.queue] = due
+        if self._listener is not None:
+            self._listener.tend_by(due)
+
+    def _end(self, watch: _Watch) -> None:
+        del self._watches[watch.keys.queue], self._by_id[watch.id]
+        self._send(messages().WatchRequest(cancel_request=messages().WatchCancelRequest(watch_id=watch.id)))
+
+    def _send(self, request: Any) -> None:
+        if self._requests is not None:
+            self._requests.put(request)
+
+    @staticmethod
+    def _create_request(watch: _Watch) -> Any:
+        known = messages()
+        create = known.WatchCreateRequest(key=watch.keys.holder, range_end=watch.keys.queue_end, watch_id=watch.id)
+        return known.WatchRequest(create_request=create)
+
+    # --- the thread
+
+    def _run(self) -> None:
+        pause = 0.0
+        while not self._closed.wait(pause):
+            began_at = now_seconds()
+            try:
+                self._read_until_cut()
+            except BackendUnavailableError as error:
+                logger.debug("the inbox was cut: %s", error)
+            except BackendError as error:
+                if not self._warned:
+                    self._warned = True
+                    logger.warning("queues can't be followed, so hand-offs take seconds instead of milliseconds: %s", error)
+            except Exception:
+                logger.exception("the inbox stumbled, and goes on")
+            pause = 0.01 if now_seconds() - began_at > LONGEST_PAUSE_SECONDS else min(LONGEST_PAUSE_SECONDS, 2 * pause + 0.01)
+
+    def _read_until_cut(self) -> None:
+        requests: SimpleQueue[Any] = SimpleQueue()
+        with self._mutex:
+            for watch in self._watches.values():
+                watch.queue.forget()
+                requests.put(self._create_request(watch))
+            self._requests = requests
+        try:
+            with self._connections.stream(WATCH, iter(requests.get, None)) as responses:
+                self._responses = responses
+                if self._closed.is_set():
+                    return
+                for response in responses:
+                    self._take(response)
+        finally:
+            with self._mutex:
+                self._requests = None
+            requests.put(None)
+
+    def _take(self, response: Any) -> None:
+        if response.canceled and "permission" in response.cancel_reason:
+            raise BackendError(f"etcd says: {response.cancel_reason}")
+        watch = self._by_id.get(response.watch_id)
+        if watch is None:
+            return  # one that was ended meanwhile
+        if response.canceled:
+            # By a compaction, say, when the server could not keep up.
+            raise BackendUnavailableError(f"etcd ended the watch of {watch.keys.queue!r}: {response.cancel_reason or 'compacted'}")
+        if response.created:
+            self._read_queue(watch)
+        elif response.events:
+            self._follow(watch, response)
+
+    def _read_queue(self, watch: _Watch) -> None:
+        request = messages().RangeRequest(key=watch.keys.holder, range_end=watch.keys.queue_end, **OLDEST_FIRST)
+        answer = self._connections.call(RANGE, request, self._timeout_seconds)
+        claim_ids = [kv.key[len(watch.keys.queue) :].decode() for kv in answer.kvs if kv.key != watch.keys.holder]
+        held = len(claim_ids) < len(answer.kvs)
+        with self._mutex:
+            watch.queue.read(answer.header.revision, held=held, claim_ids=claim_ids, now=now_seconds())
+            self._call_next(watch)
+
+    def _follow(self, watch: _Watch, response: Any) -> None:
+        queue, holder, start = watch.queue, watch.keys.holder, len(watch.keys.queue)
+        with self._mutex:
+            for event in response.events:
+                if event.kv.mod_revision <= queue.revision:
+                    continue
+                if event.kv.key == holder:
+                    if event.type == DELETE:
+                        queue.freed(now_seconds())
+                    elif event.kv.version == 1:
+                        queue.held_by(claim_of_holder(event.kv.value))
+                elif event.type == DELETE:
+                    queue.left(event.kv.key[start:].decode())
+                else:
+                    queue.joined(event.kv.key[start:].decode())
+            # Not the header's revision: it is the server's newest, and events up to it may still be on their way.
+            queue.revision = max(queue.revision, response.events[-1].kv.mod_revision)
+            self._call_next(watch)

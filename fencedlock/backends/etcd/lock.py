@@ -1,0 +1,392 @@
+"""The transactions of one lock."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fencedlock.backends.base import (
+    Busy,
+    ClaimAnswer,
+    Gone,
+    Granted,
+    LockInfo,
+    NotOurs,
+    ReleaseAnswer,
+    Released,
+    Waiter,
+    Waiting,
+)
+from fencedlock.backends.etcd.connections import DELETE_RANGE, LEASE_TIME_TO_LIVE, RANGE, TXN, LeaseGoneError
+from fencedlock.backends.etcd.floors import Floors
+from fencedlock.backends.etcd.keys import LockKeys
+from fencedlock.backends.etcd.leases import Lease
+from fencedlock.backends.etcd.messages import CREATE, EQUAL, GREATER, LESS, MOD, OLDEST_FIRST, VALUE, VERSION, messages
+from fencedlock.backends.etcd.queue import GRACE_SECONDS
+from fencedlock.backends.etcd.values import first_values_of, holder_value, read_holder
+from fencedlock.clock import now_seconds
+from fencedlock.errors import BackendUnavailableError
+from fencedlock.hold import Claim, Hold
+
+if TYPE_CHECKING:
+    from fencedlock.backends.etcd.backend import EtcdBackend
+
+RECHECK_SECONDS = 30.0
+"""A waiter whose queue is followed asks by itself so seldom: events tell it all."""
+
+BLIND_RECHECK_SECONDS = 1.0
+"""The same while the queue can't be followed."""
+
+LOOK_SECONDS = 0.02
+"""How often one try looks whether the waiters of a free lock take it."""
+
+MARK_SECONDS = 90 * 24 * 3600
+"""The mark by which the next holder knows that a hold was abandoned lives at least so long."""
+
+TOMBSTONE_SECONDS = 24 * 3600
+"""A claim that is over is remembered at least so long, if a packet of it may still be under way."""
+
+_MOST_LEASES = 3
+"""Leases of one question that may be found gone, one after the other."""
+
+
+class Anchor:
+    """What a claim, or its hold, depends on at the server."""
+
+    __slots__ = ("lease", "place", "revision", "since", "written")
+
+    def __init__(self, lease: Lease) -> None:
+        self.lease: Lease = lease
+        self.place: int = 0
+        """The ``create_revision`` of its place in the queue; 0 without one."""
+        self.revision: int = 0
+        """The ``create_revision`` of the holder's key: the token, unless it was raised; 0 until it is granted."""
+        self.since: float = 0.0
+        """When the key of the place, or of the hold, was made, at the latest."""
+        self.written: int = 0
+        """The last operation of the hold that the server has answered."""
+
+
+class EtcdLock:
+    """Implements :class:`fencedlock.backends.base.BoundLock`."""
+
+    __slots__ = ("backend", "changing", "keys", "last_grant", "name")
+
+    def __init__(self, backend: EtcdBackend, name: str, keys: LockKeys) -> None:
+        self.name: str = name
+        self.keys: LockKeys = keys
+        self.changing: AbstractContextManager[bool] = threading.RLock()
+        """Held while a hold of it is renewed, or moved to another lease: the beats and the owner both do so."""
+        self.last_grant: int = 0
+        """The revision of the last grant to a claim of this client."""
+        self.backend: EtcdBackend = backend
+
+    def place_key(self, claim_id: str) -> bytes:
+        """The key of the claim's place in the queue."""
+        return _keys_of_claim(self.keys, claim_id).queue
+
+    # --- acquire
+
+    def acquire(self, claim: Claim, *, queue: bool, timeout_seconds: float) -> ClaimAnswer:
+        give_up_at = now_seconds() + timeout_seconds
+        for _ in range(_MOST_LEASES):
+            try:
+                return self._acquire(claim, queue=queue, give_up_at=give_up_at)
+            except LeaseGoneError:
+                # Ours or the shared one. The place that was tied to ours is gone with it.
+                self.backend.leases.forget_shared()
+                self.backend.leases.renew(claim.anchor.lease, give_up_at - now_seconds())
+        raise BackendUnavailableError("etcd has forgotten three leases in a row")
+
+    def _acquire(self, claim: Claim, *, queue: bool, give_up_at: float) -> ClaimAnswer:
+        backend = self.backend
+        shared_id = backend.leases.shared_id(MARK_SECONDS, give_up_at - now_seconds())
+        anchor = claim.anchor
+        if anchor is not None and not anchor.lease.is_good(now_seconds()):
+            backend.leases.renew(anchor.lease, give_up_at - now_seconds())
+        if anchor is None or anchor.lease.gone:
+            anchor = claim.anchor = Anchor(backend.leases.good(claim.lease_seconds, give_up_at - now_seconds()))
+        pass_over = bool(anchor.place) and backend.inbox.may_pass_over(self.keys, claim.id)
+        request = self._acquire_request(claim, anchor, shared_id, queue=queue, pass_over=pass_over)
+        answer = self._ask_for(claim, request, give_up_at)
+        if not (answer.succeeded or queue or claim.patient):
+            answer = self._try_again_if_free(claim, anchor, shared_id, answer)
+        state = _State(answer.responses[0].response_range.kvs, self.keys)
+        if answer.succeeded:
+            return self._granted(claim, anchor, answer.header.revision, state.floors, abandoned=state.dirty is not None)
+        if state.holder is not None and read_holder(state.holder.value).claim_id == claim.id:
+            # An earlier copy of the question was granted, and its answer lost.
+            abandoned = state.dirty is not None and state.dirty.version > 1
+            return self._granted(claim, anchor, state.holder.create_revision, state.floors, abandoned=abandoned)
+        if not queue:
+            return Busy()
+        join = answer.responses[1].response_txn
+        if join.succeeded:
+            anchor.place, anchor.since = answer.header.revision, now_seconds()
+        else:
+            place, withdrawn = (operation.response_range.kvs for operation in join.responses)
+            if withdrawn:
+                return Gone()
+            if place[0].lease != anchor.lease.id:
+                # It goes with a lease that is over here, but not there: it must not wait for us any more.
+                request = messages().DeleteRangeRequest(key=place[0].key)
+                backend.connections.call(DELETE_RANGE, request, give_up_at - now_seconds())
+                raise LeaseGoneError("the claim's place was tied to a lease that is over")
+            anchor.place = place[0].create_revision
+        backend.inbox.wait(self.keys, claim.id)
+        return self.waiting(now_seconds() + RECHECK_SECONDS)
+
+    def waiting(self, recheck_at: float) -> Waiting:
+        """A claim waits, and should ask by itself at this time; sooner while events of the queue don't come in."""
+        now = now_seconds()
+        if not self.backend.inbox.follows(self.keys):
+            recheck_at = min(recheck_at, now + BLIND_RECHECK_SECONDS)
+        return Waiting(now, 0, recheck_at)
+
+    def _ask_for(self, claim: Claim, request: Any, give_up_at: float) -> Any:
+        """Send a transaction that may grant the claim, and remember if an answer went missing."""
+        before, claim.unanswered = claim.unanswered, 1
+        at_least = self.backend.highest_revision
+        answer, sent = self.backend.connections.call_counted(TXN, request, give_up_at - now_seconds())
+        if sent == 1:
+            claim.unanswered = before
+        self.backend.saw_revision(answer.header.revision, at_least)
+        return answer
+
+    def _acquire_request(self, claim: Claim, anchor: Anchor, shared_id: int, *, queue: bool, pass_over: bool) -> Any:
+        """The transaction: take the lock if it is free and nobody is before this claim; otherwise take a place, if asked to."""
+        known, keys, place = messages(), self.keys, _keys_of_claim(self.keys, claim.id)
+        compare = [
+            known.Compare(result=EQUAL, target=CREATE, key=keys.holder, create_revision=0),
+            known.Compare(result=EQUAL, target=VERSION, key=place.withdrawn, version=0),
+        ]
+        if not pass_over:
+            compare.append(
+                known.Compare(result=GREATER, target=CREATE, key=keys.queue, range_end=keys.queue_end, create_revision=anchor.place - 1)
+                if anchor.place
+                else known.Compare(result=EQUAL, target=CREATE, key=keys.queue, range_end=keys.queue_end, create_revision=0)
+            )
+        look = known.RequestOp(request_range=known.RangeRequest(key=keys.dirty, range_end=keys.holder_end))
+        value = holder_value(0, claim.id, 1, claim.owner.holder)
+        take = [
+            look,
+            known.RequestOp(request_put=known.PutRequest(key=keys.holder, value=value, lease=anchor.lease.id)),
+            known.RequestOp(request_put=known.PutRequest(key=keys.dirty, lease=shared_id)),
+        ]
+        if anchor.place or claim.unanswered:
+            take.append(_delete(place.queue))
+        otherwise = [look]
+        if queue:
+            join = known.TxnRequest(
+                compare=[
+                    known.Compare(result=EQUAL, target=VERSION, key=place.queue, version=0),
+                    known.Compare(result=EQUAL, target=VERSION, key=place.withdrawn, version=0),
+                ],
+                success=[known.RequestOp(request_put=known.PutRequest(key=place.queue, value=claim.owner.holder, lease=anchor.lease.id))],
+                failure=[known.RequestOp(request_range=known.RangeRequest(key=key)) for key in place],
+            )
+            otherwise.append(known.RequestOp(request_txn=join))
+        return known.TxnRequest(compare=compare, success=take, failure=otherwise)
+
+    def _try_again_if_free(self, claim: Claim, anchor: Anchor, shared_id: int, answer: Any) -> Any:
+        """One try found the lock free, and others waiting for it: unless they take it soon, they are dead, and it is ours to take."""
+        patience_until = now_seconds() + GRACE_SECONDS
+        give_up_at = patience_until + self.backend.request_timeout_seconds
+        look = messages().RangeRequest(key=self.keys.dirty, range_end=self.keys.holder_end)
+        kvs = answer.responses[0].response_range.kvs
+        while _State(kvs, self.keys).holder is None:
+            if now_seconds() >= patience_until:
+                return self._ask_for(claim, self._acquire_request(claim, anchor, shared_id, queue=False, pass_over=True), give_up_at)
+            time.sleep(LOOK_SECONDS)
+            kvs = self.backend.connections.call(RANGE, look, give_up_at - now_seconds()).kvs
+        return answer
+
+    def _granted(self, claim: Claim, anchor: Anchor, revision: int, floors: Floors, *, abandoned: bool) -> Granted:
+        anchor.revision, anchor.since = revision, now_seconds()
+        self.last_grant = max(self.last_grant, revision)
+        self.backend.inbox.give_up(self.keys, claim.id)
+        lease = anchor.lease
+        return Granted(floors.token_of(revision), lease.deadline, abandoned, brief=not lease.is_fresh(now_seconds()))
+
+    # --- what a hold goes through
+
+    def write(self, hold: Hold, lease: Lease, timeout_seconds: float) -> bool:
+        """Write the hold's depth, and tie it to this lease; False if it is not ours any more. Raises BackendError."""
+        known, anchor, operation = messages(), hold.anchor, hold.operation
+        value = holder_value(operation, hold.claim_id, hold.depth, hold.owner.holder)
+        put = known.PutRequest(key=self.keys.holder, value=value, lease=lease.id)
+        request = known.TxnRequest(
+            compare=[
+                known.Compare(result=EQUAL, target=CREATE, key=self.keys.holder, create_revision=anchor.revision),
+                known.Compare(result=LESS, target=VALUE, key=self.keys.holder, value=value),
+            ],
+            success=[known.RequestOp(request_put=put)],
+            failure=[known.RequestOp(request_range=known.RangeRequest(key=self.keys.holder))],
+        )
+        answer = self.backend.connections.call(TXN, request, timeout_seconds)
+        if not answer.succeeded:
+            kvs = answer.responses[0].response_range.kvs
+            if not kvs or kvs[0].create_revision != anchor.revision:
+                return False
+            # Else an earlier copy of this operation, or a later operation, has been written; perhaps with another lease.
+            if kvs[0].lease != lease.id:
+                return True
+        anchor.lease = lease
+        anchor.written = max(anchor.written, operation)
+        return True
+
+    def release(self, hold: Hold, timeout_seconds: float, *, attempts: int = 1) -> ReleaseAnswer:
+        known, keys, anchor = messages(), self.keys, hold.anchor
+        compare = [known.Compare(result=EQUAL, target=CREATE, key=keys.holder, create_revision=anchor.revision)]
+        look = known.RequestOp(request_range=known.RangeRequest(key=keys.dirty))
+
+        def make(bury: list[Any]) -> Any:
+            return known.TxnRequest(compare=compare, success=[_delete(keys.holder), _delete(keys.dirty), *bury], failure=[look, *bury])
+
+        answer, sent = self._end_claim(hold, make, timeout_seconds, attempts=attempts)
+        if answer.succeeded:
+            return Released()
+        # The mark is of the grant itself, and only a release deletes it: if it is still there, nobody has released.
+        kvs = answer.responses[0].response_range.kvs
+        ended = 0 if kvs and kvs[0].mod_revision == anchor.revision else hold.number
+        return NotOurs(ended=ended, replayed=sent > 1)
+
+    def forsake(self, hold: Hold, timeout_seconds: float) -> None:
+        self._end(hold.anchor.revision, timeout_seconds)
+
+    def withdraw(self, claim: Claim, timeout_seconds: float) -> None:
+        known, keys = messages(), self.keys
+        self.backend.inbox.give_up(keys, claim.id)
+        if claim.anchor is None:
+            return  # nothing was ever sent
+        leave = _delete(_keys_of_claim(keys, claim.id).queue)
+        first, last = first_values_of(claim.id)
+        clean = known.TxnRequest(
+            # A mark that was there before the grant is somebody else's, and stays.
+            compare=[known.Compare(result=EQUAL, target=VERSION, key=keys.dirty, version=1)],
+            success=[_delete(keys.dirty)],
+        )
+        compare = [
+            known.Compare(result=GREATER, target=VALUE, key=keys.holder, value=first),
+            known.Compare(result=LESS, target=VALUE, key=keys.holder, value=last),
+        ]
+
+        def make(bury: list[Any]) -> Any:
+            forget = bury or [leave]
+            return known.TxnRequest(
+                compare=compare, success=[_delete(keys.holder), known.RequestOp(request_txn=clean), *forget], failure=forget
+            )
+
+        self._end_claim(claim, make, timeout_seconds)
+
+    def _end_claim(
+        self, target: Claim | Hold, make: Callable[[list[Any]], Any], timeout_seconds: float, *, attempts: int = 1
+    ) -> tuple[Any, int]:
+        """Send the transaction that ends a claim. If a packet of it may still be under way, it buries the claim, too."""
+        known, backend = messages(), self.backend
+        if not target.unanswered:
+            return backend.connections.call_counted(TXN, make([]), timeout_seconds, attempts=attempts)
+        place = _keys_of_claim(self.keys, target.claim_id if isinstance(target, Hold) else target.id)
+        give_up_at = now_seconds() + timeout_seconds
+        for last_try in (False, True):
+            lease_id = backend.leases.shared_id(TOMBSTONE_SECONDS, give_up_at - now_seconds())
+            tombstone = known.RequestOp(request_put=known.PutRequest(key=place.withdrawn, lease=lease_id))
+            try:
+                return backend.connections.call_counted(
+                    TXN, make([_delete(place.queue), tombstone]), give_up_at - now_seconds(), attempts=attempts
+                )
+            except LeaseGoneError:
+                backend.leases.forget_shared()
+                if last_try:
+                    raise
+        raise AssertionError
+
+    # --- what others ask
+
+    def inspect(self, timeout_seconds: float) -> LockInfo:
+        give_up_at = now_seconds() + timeout_seconds
+        known, keys, call = messages(), self.keys, self.backend.connections.call
+        look = known.RangeRequest(key=keys.dirty, range_end=keys.queue_end, **OLDEST_FIRST)
+        kvs = call(RANGE, look, timeout_seconds).kvs
+        state = _State(kvs, keys)
+        line = [kv for kv in kvs if kv.key.startswith(keys.queue)]
+        left: dict[int, float] = {}
+        for kv in [*line, *([] if state.holder is None else [state.holder])]:
+            if kv.lease not in left:
+                request = known.LeaseTimeToLiveRequest(ID=kv.lease)
+                try:
+                    left[kv.lease] = max(0.0, call(LEASE_TIME_TO_LIVE, request, give_up_at - now_seconds()).TTL)
+                except LeaseGoneError:
+                    left[kv.lease] = 0.0
+        waiters = tuple(
+            Waiter(kv.key[len(keys.queue) :].decode(errors="replace"), kv.value.decode(errors="replace"), left[kv.lease]) for kv in line
+        )
+        if state.holder is None:
+            issued = None if state.dirty is None else state.floors.token_of(state.dirty.mod_revision)
+            return LockInfo(self.name, False, None, None, None, 0, 0.0, issued, waiters)
+        found, token = read_holder(state.holder.value), state.floors.token_of(state.holder.create_revision)
+        return LockInfo(self.name, True, found.claim_id, found.holder, token, found.depth, left[state.holder.lease], token, waiters)
+
+    def force_release(self, token: int, timeout_seconds: float) -> bool:
+        give_up_at = now_seconds() + timeout_seconds
+        revision = self.revision_of(token, timeout_seconds)
+        return self._end(revision, give_up_at - now_seconds())
+
+    def _end(self, revision: int, timeout_seconds: float) -> bool:
+        """End the hold of this grant, and leave the mark by which the next holder knows that it was abandoned; False if it had ended."""
+        known, key = messages(), self.keys.holder
+        compare = [known.Compare(result=EQUAL, target=CREATE, key=key, create_revision=revision)]
+        request = known.TxnRequest(compare=compare, success=[_delete(key)])
+        answer, sent = self.backend.connections.call_counted(TXN, request, timeout_seconds)
+        return answer.succeeded or sent > 1
+
+    def raise_floor(self, token: int, timeout_seconds: float) -> None:
+        give_up_at = now_seconds() + timeout_seconds
+        known, key, call = messages(), self.keys.floor, self.backend.connections.call
+        while True:
+            answer = call(RANGE, known.RangeRequest(key=key), give_up_at - now_seconds())
+            floors = Floors.read(answer.kvs[0] if answer.kvs else None)
+            if floors.token_of(answer.header.revision + 1) > token:
+                return
+            value = floors.raised_by(token - answer.header.revision)
+            request = known.TxnRequest(
+                compare=[known.Compare(result=EQUAL, target=MOD, key=key, mod_revision=floors.since)],
+                success=[known.RequestOp(request_put=known.PutRequest(key=key, value=value))],
+            )
+            if call(TXN, request, give_up_at - now_seconds()).succeeded:
+                return
+
+    def revision_of(self, token: int, timeout_seconds: float) -> int:
+        """The ``create_revision`` of the holder's key in the hold with this token."""
+        kvs = self.backend.connections.call(RANGE, messages().RangeRequest(key=self.keys.floor), timeout_seconds).kvs
+        return Floors.read(kvs[0] if kvs else None).revision_of(token)
+
+
+class _State:
+    """The keys of a lock besides its queue, where they exist."""
+
+    __slots__ = ("dirty", "floors", "holder")
+
+    def __init__(self, kvs: Any, keys: LockKeys) -> None:
+        found = {kv.key: kv for kv in kvs}
+        self.dirty: Any = found.get(keys.dirty)
+        self.holder: Any = found.get(keys.holder)
+        self.floors: Floors = Floors.read(found.get(keys.floor))
+
+
+class _ClaimKeys(NamedTuple):
+    queue: bytes
+    withdrawn: bytes
+
+
+def _keys_of_claim(keys: LockKeys, claim_id: str) -> _ClaimKeys:
+    own = claim_id.encode()
+    return _ClaimKeys(keys.queue + own, keys.withdrawn + own)
+
+
+def _delete(key: bytes) -> Any:
+    known = messages()
+    return known.RequestOp(request_delete_range=known.DeleteRangeRequest(key=key))

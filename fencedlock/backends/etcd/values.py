@@ -1,0 +1,41 @@
+"""What stands in a lock's keys: words for people and programs, apart by spaces."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from fencedlock.errors import BackendError
+
+
+class Holder(NamedTuple):
+    """What the holder's key tells."""
+
+    claim_id: str
+    depth: int
+    holder: str
+    """Host, process and native thread id."""
+
+
+def holder_value(operation: int, claim_id: str, depth: int, holder: bytes) -> bytes:
+    """The value of the holder's key. The number of the operation comes first, in ten digits, so that a later value is a greater one."""
+    return b"%010d %b %d %b" % (operation, claim_id.encode(), depth, holder)
+
+
+def read_holder(value: bytes) -> Holder:
+    """Read it. Raises BackendError for what is none."""
+    try:
+        _, claim_id, depth, holder = value.decode().split(" ", 3)
+        return Holder(claim_id, int(depth), holder)
+    except ValueError as error:
+        raise BackendError(f"what stands at the lock's key makes no sense: {value!r:.200}") from error
+
+
+def claim_of_holder(value: bytes) -> str:
+    """The claim that holds, "" if that can't be told."""
+    words = value.split(b" ", 2)
+    return words[1].decode(errors="replace") if len(words) == 3 else ""
+
+
+def first_values_of(claim_id: str) -> tuple[bytes, bytes]:
+    """Two values between which those of this claim's first operation are."""
+    return b"%010d %b " % (0, claim_id.encode()), b"%010d %b!" % (0, claim_id.encode())

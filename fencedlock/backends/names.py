@@ -1,0 +1,43 @@
+"""What may be a lock's name, and a namespace, whatever the server."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import quote
+
+from fencedlock.errors import ConfigurationError
+
+MOST_NAME_BYTES = 4096
+
+_NEVER_IN_NAMESPACES = re.compile(r"[%{}\x00-\x1f\x7f-\x9f]")
+
+
+def checked_name(name: str) -> str:
+    """The lock's name, if it can be one. Raises ConfigurationError otherwise."""
+    if not isinstance(name, str):
+        raise ConfigurationError(f"a lock's name must be a str, not {type(name).__name__}: {name!r}")
+    if not name:
+        raise ConfigurationError("a lock's name must not be empty: name the thing that it protects, as 'orders/42'")
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError as error:
+        raise ConfigurationError(f"a lock's name must be encodable as UTF-8, and {name!r} is not: {error.reason}") from None
+    if size > MOST_NAME_BYTES:
+        raise ConfigurationError(
+            f"a lock's name must not be longer than {MOST_NAME_BYTES} bytes in UTF-8, and this one has {size}: use a digest"
+        )
+    return name
+
+
+def checked_namespace(namespace: str) -> str:
+    """The namespace, if it can begin a key. Raises ConfigurationError otherwise."""
+    if not isinstance(namespace, str) or not namespace or _NEVER_IN_NAMESPACES.search(namespace):
+        raise ConfigurationError(
+            f"a namespace must be a non-empty str without braces, percent signs and control characters, not {namespace!r}"
+        )
+    return namespace
+
+
+def encoded(name: str, needs_encoding: re.Pattern[str]) -> str:
+    """The name with the characters that the pattern finds percent-encoded, so that two names never share a key."""
+    return needs_encoding.sub(lambda match: quote(match[0], safe=""), name)

@@ -1,0 +1,110 @@
+"""The one connection by which a client hears of its grants."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+import fencedlock
+from tests.conftest import eventually
+from tests.contenders import Contender
+from tests.proxy import HOLD, Proxy
+from tests.servers import RedisServer
+
+
+def test_a_thousand_waiters_on_a_thousand_locks_need_two_threads_and_two_connections(
+    server: RedisServer, client: fencedlock.Client, connect: Callable[..., fencedlock.Client], name: str
+) -> None:
+    crowd = connect(server.url, ttl=30)
+    holds = [client.RLock(f"{name}/{number}") for number in range(1000)]
+    for hold in holds:
+        hold.acquire()
+    with server.client() as raw:
+        strangers = {connection["id"] for connection in raw.client_list()}
+        threads_before = threading.active_count()
+        old_limit = threading.stack_size(256 * 1024)
+        waiters = [threading.Thread(target=_visit, args=(crowd.FairLock(hold.name),)) for hold in holds]
+        threading.stack_size(old_limit)
+        for waiter in waiters:
+            waiter.start()
+        eventually(lambda: all(client.inspect(hold.name).waiters for hold in holds), 60)
+        assert threading.active_count() - len(waiters) - threads_before <= 2
+        eventually(lambda: len({connection["id"] for connection in raw.client_list()} - strangers) <= 2)
+    for hold in holds:
+        hold.release()
+    for waiter in waiters:
+        waiter.join(30)
+        assert not waiter.is_alive()
+
+
+def _visit(lock: fencedlock.RLock) -> None:
+    with lock:
+        pass
+
+
+FORKING = """
+import os, sys, threading, time, fencedlock
+lock = fencedlock.connect(sys.argv[1]).FairLock(sys.argv[2])
+threading.Thread(target=lock.acquire, daemon=True).start()
+sys.stdin.readline()
+if os.fork() == 0:
+    print(os.getpid(), flush=True)
+    time.sleep(60)
+    os._exit(0)
+time.sleep(60)
+"""
+
+
+def test_a_forked_child_does_not_keep_its_dead_parents_inbox(server: RedisServer, client: fencedlock.Client, name: str) -> None:
+    with client.FairLock(name):
+        command = [sys.executable, "-W", "ignore", "-c", FORKING, server.url, name]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
+            assert parent.stdin is not None
+            assert parent.stdout is not None
+            (waiter,) = eventually(lambda: client.inspect(name).waiters)
+            parent.stdin.write("fork\n")
+            parent.stdin.flush()
+            child = int(parent.stdout.readline())
+            parent.kill()
+        try:
+            inbox = f"fencedlock:inbox:{waiter.owner.partition('/')[0]}"
+            with server.client() as raw:
+                eventually(lambda: raw.pubsub_numsub(inbox)[0][1] == 0)
+        finally:
+            os.kill(child, signal.SIGKILL)
+
+
+def test_a_grant_at_the_moment_of_the_timeout_is_handed_on(
+    server: RedisServer,
+    client: fencedlock.Client,
+    connect: Callable[..., fencedlock.Client],
+    proxy: Callable[[RedisServer], Proxy],
+    contender: Callable[..., Contender],
+    name: str,
+) -> None:
+    wire = proxy(server)
+    late, next_one = contender("thread", connect(wire.url, ttl=10)), contender("thread", client)
+    late.ask("make", name, "FairLock")
+    next_one.ask("make", name, "FairLock")
+    wire.reply_rule = lambda reply: HOLD if b"message" in reply else None  # the doorbell comes too late
+    with client.FairLock(name):
+        late.tell("acquire", name, timeout=1)
+        eventually(lambda: len(client.inspect(name).waiters) == 1)
+        next_one.tell("acquire", name)
+        eventually(lambda: len(client.inspect(name).waiters) == 2)
+    wire.wait_for(lambda: bool(wire.held_replies))
+    assert late.answer() is False
+    begun = time.monotonic()
+    assert next_one.answer() is True
+    assert time.monotonic() - begun < 1
+    wire.deliver_replies()
+    token = next_one.ask("token", name)
+    assert client.inspect(name).token == int(token)
+    assert next_one.ask("abandoned", name) is False
+    next_one.ask("release", name)
+    assert server.leftovers(name) == set()

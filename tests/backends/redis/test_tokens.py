@@ -1,0 +1,53 @@
+"""What becomes of tokens when a Redis server loses its memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+import fencedlock
+from tests.servers import RedisServer
+
+
+def test_tokens_rise_through_flushall_and_restart(
+    own_server: Callable[..., RedisServer], connect: Callable[..., fencedlock.Client]
+) -> None:
+    server = own_server()
+    client, stranger = connect(server.url, ttl=2), connect(server.url, ttl=2)
+    lock = client.RLock("x")
+    with lock as first:
+        pass
+    with server.client() as raw:
+        raw.flushall()  # while free
+        with stranger.RLock("x") as second:
+            assert second > first
+        lock.acquire()
+        third = lock.token
+        assert third > second
+        raw.flushall()  # while held
+    with stranger.RLock("x") as fourth:
+        assert fourth > third
+    with pytest.raises(fencedlock.LockLostError):
+        lock.release()
+    server.kill()
+    server.start()  # it kept nothing
+    with lock as fifth:
+        assert fifth > fourth
+
+
+def test_tokens_do_not_fall_below_what_the_client_has_seen(
+    own_server: Callable[..., RedisServer], connect: Callable[..., fencedlock.Client]
+) -> None:
+    """As after a failover to a server whose clock is behind: here the server's memory was ahead, and is lost."""
+    server = own_server()
+    client = connect(server.url)
+    ahead = int((time.time() + 3600) * 1e6)
+    with server.client() as raw:
+        raw.hset("fencedlock:{x}:fence", "issued", ahead)
+        with client.RLock("x") as before:
+            assert int(before) == ahead + 1
+        raw.flushall()
+    with client.RLock("x") as after:
+        assert after > before
