@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.databases import DatabaseServer
+from tests.etcd_servers import EtcdServer
 from tests.fencing.stores import Psycopg, PyMySQL, Store
 from tests.servers import RedisServer
 
@@ -58,8 +59,10 @@ def fill(store: Store) -> None:
 
 
 @pytest.mark.parametrize("page", sorted(path.stem for path in FOLDER.glob("*.rst")))
-def test_its_code_runs(page: str, database_server: Callable[[str], DatabaseServer], server: RedisServer, tmp_path: Path) -> None:
-    environment = os.environ | {"FENCEDLOCK_URL": server.url, "REDIS_URL": server.url, "HOME": str(tmp_path)}
+def test_its_code_runs(
+    page: str, database_server: Callable[[str], DatabaseServer], server: RedisServer, etcd_server: EtcdServer, tmp_path: Path
+) -> None:
+    environment = os.environ | {"FENCEDLOCK_URL": server.url, "REDIS_URL": server.url, "ETCD_URL": etcd_server.url, "HOME": str(tmp_path)}
     kind = DATABASES.get(page, "sqlite")
     if kind == "postgresql":
         database = database_server(kind).new_database("shop")
