@@ -10,6 +10,9 @@ import redis
 import redis_lock
 
 import fencedlock
+from fencedlock.backends.etcd.connections import TXN
+from fencedlock.backends.etcd.messages import CREATE, EQUAL
+from tests.benchmarks.etcd_recipe import M, RecipeMutex, calls
 
 Pair = tuple[Callable[[], object], Callable[[], object]]
 
@@ -50,6 +53,42 @@ def two_round_trips(port: int, name: str) -> Pair:
     return ping, ping
 
 
+def etcd_fair(port: int, name: str) -> Pair:
+    lock = fencedlock.connect(f"etcd://127.0.0.1:{port}", ttl=LEASE_SECONDS).FairLock(name)
+    return lock.acquire, lock.release
+
+
+def etcd_unfair(port: int, name: str) -> Pair:
+    lock = fencedlock.connect(f"etcd://127.0.0.1:{port}", ttl=LEASE_SECONDS).RLock(name)
+    return lock.acquire, lock.release
+
+
+def etcd_recipe(port: int, name: str) -> Pair:
+    mutex = RecipeMutex(port, f"recipe/{name}", 3600)
+    return mutex.lock, mutex.unlock
+
+
+def two_transactions(port: int, name: str) -> Pair:
+    """Not a lock: what making and deleting a key costs, each under a compare."""
+    _, prepare = calls(port)
+    transact, key = prepare(TXN), f"bare/{name}".encode()
+    make = M.TxnRequest(
+        compare=[M.Compare(result=EQUAL, target=CREATE, key=key, create_revision=0)],
+        success=[M.RequestOp(request_put=M.PutRequest(key=key, value=b"x"))],
+    )
+    revisions: list[int] = []
+
+    def first() -> None:
+        revisions.append(transact(make).header.revision)
+
+    def second() -> None:
+        compare = M.Compare(result=EQUAL, target=CREATE, key=key, create_revision=revisions.pop())
+        operation = M.RequestOp(request_delete_range=M.DeleteRangeRequest(key=key))
+        assert transact(M.TxnRequest(compare=[compare], success=[operation])).succeeded
+
+    return first, second
+
+
 LOCKS: dict[str, Callable[[int, str], Pair]] = {
     "fencedlock FairLock": fair,
     "fencedlock RLock": unfair,
@@ -57,3 +96,14 @@ LOCKS: dict[str, Callable[[int, str], Pair]] = {
     "redis-py Lock": redis_py,
 }
 WIRE = "two bare round trips"
+PEER = "python-redis-lock"
+
+ETCD_LOCKS: dict[str, Callable[[int, str], Pair]] = {
+    "fencedlock FairLock, etcd": etcd_fair,
+    "fencedlock RLock, etcd": etcd_unfair,
+    "recipe of etcd's Go client": etcd_recipe,
+}
+ETCD_WIRE = "two bare transactions"
+ETCD_PEER = "recipe of etcd's Go client"
+
+CONTESTANTS = LOCKS | ETCD_LOCKS | {WIRE: two_round_trips, ETCD_WIRE: two_transactions}

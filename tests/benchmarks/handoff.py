@@ -7,13 +7,12 @@ import socket
 import statistics
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Barrier
 
-from tests.benchmarks.contestants import LOCKS
-from tests.servers import RedisServer
+from tests.benchmarks.contestants import CONTESTANTS
 
 _spawn = multiprocessing.get_context("spawn")
 
@@ -43,7 +42,7 @@ def contend(label: str, port: int, processes: int, seconds: float) -> Run:
 
 
 def _contender(label: str, port: int, name: str, seconds: float, barrier: Barrier, results: Connection) -> None:
-    acquire, release = LOCKS[label](port, name)
+    acquire, release = CONTESTANTS[label](port, name)
     acquire()  # everything is opened and loaded once
     release()
     barrier.wait()
@@ -100,26 +99,28 @@ def _player(port: int, listen: bytes, answer: bytes, seconds: float, results: Co
         results.send(count / (time.perf_counter() - begun))
 
 
-def measure(server: RedisServer, processes: int, rounds: int, seconds: float) -> dict[str, list[Run]]:
-    runs: dict[str, list[Run]] = {label: [] for label in LOCKS}
+def measure(port: int, labels: Iterable[str], processes: int, rounds: int, seconds: float) -> dict[str, list[Run]]:
+    runs: dict[str, list[Run]] = {label: [] for label in labels}
     for _ in range(rounds):
-        for label in LOCKS:
-            runs[label].append(contend(label, server.port, processes, seconds))
+        for label, done in runs.items():
+            done.append(contend(label, port, processes, seconds))
     return runs
 
 
-def table(processes: int, runs: dict[str, list[Run]], messages: float) -> list[list[str]]:
-    peer = _median(runs["python-redis-lock"], lambda run: run.rate)
+def table(processes: int, runs: dict[str, list[Run]], peer: str, messages: float | None = None) -> list[list[str]]:
+    """One row for each; with the rate of bare messages, also as a share of that."""
+    base = _median(runs[peer], lambda run: run.rate)
     title = f"hand-off, {processes} processes"
-    rows = [[title, "acquisitions/s", "x python-redis-lock", "x ping-pong messages", "longest wait", "busiest/idlest"]]
+    wire = [] if messages is None else ["x ping-pong messages"]
+    rows = [[title, "acquisitions/s", f"x {peer}", *wire, "longest wait", "busiest/idlest"]]
     for label, each in runs.items():
         rate = _median(each, lambda run: run.rate)
         rows.append(
             [
                 label,
                 f"{rate:.0f}",
-                f"{rate / peer:.2f}",
-                f"{rate / messages:.2f}",
+                f"{rate / base:.2f}",
+                *([] if messages is None else [f"{rate / messages:.2f}"]),
                 f"{1000 * _median(each, lambda run: run.longest_wait):.1f} ms",
                 f"{_median(each, lambda run: run.spread):.2f}",
             ]
