@@ -7,29 +7,42 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import fencedlock
 from tests.conftest import eventually
 from tests.contenders import Contender
+from tests.etcd_servers import any_etcd
 from tests.proxy import LOSE, Proxy
-from tests.servers import RedisServer, free_port
+from tests.servers import LockServer, RedisServer, free_port
+
+
+@pytest.fixture(params=["redis", "etcd"])
+def family(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def new_server(family: str, own_server: Callable[..., LockServer]) -> Callable[[], LockServer]:
+    """Makes servers of each family that belong to this test alone."""
+    return lambda: own_server(any_etcd() if family == "etcd" else None)
 
 
 @pytest.fixture(params=["refusing", "frozen", "silent"])
-def dead_url(request: pytest.FixtureRequest, own_server: Callable[..., RedisServer], proxy: Callable[[RedisServer], Proxy]) -> str:
+def dead_url(request: pytest.FixtureRequest, family: str, new_server: Callable[[], LockServer], proxy: Callable[[LockServer], Any]) -> str:
     """A server that refuses connections, one that is frozen, and one behind a network that swallows everything."""
     if request.param == "refusing":
-        return f"redis://127.0.0.1:{free_port()}/0"
-    server = own_server()
+        return f"{family}://127.0.0.1:{free_port()}"
+    server = new_server()
     if request.param == "frozen":
         server.freeze()
         request.addfinalizer(server.thaw)
         return server.url
     wire = proxy(server)
     wire.rule = lambda request: LOSE
-    return wire.url
+    return str(wire.url)
 
 
 class TestDeadServer:
@@ -68,9 +81,9 @@ class TestDeadServer:
 
 
 def test_acquire_waits_for_a_server_that_comes_back(
-    own_server: Callable[..., RedisServer], connect: Callable[..., fencedlock.Client]
+    new_server: Callable[[], LockServer], connect: Callable[..., fencedlock.Client]
 ) -> None:
-    server = own_server()
+    server = new_server()
     client = connect(server.url)
     server.kill()
     back = threading.Timer(0.5, server.start)
@@ -138,10 +151,10 @@ def test_a_restart_without_its_data_costs_the_lock_but_no_fence(
 
 class TestDownWhileHolding:
     def test_the_lease_is_unknown_then_lost_and_the_body_is_done_first(
-        self, own_server: Callable[..., RedisServer], connect: Callable[..., fencedlock.Client]
+        self, new_server: Callable[[], LockServer], connect: Callable[..., fencedlock.Client]
     ) -> None:
         calls: list[tuple[str, str, str]] = []
-        server = own_server()
+        server = new_server()
         client = connect(server.url, ttl=1.2)
         lock = client.RLock("x", on_lost=lambda lock, reason: calls.append((lock.name, reason, threading.current_thread().name)))
         done = False
@@ -157,9 +170,9 @@ class TestDownWhileHolding:
         eventually(lambda: calls == [("x", "its lease ended before a beat was answered", "fencedlock-on-lost")])
 
     def test_the_error_of_the_body_is_not_replaced(
-        self, own_server: Callable[..., RedisServer], connect: Callable[..., fencedlock.Client]
+        self, new_server: Callable[[], LockServer], connect: Callable[..., fencedlock.Client]
     ) -> None:
-        server = own_server()
+        server = new_server()
         lock = connect(server.url, ttl=0.5).RLock("x")
         with pytest.raises(ZeroDivisionError) as caught, lock:
             server.kill()

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from fencedlock.backends.base import Backend, ClaimAnswer, Gone, Listener, NotOurs, RenewAnswer, Renewed
+from fencedlock.backends.etcd.anchor import Anchor
 from fencedlock.backends.etcd.connections import RANGE, STATUS, Connections
 from fencedlock.backends.etcd.inbox import Inbox
 from fencedlock.backends.etcd.keys import after, lock_keys, locks_prefix, name_of
 from fencedlock.backends.etcd.leases import Lease, Leases
-from fencedlock.backends.etcd.lock import Anchor, EtcdLock
+from fencedlock.backends.etcd.lock import EtcdLock
 from fencedlock.backends.etcd.messages import messages
 from fencedlock.backends.names import checked_namespace
 from fencedlock.clock import now_seconds
@@ -134,7 +135,7 @@ class _Round:
         if anchor is None:
             return Gone()
         self._refresh(anchor.lease)
-        if not (self._still_has(anchor, bound.place_key(claim.id), anchor.place)):
+        if not (self._still_has(anchor, bound.keys.of_claim(claim.id).queue, anchor.place)):
             return Gone()
         return bound.waiting(claim.recheck_at)
 

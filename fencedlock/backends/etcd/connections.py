@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,6 +35,12 @@ LEAST_TRY_SECONDS = 0.1
 
 STREAM_OPENING_SECONDS = 5.0
 FORK_SECONDS = 5.0
+"""A fork waits so long, at the most, for calls that were ended."""
+
+SHUTDOWN_SECONDS = 0.25
+"""And so long for the end of gRPC's threads, which does not come while others in this process use gRPC."""
+
+_GRPC_THREADS: Final = ("event_engine", "lifeguard", "grpc_", "timer_manager", "default-execut", "resolver-execu")
 
 
 class Method(NamedTuple):
@@ -295,13 +302,15 @@ class Connections:
 
     # --- forks: gRPC survives them only while it does nothing
 
-    def before_fork(self) -> None:
-        """Let no call begin, and end those under way: they are made again after the fork."""
+    def before_fork(self) -> bool:
+        """Let no call begin, and end those under way: they are made again after the fork. True if there was anything to close."""
         self._gate.close()
         self._forks += 1
+        open_before = bool(self._channels)
         self._hang_up()
         self._gate.wait_until_empty(FORK_SECONDS)
         self._hang_up()  # who was just inside may have opened a channel
+        return open_before
 
     def after_fork_in_parent(self) -> None:
         """Let calls begin again."""
@@ -360,8 +369,19 @@ _open: weakref.WeakSet[Connections] = weakref.WeakSet()
 
 
 def _before_fork() -> None:
-    for connections in list(_open):
-        connections.before_fork()
+    were_open = [connections.before_fork() for connections in list(_open)]
+    if any(were_open):
+        give_up_at = now_seconds() + SHUTDOWN_SECONDS
+        while _grpc_is_alive() and now_seconds() < give_up_at:
+            time.sleep(0.001)
+
+
+def _grpc_is_alive() -> bool:
+    """True while gRPC has threads: without channels it ends them a moment later, and a fork before that leaves the child half of it."""
+    try:
+        return any(task.joinpath("comm").read_text().startswith(_GRPC_THREADS) for task in Path("/proc/self/task").iterdir())
+    except OSError:  # no Linux, or a thread that has just ended: look again
+        return True
 
 
 def _after_fork_in_parent() -> None:

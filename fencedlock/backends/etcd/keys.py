@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import NamedTuple
 from urllib.parse import unquote
 
 from fencedlock.backends.names import checked_name, encoded
 
 _NEEDS_ENCODING = re.compile(r"[%/\x00-\x1f\x7f-\x9f]")
+
+
+class ClaimKeys(NamedTuple):
+    """The keys of one claim on a lock."""
+
+    queue: bytes
+    """Its place."""
+    withdrawn: bytes
+    """Its tombstone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +40,11 @@ class LockKeys:
     def queue_end(self) -> bytes:
         """The end of the range of the queue, and of the one that begins with the holder."""
         return after(self.queue)
+
+    def of_claim(self, claim_id: str) -> ClaimKeys:
+        """The keys of one claim."""
+        own = claim_id.encode()
+        return ClaimKeys(self.queue + own, self.withdrawn + own)
 
     @property
     def holder_end(self) -> bytes:

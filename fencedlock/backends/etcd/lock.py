@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from fencedlock.backends.base import (
     Busy,
@@ -20,13 +20,14 @@ from fencedlock.backends.base import (
     Waiter,
     Waiting,
 )
+from fencedlock.backends.etcd.anchor import Anchor
 from fencedlock.backends.etcd.connections import DELETE_RANGE, LEASE_TIME_TO_LIVE, RANGE, TXN, LeaseGoneError
 from fencedlock.backends.etcd.floors import Floors
 from fencedlock.backends.etcd.keys import LockKeys
 from fencedlock.backends.etcd.leases import Lease
 from fencedlock.backends.etcd.messages import CREATE, EQUAL, GREATER, LESS, MOD, OLDEST_FIRST, VALUE, VERSION, messages
 from fencedlock.backends.etcd.queue import GRACE_SECONDS
-from fencedlock.backends.etcd.values import first_values_of, holder_value, read_holder
+from fencedlock.backends.etcd.values import LockState, first_values_of, holder_value, read_holder
 from fencedlock.clock import now_seconds
 from fencedlock.errors import BackendUnavailableError
 from fencedlock.hold import Claim, Hold
@@ -53,23 +54,6 @@ _MOST_LEASES = 3
 """Leases of one question that may be found gone, one after the other."""
 
 
-class Anchor:
-    """What a claim, or its hold, depends on at the server."""
-
-    __slots__ = ("lease", "place", "revision", "since", "written")
-
-    def __init__(self, lease: Lease) -> None:
-        self.lease: Lease = lease
-        self.place: int = 0
-        """The ``create_revision`` of its place in the queue; 0 without one."""
-        self.revision: int = 0
-        """The ``create_revision`` of the holder's key: the token, unless it was raised; 0 until it is granted."""
-        self.since: float = 0.0
-        """When the key of the place, or of the hold, was made, at the latest."""
-        self.written: int = 0
-        """The last operation of the hold that the server has answered."""
-
-
 class EtcdLock:
     """Implements :class:`fencedlock.backends.base.BoundLock`."""
 
@@ -83,10 +67,6 @@ class EtcdLock:
         self.last_grant: int = 0
         """The revision of the last grant to a claim of this client."""
         self.backend: EtcdBackend = backend
-
-    def place_key(self, claim_id: str) -> bytes:
-        """The key of the claim's place in the queue."""
-        return _keys_of_claim(self.keys, claim_id).queue
 
     # --- acquire
 
@@ -114,7 +94,7 @@ class EtcdLock:
         answer = self._ask_for(claim, request, give_up_at)
         if not (answer.succeeded or queue or claim.patient):
             answer = self._try_again_if_free(claim, anchor, shared_id, answer)
-        state = _State(answer.responses[0].response_range.kvs, self.keys)
+        state = LockState(answer.responses[0].response_range.kvs, self.keys)
         if answer.succeeded:
             return self._granted(claim, anchor, answer.header.revision, state.floors, abandoned=state.dirty is not None)
         if state.holder is not None and read_holder(state.holder.value).claim_id == claim.id:
@@ -158,7 +138,7 @@ class EtcdLock:
 
     def _acquire_request(self, claim: Claim, anchor: Anchor, shared_id: int, *, queue: bool, pass_over: bool) -> Any:
         """The transaction: take the lock if it is free and nobody is before this claim; otherwise take a place, if asked to."""
-        known, keys, place = messages(), self.keys, _keys_of_claim(self.keys, claim.id)
+        known, keys, place = messages(), self.keys, self.keys.of_claim(claim.id)
         compare = [
             known.Compare(result=EQUAL, target=CREATE, key=keys.holder, create_revision=0),
             known.Compare(result=EQUAL, target=VERSION, key=place.withdrawn, version=0),
@@ -197,7 +177,7 @@ class EtcdLock:
         give_up_at = patience_until + self.backend.request_timeout_seconds
         look = messages().RangeRequest(key=self.keys.dirty, range_end=self.keys.holder_end)
         kvs = answer.responses[0].response_range.kvs
-        while _State(kvs, self.keys).holder is None:
+        while LockState(kvs, self.keys).holder is None:
             if now_seconds() >= patience_until:
                 return self._ask_for(claim, self._acquire_request(claim, anchor, shared_id, queue=False, pass_over=True), give_up_at)
             time.sleep(LOOK_SECONDS)
@@ -262,7 +242,7 @@ class EtcdLock:
         self.backend.inbox.give_up(keys, claim.id)
         if claim.anchor is None:
             return  # nothing was ever sent
-        leave = _delete(_keys_of_claim(keys, claim.id).queue)
+        leave = _delete(keys.of_claim(claim.id).queue)
         first, last = first_values_of(claim.id)
         clean = known.TxnRequest(
             # A mark that was there before the grant is somebody else's, and stays.
@@ -289,7 +269,7 @@ class EtcdLock:
         known, backend = messages(), self.backend
         if not target.unanswered:
             return backend.connections.call_counted(TXN, make([]), timeout_seconds, attempts=attempts)
-        place = _keys_of_claim(self.keys, target.claim_id if isinstance(target, Hold) else target.id)
+        place = self.keys.of_claim(target.claim_id if isinstance(target, Hold) else target.id)
         give_up_at = now_seconds() + timeout_seconds
         for last_try in (False, True):
             lease_id = backend.leases.shared_id(TOMBSTONE_SECONDS, give_up_at - now_seconds())
@@ -311,7 +291,7 @@ class EtcdLock:
         known, keys, call = messages(), self.keys, self.backend.connections.call
         look = known.RangeRequest(key=keys.dirty, range_end=keys.queue_end, **OLDEST_FIRST)
         kvs = call(RANGE, look, timeout_seconds).kvs
-        state = _State(kvs, keys)
+        state = LockState(kvs, keys)
         line = [kv for kv in kvs if kv.key.startswith(keys.queue)]
         left: dict[int, float] = {}
         for kv in [*line, *([] if state.holder is None else [state.holder])]:
@@ -363,28 +343,6 @@ class EtcdLock:
         """The ``create_revision`` of the holder's key in the hold with this token."""
         kvs = self.backend.connections.call(RANGE, messages().RangeRequest(key=self.keys.floor), timeout_seconds).kvs
         return Floors.read(kvs[0] if kvs else None).revision_of(token)
-
-
-class _State:
-    """The keys of a lock besides its queue, where they exist."""
-
-    __slots__ = ("dirty", "floors", "holder")
-
-    def __init__(self, kvs: Any, keys: LockKeys) -> None:
-        found = {kv.key: kv for kv in kvs}
-        self.dirty: Any = found.get(keys.dirty)
-        self.holder: Any = found.get(keys.holder)
-        self.floors: Floors = Floors.read(found.get(keys.floor))
-
-
-class _ClaimKeys(NamedTuple):
-    queue: bytes
-    withdrawn: bytes
-
-
-def _keys_of_claim(keys: LockKeys, claim_id: str) -> _ClaimKeys:
-    own = claim_id.encode()
-    return _ClaimKeys(keys.queue + own, keys.withdrawn + own)
 
 
 def _delete(key: bytes) -> Any:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from fencedlock.backends.etcd.floors import Floors
+from fencedlock.backends.etcd.keys import LockKeys
 from fencedlock.errors import BackendError
 
 
@@ -39,3 +41,15 @@ def claim_of_holder(value: bytes) -> str:
 def first_values_of(claim_id: str) -> tuple[bytes, bytes]:
     """Two values between which those of this claim's first operation are."""
     return b"%010d %b " % (0, claim_id.encode()), b"%010d %b!" % (0, claim_id.encode())
+
+
+class LockState:
+    """The keys of a lock besides its queue, where they exist."""
+
+    __slots__ = ("dirty", "floors", "holder")
+
+    def __init__(self, kvs: Any, keys: LockKeys) -> None:
+        found = {kv.key: kv for kv in kvs}
+        self.dirty: Any = found.get(keys.dirty)
+        self.holder: Any = found.get(keys.holder)
+        self.floors: Floors = Floors.read(found.get(keys.floor))
