@@ -146,6 +146,7 @@ class EtcdServer:
     def freeze(self) -> None:
         assert self.process is not None
         self.process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)  # until then some of its threads still answer
 
     def thaw(self) -> None:
         assert self.process is not None

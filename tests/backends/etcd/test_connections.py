@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -99,8 +98,7 @@ class TestEndpoints:
         frozen, alive = start(), start()
         connection = open_connection(frozen.endpoint, alive.endpoint)
         assert status(connection)
-        assert frozen.process is not None
-        frozen.process.send_signal(signal.SIGSTOP)
+        frozen.freeze()
         assert status(connection, 2)
         assert connection._index == 1
 
