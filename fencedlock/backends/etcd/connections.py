@@ -48,31 +48,51 @@ class Method(NamedTuple):
 
     service: str
     name: str
-    request: str
-    response: str
 
     @property
     def path(self) -> str:
         return f"/etcdserverpb.{self.service}/{self.name}"
 
+    @property
+    def request(self) -> Any:
+        """The class of its requests."""
+        return getattr(messages(), f"{self.name}Request")
 
-RANGE = Method("KV", "Range", "RangeRequest", "RangeResponse")
-PUT = Method("KV", "Put", "PutRequest", "PutResponse")
-DELETE_RANGE = Method("KV", "DeleteRange", "DeleteRangeRequest", "DeleteRangeResponse")
-TXN = Method("KV", "Txn", "TxnRequest", "TxnResponse")
-COMPACT = Method("KV", "Compact", "CompactionRequest", "CompactionResponse")
-LEASE_GRANT = Method("Lease", "LeaseGrant", "LeaseGrantRequest", "LeaseGrantResponse")
-LEASE_REVOKE = Method("Lease", "LeaseRevoke", "LeaseRevokeRequest", "LeaseRevokeResponse")
-LEASE_KEEP_ALIVE = Method("Lease", "LeaseKeepAlive", "LeaseKeepAliveRequest", "LeaseKeepAliveResponse")
-LEASE_TIME_TO_LIVE = Method("Lease", "LeaseTimeToLive", "LeaseTimeToLiveRequest", "LeaseTimeToLiveResponse")
-WATCH = Method("Watch", "Watch", "WatchRequest", "WatchResponse")
-AUTHENTICATE = Method("Auth", "Authenticate", "AuthenticateRequest", "AuthenticateResponse")
-STATUS = Method("Maintenance", "Status", "StatusRequest", "StatusResponse")
+    @property
+    def response(self) -> Any:
+        """The class of its answers."""
+        return getattr(messages(), f"{self.name}Response")
+
+
+RANGE = Method("KV", "Range")
+PUT = Method("KV", "Put")
+DELETE_RANGE = Method("KV", "DeleteRange")
+TXN = Method("KV", "Txn")
+COMPACT = Method("KV", "Compact")
+LEASE_GRANT = Method("Lease", "LeaseGrant")
+LEASE_REVOKE = Method("Lease", "LeaseRevoke")
+LEASE_KEEP_ALIVE = Method("Lease", "LeaseKeepAlive")
+LEASE_TIME_TO_LIVE = Method("Lease", "LeaseTimeToLive")
+WATCH = Method("Watch", "Watch")
+AUTHENTICATE = Method("Auth", "Authenticate")
+STATUS = Method("Maintenance", "Status")
 _STREAMS: Final = (LEASE_KEEP_ALIVE, WATCH)
 
 
 class LeaseGoneError(BackendError):
     """The cluster knows no such lease (any more)."""
+
+
+@contextmanager
+def alone(mutex: Any, timeout_seconds: float, other: str) -> Iterator[None]:
+    """Hold a reentrant mutex, across a call; BackendUnavailableError if ``other`` holds it for so long."""
+    try:
+        if not mutex.acquire(timeout=max(0.0, timeout_seconds)):
+            raise BackendUnavailableError(f"etcd gave no answer in time to {other}")
+        yield
+    finally:
+        if mutex._is_owned():  # Ctrl-C may come just before the lock is taken, or just after
+            mutex.release()
 
 
 class Connections:
@@ -217,18 +237,12 @@ class Connections:
         if self._settings.user is None or self._auth_token is not None:
             return self._auth_token
         give_up_at = now_seconds() + timeout_seconds
-        mutex: Any = self._authenticating
-        try:
-            if not mutex.acquire(timeout=max(0.0, timeout_seconds)):
-                raise BackendUnavailableError("etcd gave no answer in time to another thread that logs in")
+        with alone(self._authenticating, timeout_seconds, "another thread that logs in"):
             if self._auth_token is None:  # else another thread has done so
                 request = messages().AuthenticateRequest(name=self._settings.user, password=self._settings.password)
                 seconds = max(LEAST_TRY_SECONDS, give_up_at - now_seconds())
                 self._auth_token = self._callable(index, AUTHENTICATE)(request, timeout=seconds).token
             return self._auth_token
-        finally:
-            if mutex._is_owned():  # Ctrl-C may come just before the lock is taken, or just after
-                mutex.release()
 
     def _forget_token(self, expired: str | None) -> None:
         with self._mutex:
@@ -262,13 +276,12 @@ class Connections:
     def _callable(self, index: int, method: Method) -> Any:
         found = self._calls.get((index, method))
         if found is None:
-            known = messages()
             with self._mutex:
                 make = getattr(self._channel(index), "stream_stream" if method in _STREAMS else "unary_unary")
                 found = self._calls[index, method] = make(
                     method.path,
-                    request_serializer=getattr(known, method.request).SerializeToString,
-                    response_deserializer=getattr(known, method.response).FromString,
+                    request_serializer=method.request.SerializeToString,
+                    response_deserializer=method.response.FromString,
                 )
         return found
 

@@ -28,13 +28,12 @@ LONGEST_PAUSE_SECONDS = 1.0
 class _Watch:
     """One lock's queue, and the watcher that follows it."""
 
-    __slots__ = ("due", "id", "keys", "queue")
+    __slots__ = ("id", "keys", "queue")
 
     def __init__(self, watch_id: int, keys: LockKeys) -> None:
         self.id: int = watch_id
         self.keys: LockKeys = keys
         self.queue: LockQueue = LockQueue()
-        self.due: float | None = None
 
 
 class Inbox:

@@ -7,9 +7,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager
 
 from fencedlock.backends.etcd.connections import (
     LEASE_GRANT,
@@ -17,6 +15,7 @@ from fencedlock.backends.etcd.connections import (
     LEASE_TIME_TO_LIVE,
     Connections,
     LeaseGoneError,
+    alone,
 )
 from fencedlock.backends.etcd.keys import locks_prefix
 from fencedlock.backends.etcd.messages import messages
@@ -139,16 +138,9 @@ class Leases:
             except BackendError:
                 pass  # it has ended already
 
-    @contextmanager
-    def _alone(self, length: int, timeout_seconds: float) -> Iterator[None]:
-        mutex: Any = self._mutexes.setdefault(length, threading.RLock())
-        try:
-            if not mutex.acquire(timeout=max(0.0, timeout_seconds)):
-                raise BackendUnavailableError("etcd gave no answer in time to the renewal of a lease that others wait for")
-            yield
-        finally:
-            if mutex._is_owned():  # Ctrl-C may come just before the lock is taken, or just after
-                mutex.release()
+    def _alone(self, length: int, timeout_seconds: float) -> AbstractContextManager[None]:
+        mutex = self._mutexes.setdefault(length, threading.RLock())
+        return alone(mutex, timeout_seconds, "the renewal of a lease that others wait for")
 
     def _grant(self, length: int, timeout_seconds: float) -> Lease:
         asked_at = now_seconds()

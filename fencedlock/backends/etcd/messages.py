@@ -33,8 +33,8 @@ _MESSAGES: Final = {
     "mod_revision:int64(target_union)=6 value:bytes(target_union)=7 lease:int64(target_union)=8 range_end:bytes=64",
     "TxnRequest": "*compare:Compare=1 *success:RequestOp=2 *failure:RequestOp=3",
     "TxnResponse": "header:ResponseHeader=1 succeeded:bool=2 *responses:ResponseOp=3",
-    "CompactionRequest": "revision:int64=1 physical:bool=2",
-    "CompactionResponse": "header:ResponseHeader=1",
+    "CompactRequest": "revision:int64=1 physical:bool=2",
+    "CompactResponse": "header:ResponseHeader=1",
     "WatchRequest": "create_request:WatchCreateRequest(request_union)=1 cancel_request:WatchCancelRequest(request_union)=2 "
     "progress_request:WatchProgressRequest(request_union)=3",
     "WatchCreateRequest": "key:bytes=1 range_end:bytes=2 start_revision:int64=3 progress_notify:bool=4 *filters:int32=5 prev_kv:bool=6 "

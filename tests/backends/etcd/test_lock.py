@@ -152,7 +152,7 @@ def test_a_compaction_during_a_wait_costs_nothing(
         eventually(lambda: len(client.inspect(name).waiters) == 2)
         connections = backend.connections()
         revision = connections.call(calls.RANGE, M.RangeRequest(key=b"x"), 10).header.revision
-        connections.call(calls.COMPACT, M.CompactionRequest(revision=revision, physical=True), 10)
+        connections.call(calls.COMPACT, M.CompactRequest(revision=revision, physical=True), 10)
         connections.close()
     released = time.monotonic()
     first = eventually(lambda: [waiter for waiter in waiters if waiter.answered()])[0]
