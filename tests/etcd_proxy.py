@@ -77,7 +77,8 @@ class EtcdProxy:
         return kind_of(request) is not None
 
     def _pass_on(self, request: Call, seconds: float | None) -> bytes:
-        return self._channel.unary_unary(request.method, None, None)(request.body, timeout=seconds)  # type: ignore[no-any-return]
+        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(request.method, None, None)
+        return call(request.body, timeout=seconds)
 
     def answer(self, method: str, body: bytes, context: grpc.ServicerContext) -> bytes:
         request = Call(method, body)
@@ -101,15 +102,20 @@ class EtcdProxy:
             context.abort(error.code(), error.details() or "")
 
     def stream(self, method: str, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
-        responses = self._channel.stream_stream(method, None, None)(requests, metadata=context.invocation_metadata())
-        context.add_callback(responses.cancel)
+        call: grpc.StreamStreamMultiCallable[bytes, bytes] = self._channel.stream_stream(method, None, None)
+        responses = call(requests, metadata=context.invocation_metadata())
+
+        def give_up() -> None:
+            responses.cancel()
+
+        context.add_callback(give_up)
         try:
             yield from responses
         except grpc.RpcError as error:
             context.abort(error.code(), error.details() or "")
 
 
-class _Handlers(grpc.GenericRpcHandler):  # type: ignore[type-arg]
+class _Handlers(grpc.GenericRpcHandler):
     def __init__(self, proxy: EtcdProxy) -> None:
         self._proxy = proxy
 
