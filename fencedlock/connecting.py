@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from fencedlock.client import Client
 from fencedlock.errors import ConfigurationError
+from fencedlock.hold import LEAST_TTL_SECONDS, MOST_TTL_SECONDS
 
 if TYPE_CHECKING:
     from fencedlock.lock_table import LossCallback
 
 URL_VARIABLE = "FENCEDLOCK_URL"
-LEAST_TTL_SECONDS = 0.1
-MOST_TTL_SECONDS = 366 * 24 * 3600.0
 
 _mutex = threading.RLock()
 if hasattr(os, "register_at_fork"):

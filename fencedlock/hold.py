@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from fencedlock.waiting import Bell
 
 
+LEAST_TTL_SECONDS = 0.1
+MOST_TTL_SECONDS = 366 * 24 * 3600.0
+"""How long a lease may be."""
+
 MOST_SPAN_SECONDS = 10.0
 """The server counts a waiter as alive for its lease after its last beat, but at most so long."""
 

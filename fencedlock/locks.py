@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from fencedlock.waiting import Cancellation
 
 
+MOST_CLOCK_SECONDS = 2**63 / 1e9
+"""What CPython can count in nanoseconds: beyond it, a timeout is refused before anything else about it is looked at."""
+
+
 class RLock:
     """A reentrant lock that threads, processes and hosts share by its name; it behaves like ``threading.RLock``.
 
@@ -226,6 +230,8 @@ def _checked_timeout(blocking: bool, timeout: float) -> float:
         timeout = operator.index(timeout)
     if math.isnan(timeout):
         raise ValueError("Invalid value NaN (not a number)")
+    if abs(timeout) > MOST_CLOCK_SECONDS:
+        raise OverflowError("timeout value is too large")
     if not blocking and timeout != -1:
         raise ValueError("can't specify a timeout for a non-blocking call")
     if timeout < 0 and timeout != -1:

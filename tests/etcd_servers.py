@@ -74,13 +74,14 @@ class EtcdServer(ServerProcess):
             }
             command = [find_etcd(self.kind), "--unsafe-no-fsync", *(f"--{key}={value}" for key, value in settings.items())]
             log = self.folder / "log"
-            with log.open("wb") as output:
+            begun = log.stat().st_size if log.exists() else 0
+            with log.open("ab") as output:
                 self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
             self.port, self.peer_port = port, peer_port
             if "initial-cluster" in self.settings:
                 return self  # ready when its fellows are
             while self.process.poll() is None:
-                said = log.read_bytes()
+                said = log.read_bytes()[begun:]
                 if b"ready to serve client requests" in said or b"serving insecure client" in said:
                     return self
                 time.sleep(0.01)

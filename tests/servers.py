@@ -114,6 +114,7 @@ class RedisServer(ServerProcess):
         self.folder = folder
         self.binary = binary
         self.settings = {"save": "", "appendonly": "no", **{key.replace("_", "-"): value for key, value in settings.items()}}
+        self.environment = dict(os.environ)
         self.port = 0
 
     def start(self) -> RedisServer:
@@ -121,7 +122,8 @@ class RedisServer(ServerProcess):
             port = self.port or free_port()
             settings = {"port": str(port), "bind": "127.0.0.1", "dir": str(self.folder), "unixsocket": self.socket, **self.settings}
             command = [self.binary, *(word for key, value in settings.items() for word in (f"--{key}", value))]
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            output = subprocess.DEVNULL
+            self.process = subprocess.Popen(command, stdin=output, stdout=output, stderr=output, env=self.environment)
             while self.process.poll() is None:
                 try:
                     with redis.Redis(port=port, retry=redis.retry.Retry(redis.backoff.NoBackoff(), 0), socket_timeout=5) as client:

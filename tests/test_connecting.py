@@ -51,6 +51,8 @@ class TestDefault:
         "redis://x/0?socket_timeout=soon",
         "localhost:6379",
         "redis://localhost/abc",
+        "redis://[",
+        "etcd://[]",
     ],
 )
 def test_wrong_urls(url: str) -> None:

@@ -336,6 +336,13 @@ class TestRefusals:
             assert raw.get(key) == b"somebody else's"
             raw.delete(key)
 
+    def test_a_key_that_is_no_text_is_no_lock(self, server: RedisServer, client: fencedlock.Client, name: str) -> None:
+        key = b"fencedlock:{" + name.encode() + b"\xff}"
+        with server.client() as raw, client.RLock(name):
+            raw.set(key, "somebody else's", px=10_000)
+            assert [info.name for info in client.locks(name)] == [name]
+            raw.delete(key)
+
     def test_scripts_are_loaded_again_after_a_flush(self, server: RedisServer, client: fencedlock.Client, name: str) -> None:
         lock = client.RLock(name)
         with server.client() as raw:

@@ -21,7 +21,12 @@ def backend_factory(target: Any, *, namespace: str, socket_timeout_seconds: floa
 
     Raises ConfigurationError, before any I/O, for a target that can't be one.
     """
-    return _opener(target)(target, namespace, socket_timeout_seconds)
+    try:
+        return _opener(target)(target, namespace, socket_timeout_seconds)
+    except ConfigurationError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise ConfigurationError(f"can't make sense of {_shown(target)}: {error}") from error
 
 
 def _opener(target: Any) -> Callable[[Any, str, float], BackendFactory]:
@@ -39,6 +44,10 @@ def _opener(target: Any) -> Callable[[Any, str, float], BackendFactory]:
         ) from None
 
 
+def _shown(target: Any) -> str:
+    return repr(without_password(target)) if isinstance(target, str) else f"this {type(target).__name__}"
+
+
 def without_password(url: str) -> str:
     """The URL as it may be shown."""
     return re.sub(r"(?<=:)[^:/@]+(?=@)", "***", url, count=1)
@@ -50,10 +59,7 @@ def _redis_url(url: str, namespace: str, socket_timeout_seconds: float) -> Backe
     database = urlsplit(url).path.strip("/")
     if not url.startswith("unix:") and database and not database.isdecimal():
         raise ConfigurationError(f"the database in {without_password(url)!r} must be a number, not {database!r}")
-    try:
-        pool = redis.ConnectionPool.from_url(url, socket_timeout=socket_timeout_seconds)
-    except (ValueError, TypeError) as error:
-        raise ConfigurationError(f"can't make sense of {without_password(url)!r}: {error}") from error
+    pool = redis.ConnectionPool.from_url(url, socket_timeout=socket_timeout_seconds)
     return _ready_client(redis.Redis(connection_pool=pool), namespace, socket_timeout_seconds)
 
 

@@ -28,7 +28,7 @@ from fencedlock.backends.redis.lock import RedisLock
 from fencedlock.backends.redis.scripts import Script, pack
 from fencedlock.clock import now_seconds
 from fencedlock.errors import BackendError, BackendUnavailableError, FencedLockError
-from fencedlock.hold import Claim, Hold
+from fencedlock.hold import MOST_TTL_SECONDS, Claim, Hold
 
 _MOST_LATE = 3
 _SCAN_COUNT = b"1000"
@@ -77,9 +77,13 @@ class RedisBackend:
         cursor, pattern = b"0", scan_pattern(self._namespace, prefix).encode()
         seen: set[str] = set()
         while True:
-            cursor, keys = self._command(b"SCAN", cursor, b"MATCH", pattern, b"COUNT", _SCAN_COUNT)
-            for key in keys:
-                name = name_of(self._namespace, key.decode())
+            reply = self._command(b"SCAN", cursor, b"MATCH", pattern, b"COUNT", _SCAN_COUNT)
+            try:
+                cursor, keys = reply
+                names = [name_of(self._namespace, key.decode(errors="replace")) for key in keys]
+            except (AttributeError, TypeError, ValueError) as error:
+                raise BackendError(f"the lock server's reply makes no sense: {reply!r:.200}") from error
+            for name in names:
                 if name is not None and name not in seen:
                     seen.add(name)
                     yield name
@@ -227,7 +231,7 @@ class RedisBackend:
         kind = words[0]
         if kind == b"granted":
             self.learn_time(words[1], sent_at)
-            return Granted(int(words[2]), sent_at + int(words[3]) / 1000, words[4] == b"1")
+            return Granted(int(words[2]), sent_at + _lease_seconds(words[3]), words[4] == b"1")
         if kind == b"waiting":
             return Waiting(sent_at, int(words[1]), now_seconds() + max(int(words[2]), _LEAST_RECHECK_MS) / 1000)
         if kind == b"busy":
@@ -239,11 +243,18 @@ class RedisBackend:
     def _read_renew_answer(self, words: list[bytes], sent_at: float) -> RenewAnswer:
         self.learn_time(words[1], sent_at)
         if words[0] == b"renewed":
-            return Renewed(sent_at + int(words[2]) / 1000)
+            return Renewed(sent_at + _lease_seconds(words[2]))
         return NotOurs()
 
     def _command(self, *parts: bytes) -> Any:
         return self._connections.ask(pack(*parts), self.request_timeout_seconds)
+
+
+def _lease_seconds(ttl_ms: bytes) -> float:
+    seconds = int(ttl_ms) / 1000
+    if seconds > MOST_TTL_SECONDS:
+        raise ValueError(ttl_ms)
+    return seconds
 
 
 def _bound(target: Claim | Hold) -> RedisLock:

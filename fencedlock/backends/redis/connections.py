@@ -16,6 +16,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any, TypeVar
 
+from fencedlock.backends.redis.bounded import bounded
 from fencedlock.clock import now_seconds
 from fencedlock.errors import (
     BackendError,
@@ -32,6 +33,8 @@ IDLE_SECONDS = 1.0
 """A connection that no call has needed for so long is closed, but for one."""
 
 _CHUNK_BYTES = 4096
+_MOST_LINE_BYTES = 1 << 16
+"""Far more than any script of ours answers, or Redis says of an error."""
 _Reply = TypeVar("_Reply")
 
 _TEMPORARY = ("LOADING", "BUSY", "MASTERDOWN", "TRYAGAIN", "CLUSTERDOWN")
@@ -50,7 +53,7 @@ class Connector:
         if "asyncio" in connection_class.__module__:
             raise ConfigurationError(f"this {type(client).__name__} is an asyncio client: pass a {package}.Redis of the blocking kind")
         self.exceptions: ModuleType = import_module(f"{package}.exceptions")
-        self._class = connection_class
+        self._class = bounded(connection_class)
         settings = {key: value for key, value in pool.connection_kwargs.items() if not key.startswith(_NOT_OURS_TO_COPY)}
         self.socket_timeout_seconds: float | None = settings.get("socket_timeout")
         retry = import_module(f"{package}.retry").Retry(import_module(f"{package}.backoff").NoBackoff(), 0)
@@ -130,7 +133,7 @@ class Wire:
             connection.socket_timeout = connection.socket_connect_timeout = timeout_seconds
             connection.connect()
         if timeout_seconds != self._timeout_seconds:
-            limit_waiting(connection._sock, timeout_seconds)
+            limit_waiting(connection._sock.sock, timeout_seconds)
             self._timeout_seconds = timeout_seconds
 
     def ask_lines(self, packed: bytes, count: int) -> list[Any]:
@@ -138,15 +141,19 @@ class Wire:
 
         redis-py's reader costs as much as the rest of the round trip, and our scripts answer with single lines.
         """
-        sock = self._connection._sock
+        sock = self._connection._sock.sock
         try:
             sock.sendall(packed)
             received = sock.recv(_CHUNK_BYTES)
+            give_up_at = 0.0
             while not received.endswith(b"\r\n") or (count > 1 and received.count(b"\r\n") < count):
                 more = sock.recv(_CHUNK_BYTES)
                 if not more:
                     raise ConnectionResetError("Connection closed by server.")
                 received += more
+                give_up_at = give_up_at or now_seconds() + self._timeout_seconds
+                if len(received) > _MOST_LINE_BYTES * count or now_seconds() > give_up_at:
+                    raise TimeoutError("the reply does not end")
         except BlockingIOError:
             raise TimeoutError("no reply in time") from None
         self.used = True
@@ -156,7 +163,7 @@ class Wire:
 
     def _reply(self, line: bytes) -> Any:
         kind = line[:1]
-        if kind == b"+":
+        if kind == b"+" and b"\n" not in line:  # one line too many would be taken for the next question's answer
             return line[1:]
         if kind == b"-":
             return self._connection._parser.parse_error(line[1:].decode(errors="replace"))
@@ -164,6 +171,7 @@ class Wire:
 
     def ask(self, packed: bytes) -> Any:
         """Send one packed command and read its reply of any form; an error that the server answered is raised."""
+        self._connection._sock.allow(self._timeout_seconds)
         self._connection.send_packed_command([packed], check_health=False)
         reply = self._connection.read_response(disable_decoding=True)
         self.used = True

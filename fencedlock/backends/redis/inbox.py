@@ -130,7 +130,7 @@ class Inbox:
             logger.warning("the inbox can't be opened, so hand-offs wait for beats, seconds instead of milliseconds: %s", error)
 
     def _read_until_cut(self, connection: Any, listener: Listener) -> None:
-        sock = connection._sock
+        sock = connection._sock.sock
         limit_waiting(sock, SILENCE_SECONDS)
         unread, asked = b"", False
         while True:

@@ -1,0 +1,104 @@
+"""Bugs that are planted into a contender's copy of the library, or of the stores, to see that the rules catch them."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from fencedlock import FencingToken
+from fencedlock.backends.base import Granted, Renewed
+from fencedlock.backends.redis import scripts
+from fencedlock.backends.redis.backend import RedisBackend
+from fencedlock.clock import now_seconds
+from tests.faults.registers import PostgreSQLRegister
+
+
+@dataclass(frozen=True)
+class Plant:
+    """A bug, the nemeses that bring it to light, and the rules of which it breaks one."""
+
+    plant: Callable[[], None]
+    nemeses: tuple[str, ...]
+    rules: tuple[str, ...]
+
+
+def release_without_compare() -> None:
+    """A release frees the lock, whoever holds it."""
+    _rewrite(scripts.RELEASE, b"local ours = held[1] == claim and held[2] == token", b"local ours = held[1]")
+
+
+def plain_counter() -> None:
+    """Tokens are counted, and begin again when the server has lost its data."""
+    for script in (scripts.ACQUIRE, scripts.RELEASE, scripts.WITHDRAW):
+        _rewrite(script, b"math.max(issued + 1, now_us, tonumber(floor) + 1)", b"issued + 1")
+
+
+def grant_to_the_dead() -> None:
+    """The head of the queue gets the lock, dead or alive, and for as long as it likes."""
+    for script in (scripts.ACQUIRE, scripts.RELEASE, scripts.WITHDRAW):
+        _rewrite(script, b"if not deadline_us or deadline_us <= now_us then", b"if not deadline_us then")
+        _rewrite(script, b"string.format('%d', math.ceil((deadline_us - now_us) / 1000))", b"'86400000'")
+        _rewrite(script, b"last.abandoned) ~= 0 then", b"last.abandoned) then")
+
+
+def deadline_from_the_reply() -> None:
+    """The lease is counted from the answer, and not from the question."""
+    read_claim, read_renew = RedisBackend.read_claim_answer, RedisBackend._read_renew_answer
+
+    def later(answer: Any, sent_at: float) -> Any:
+        if isinstance(answer, (Granted, Renewed)):
+            return answer._replace(deadline=answer.deadline - sent_at + now_seconds())
+        return answer
+
+    RedisBackend.read_claim_answer = lambda self, words, sent_at: later(read_claim(self, words, sent_at), sent_at)  # type: ignore[method-assign]
+    RedisBackend._read_renew_answer = lambda self, words, sent_at: later(read_renew(self, words, sent_at), sent_at)  # type: ignore[method-assign]
+
+
+def retry_counts_twice() -> None:
+    """An acquire that is asked again counts as a nested one."""
+    _rewrite(scripts.ACQUIRE, b"if owner == claim then", b"if owner == claim then\n  call('HINCRBY', lock, 'count', 1)")
+
+
+def last_come_first_served() -> None:
+    """The release hands the lock to the last in the queue."""
+    for script in (scripts.ACQUIRE, scripts.RELEASE, scripts.WITHDRAW):
+        _rewrite(script, b"'ZPOPMIN'", b"'ZPOPMAX'")
+
+
+def check_after_the_read() -> None:
+    """The transaction reads first, and checks the token then."""
+
+    def wrong(self: Any, token: FencingToken) -> tuple[int, str]:
+        row = self._connection.execute(f"SELECT version, value FROM registers WHERE lock = '{token.lock}'").fetchone()
+        time.sleep(0.01)
+        self._fence.check(self._connection, token)
+        return row or (0, "")
+
+    PostgreSQLRegister.check_and_read = wrong  # type: ignore[method-assign]
+
+
+PLANTS: dict[str, Plant] = {
+    "release without compare": Plant(release_without_compare, ("late-packets",), ("exclusion",)),
+    "plain counter": Plant(plain_counter, ("wipe-server",), ("rising tokens",)),
+    "grant to the dead": Plant(grant_to_the_dead, ("kill-client",), ("progress", "recovery")),
+    "deadline from the reply": Plant(deadline_from_the_reply, ("delay",), ("deadlines",)),
+    "retry counts twice": Plant(retry_counts_twice, ("lose-replies",), ("counts",)),
+    "last come, first served": Plant(last_come_first_served, ("step-client-clock",), ("fairness",)),
+    "check after the read": Plant(check_after_the_read, ("wipe-server", "freeze-client"), ("read-modify-write",)),
+}
+
+
+def plant(name: str) -> None:
+    """Break the library of this process so; the empty name leaves it as it is."""
+    if name:
+        PLANTS[name].plant()
+
+
+def _rewrite(script: scripts.Script, old: bytes, new: bytes) -> None:
+    assert old in script._text, old
+    script._text = script._text.replace(old, new)
+    script._sha = hashlib.sha1(script._text, usedforsecurity=False).hexdigest().encode()
+    script.head = scripts.bulks(b"EVALSHA", script._sha)

@@ -1,0 +1,387 @@
+"""The promises, each a rule over the history of a run, in O(n log n)."""
+
+from __future__ import annotations
+
+import bisect
+import functools
+import heapq
+import itertools
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from tests.faults.history import FAIL, OK, UNKNOWN, Fault, History, Hold, Operation, Violation, process_of
+
+MOST_SHOWN = 20
+"""Violations of one rule that are listed: a broken build has thousands."""
+
+
+REFUSING = ("maxmemory",)
+"""Faults by which an acquire is refused with the server's words."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What the promises are about, in seconds."""
+
+    lease_seconds: float
+    slack_seconds: float = 3.0
+    """How late anything may be on a machine with two busy cores."""
+    expiry_seconds: float = 0.1
+    """A lease that has run out is noticed so late by the server, at the most."""
+    precision_seconds: float = 0.002
+    """How exactly the server tells the lease that is left."""
+    grace_seconds: float = float("inf")
+    """A waiter that lets its turn pass for so long may be passed over."""
+    clock_step_seconds: float = 0.0
+    """The greatest step of a server's clock: leases may be so much longer."""
+
+    @property
+    def settle_seconds(self) -> float:
+        """After a fault has been healed, its consequences last so long, at the most."""
+        return self.lease_seconds + self.expiry_seconds + self.clock_step_seconds + self.slack_seconds
+
+
+Found = Iterator[str]
+Rule = Callable[[History, Bounds], Found]
+
+
+def unique_tokens(history: History, bounds: Bounds) -> Found:
+    """Each outermost hold has a token of its own."""
+    seen: dict[tuple[str, int], Hold] = {}
+    for hold in history.holds:
+        other = seen.setdefault((hold.lock, hold.token), hold)
+        if other is not hold:
+            yield f"{_said(other)} and {_said(hold)} have one token"
+
+
+def rising_tokens(history: History, bounds: Bounds) -> Found:
+    """If one acquire returned before another was invoked, its token is the lower one."""
+    for holds in _by_lock(history.holds).values():
+        returned = sorted(holds, key=lambda hold: hold.granted)
+        highest: Hold | None = None
+        place = 0
+        for hold in sorted(holds, key=lambda hold: hold.invoked):
+            while place < len(returned) and returned[place].granted < hold.invoked:
+                if highest is None or returned[place].token > highest.token:
+                    highest = returned[place]
+                place += 1
+            if highest is not None and highest.token > hold.token:
+                yield f"{_said(hold)} came after {_said(highest)}"
+
+
+def reentry(history: History, bounds: Bounds) -> Found:
+    """A nested acquire keeps the token and adds one; a nested release takes one, and frees nothing."""
+    depth: dict[str, int] = {}
+    token: dict[str, int] = {}
+    for operation in history.operations:
+        who, got = operation.who, operation.got
+        if operation.outcome != OK:
+            continue
+        if operation.what == "acquire":
+            depth[who], token[who] = 1, got["token"]
+        elif operation.what in ("nest", "unnest"):
+            depth[who] += 1 if operation.what == "nest" else -1
+            if (got["depth"], got["token"]) != (depth[who], token[who]):
+                yield (f"{_did(operation)}: depth {got['depth']} and token {got['token']} instead of {depth[who]} and {token[who]}")
+
+
+def counts(history: History, bounds: Bounds) -> Found:
+    """The server's count is one that the holder has asked for, and who has released is not the owner any more."""
+    holds = {hold.claim: hold for hold in history.holds}
+    released = {
+        operation.given["claim"]: operation
+        for operation in history.operations
+        if operation.what == "release" and operation.outcome == OK and operation.got["answered"]
+    }
+    for look in _looks(history):
+        hold = holds.get(look.got["owner"])
+        if hold is None or look.invoked < hold.granted:  # an earlier grant may have lapsed on its way to the same claim
+            continue
+        if look.got["token"] != hold.token:
+            yield f"{_said(hold)}: the server says token {look.got['token']}"
+        if look.got["count"] not in hold.depths:
+            yield f"{_said(hold)}: the server counts {look.got['count']}, and only {sorted(hold.depths)} were asked for"
+        release = released.get(hold.claim)
+        if release is not None and release.returned < look.invoked:
+            yield f"{_said(hold)} is the owner at {look.invoked:.6f}, after its {_did(release)}"
+
+
+def overlaps(history: History) -> Iterator[tuple[Hold, Hold, bool]]:
+    """Pairs of holds of one lock that were valid at the same time, and whether a fault excuses them."""
+    breaking = Windows(fault for fault in history.faults if fault.breaks_exclusion)
+    for holds in _by_lock(history.holds).values():
+        active: list[tuple[float, int, Hold]] = []
+        for number, hold in enumerate(sorted(holds, key=lambda hold: hold.granted)):
+            while active and active[0][0] <= hold.granted:
+                heapq.heappop(active)
+            if hold.ended > hold.granted:
+                for _, _, other in active:
+                    yield other, hold, breaking.meet(other.invoked, hold.granted)
+                heapq.heappush(active, (hold.ended, number, hold))
+
+
+def exclusion(history: History, bounds: Bounds) -> Found:
+    """Valid holds, from the grant to the release, the notice of loss or the local deadline, are disjoint."""
+    for one, other, excuse in overlaps(history):
+        if not excuse:
+            yield f"{_said(one)} and {_said(other)}"
+
+
+def deadlines(history: History, bounds: Bounds) -> Found:
+    """No holder believes in a lease for longer than the server does."""
+    holds = {hold.claim: hold for hold in history.holds}
+    breaking = Windows(fault for fault in history.faults if fault.breaks_exclusion)
+    for look in _looks(history):
+        hold = holds.get(look.got["owner"])
+        if hold is None or hold.over <= look.returned or breaking.meet(hold.invoked, look.returned):
+            continue
+        place = bisect.bisect_left(hold.beliefs, (look.invoked, 0.0)) - 1
+        if place >= 0:
+            believed = hold.beliefs[place][1]
+            until = look.returned + look.got["remaining"] + bounds.precision_seconds
+            if believed > until:
+                yield f"{_said(hold)} believes {believed - until:.6f} s longer than the server, at {look.returned:.6f}"
+
+
+def loss(history: History, bounds: Bounds) -> Found:
+    """A holder that looks sees the loss from its deadline on, and ``on_lost`` is called."""
+    for event in history.notes:
+        if event.what == "held" and event.data["asked_at"] >= event.data["deadline"]:
+            asked_at, deadline = event.data["asked_at"], event.data["deadline"]
+            yield f"{event.who} was told at {asked_at:.6f} that it holds {event.lock}, after its deadline {deadline:.6f}"
+    frozen = _hitting(history, "freeze-client")
+    for hold in history.holds:
+        until = min(history.dead_at.get(process_of(hold.who), history.ended_at), history.ended_at) - bounds.slack_seconds
+        if (
+            hold.lost_at < until
+            and hold.told_at > hold.lost_at + bounds.slack_seconds
+            and not frozen(hold.who).meet(hold.lost_at, hold.lost_at)
+        ):
+            yield f"{_said(hold)} learnt of its loss at {hold.lost_at:.6f}, and on_lost was not called"
+
+
+def write_order(history: History, bounds: Bounds) -> Found:
+    """Accepted writes never go back in their tokens."""
+    for chain in _chains(history).values():
+        for before, after in itertools.pairwise(chain):
+            if after.given["token"] < before.given["token"]:
+                yield f"{_did(after)} after {_did(before)}"
+
+
+def read_modify_write(history: History, bounds: Bounds) -> Found:
+    """Each accepted read-modify-write read what the one before it wrote."""
+    for (store, lock), chain in _chains(history).items():
+        unknown = {
+            write.given["value"]
+            for write in _writes(history)
+            if (write.given["store"], write.lock, write.outcome) == (store, lock, UNKNOWN)
+        }
+        left = len(unknown)
+        version, value = 0, ""
+        for write in chain:
+            read, found = write.got["read_version"], write.got["read_value"]
+            gap = read - version  # so many were done though their writers never knew
+            if gap < 0 or gap > left or (found not in unknown if gap else found != value):
+                yield f"{_did(write)} read {read} {found!r} after {version} {value!r}"
+            elif gap:
+                unknown.discard(found)
+                left -= gap
+            version, value = read + 1, write.given["value"]
+
+
+def rejections(history: History, bounds: Bounds) -> Found:
+    """A write is rejected only if one with a higher token was invoked before."""
+    first: dict[tuple[str, str, int], float] = {}
+    for write in _writes(history):
+        key = (write.given["store"], write.lock, write.given["token"])
+        first[key] = min(first.get(key, write.invoked), write.invoked)
+    for write in _writes(history):
+        stored = write.got.get("stored")
+        if write.outcome != FAIL or stored is None:
+            continue
+        if not (stored > write.given["token"] and first.get((write.given["store"], write.lock, stored), float("inf")) < write.returned):
+            yield f"{_did(write)} was refused for token {stored}, with which nobody wrote before"
+
+
+def fairness(history: History, bounds: Bounds) -> Found:
+    """FairLocks are granted in the order of the queue, among waiters that could be reached."""
+    holds = {hold.claim: hold for hold in history.holds}
+    turns = {lock: _long_turns(held, bounds) for lock, held in _by_lock(history.holds).items()}
+    hitting = _hitting(history)
+    for look in _looks(history):
+        if not look.lock.startswith("fair"):
+            continue
+        line = [holds[claim] for claim in look.got["queue"] if claim in holds]
+        for place, later in enumerate(line):
+            for earlier in line[:place]:
+                if earlier.token < later.token or turns[look.lock].meet(look.invoked, later.granted):
+                    continue
+                if not hitting(earlier.who).meet(look.invoked - bounds.settle_seconds, later.granted):
+                    yield f"{_said(later)} overtook {_said(earlier)}, which was before it in the queue at {look.invoked:.6f}"
+
+
+def _long_turns(holds: list[Hold], bounds: Bounds) -> Windows:
+    """The times in which the lock was free for so long that whoever should have taken it may be passed over, from then on."""
+    free_since, windows = float("-inf"), []
+    for hold in sorted(holds, key=lambda hold: hold.granted):
+        if hold.granted - free_since >= bounds.grace_seconds:
+            windows.append(Fault("a turn", free_since, frozenset(), breaks_exclusion=False, healed=hold.granted))
+        free_since = max(free_since, hold.ended)
+    return Windows(windows)
+
+
+def timeouts(history: History, bounds: Bounds) -> Found:
+    """An acquire with a timeout returns in time, whatever happens."""
+    for operation in history.operations:
+        timeout = operation.given.get("timeout")
+        if operation.what != "acquire" or timeout is None:
+            continue
+        returned = min(operation.returned, history.dead_at.get(process_of(operation.who), history.ended_at))
+        late = returned - operation.invoked - timeout - bounds.slack_seconds
+        if late > 0 and late > _frozen_seconds(history, operation.who, operation.invoked, returned):
+            yield f"{_did(operation)} with timeout {timeout} was {late + bounds.slack_seconds:.3f} s late"
+
+
+def stalls(history: History) -> Iterator[tuple[float, float, str]]:
+    """Begin, end and lock of each time in which somebody waited and nobody held a valid lease."""
+    changes: dict[str, list[tuple[float, int, int]]] = defaultdict(list)
+    for operation in history.operations:
+        if operation.what == "acquire" and operation.given.get("timeout") != 0:
+            returned = min(operation.returned, history.dead_at.get(process_of(operation.who), history.ended_at))
+            changes[operation.lock] += [(operation.invoked, 1, 0), (returned, -1, 0)]
+    for hold in history.holds:
+        until = hold.over if hold.lost_at == float("inf") else hold.ended  # a holder that did not look was renewed nevertheless
+        if until > hold.granted:
+            changes[hold.lock] += [(hold.granted, 0, 1), (until, 0, -1)]
+    for lock, deltas in changes.items():
+        deltas.sort()
+        waiting = holding = 0
+        since: float | None = None
+        for at, waits, holds in deltas:
+            waiting, holding = waiting + waits, holding + holds
+            if waiting and not holding:
+                since = at if since is None else since
+            elif since is not None:
+                yield since, at, lock
+                since = None
+
+
+def progress(history: History, bounds: Bounds) -> Found:
+    """A crash blocks others for one lease at the most."""
+    for begun, ended, lock in stalls(history):
+        allowed = bounds.lease_seconds + bounds.expiry_seconds + bounds.slack_seconds
+        if ended - begun > allowed:
+            excused = sum(
+                max(0.0, min(ended, fault.healed + bounds.settle_seconds) - max(begun, fault.begun))
+                for fault in history.faults
+                if fault.name != "kill-client"
+            )
+            if ended - begun - excused > allowed:
+                yield f"{lock} was held by nobody from {begun:.6f} for {ended - begun:.3f} s, while somebody waited"
+
+
+def recovery(history: History, bounds: Bounds) -> Found:
+    """After healing and one lease a probe gets each lock, and nothing of a dead waiter is left."""
+    yield from (f"{event.lock}: {event.data['text']}" for event in history.notes if event.what == "unrecovered")
+
+
+def contenders(history: History, bounds: Bounds) -> Found:
+    """No contender meets an error that the documentation does not name, hangs, or inherits a hold by a fork."""
+    refusing = Windows(fault for fault in history.faults if fault.name in REFUSING)
+    for operation in history.operations:
+        if "refused" in operation.got and not refusing.meet(operation.invoked, operation.returned):
+            yield f"{_did(operation)} was refused: {operation.got['refused']}"
+    yield from (f"{event.who}: {event.data['text']}" for event in history.notes if event.what == "unexpected")
+
+
+RULES: dict[str, Rule] = {
+    "unique tokens": unique_tokens,
+    "rising tokens": rising_tokens,
+    "reentry": reentry,
+    "counts": counts,
+    "exclusion": exclusion,
+    "deadlines": deadlines,
+    "loss": loss,
+    "write order": write_order,
+    "read-modify-write": read_modify_write,
+    "rejections": rejections,
+    "fairness": fairness,
+    "timeouts": timeouts,
+    "progress": progress,
+    "recovery": recovery,
+    "contenders": contenders,
+}
+
+
+def violations(history: History, bounds: Bounds) -> list[Violation]:
+    """What the history breaks; of each rule the first few."""
+    return [Violation(name, text) for name, rule in RULES.items() for text in itertools.islice(rule(history, bounds), MOST_SHOWN)]
+
+
+# --- what several rules look at
+
+
+def _by_lock(holds: Iterable[Hold]) -> dict[str, list[Hold]]:
+    found: dict[str, list[Hold]] = defaultdict(list)
+    for hold in holds:
+        found[hold.lock].append(hold)
+    return found
+
+
+def _looks(history: History) -> Iterator[Operation]:
+    return (operation for operation in history.operations if operation.what == "inspect" and operation.outcome == OK)
+
+
+def _writes(history: History) -> Iterator[Operation]:
+    return (operation for operation in history.operations if operation.what == "write")
+
+
+def _chains(history: History) -> dict[tuple[str, str], list[Operation]]:
+    """The accepted writes to each register, in the order of the versions that they read."""
+    chains: dict[tuple[str, str], list[Operation]] = defaultdict(list)
+    for write in _writes(history):
+        if write.outcome == OK:
+            chains[write.given["store"], write.lock].append(write)
+    for chain in chains.values():
+        chain.sort(key=lambda write: (write.got["read_version"], write.invoked))
+    return chains
+
+
+class Windows:
+    """The times of faults, to be asked whether one falls into another time."""
+
+    def __init__(self, faults: Iterable[Fault]) -> None:
+        ordered = sorted(faults, key=lambda fault: fault.begun)
+        self._begun = [fault.begun for fault in ordered]
+        self._healed = list(itertools.accumulate((fault.healed for fault in ordered), max))
+
+    def meet(self, begun: float, ended: float) -> bool:
+        place = bisect.bisect_right(self._begun, ended) - 1
+        return place >= 0 and self._healed[place] >= begun
+
+
+def _hitting(history: History, prefix: str = "") -> Callable[[str], Windows]:
+    """The times of the faults of this kind that hit a contender."""
+
+    @functools.cache
+    def of(process: str) -> Windows:
+        return Windows(fault for fault in history.faults if fault.name.startswith(prefix) and fault.hits(process))
+
+    return lambda who: of(process_of(who))
+
+
+def _frozen_seconds(history: History, who: str, begun: float, ended: float) -> float:
+    return sum(
+        max(0.0, min(ended, fault.healed) - max(begun, fault.begun))
+        for fault in history.faults
+        if fault.name.startswith("freeze-client") and fault.hits(who)
+    )
+
+
+def _said(hold: Hold) -> str:
+    return f"{hold.who}'s hold {hold.claim} of {hold.lock} [{hold.granted:.6f}, {hold.ended:.6f}] token {hold.token}"
+
+
+def _did(operation: Operation) -> str:
+    return f"{operation.what} of {operation.lock} by {operation.who} [{operation.invoked:.6f}, {operation.returned:.6f}] {operation.given}"

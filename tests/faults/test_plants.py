@@ -1,0 +1,28 @@
+"""Bugs that somebody might make are caught, each by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.faults.plants import PLANTS
+from tests.faults.run import Report
+from tests.servers import any_redis_server
+
+MOST_TRIES = 8
+SECONDS = 5.0
+
+
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize("name", PLANTS)
+def test_a_planted_bug_is_caught(name: str, run: Callable[..., Report]) -> None:
+    """What is drawn and what the machine does differ from run to run: each try is another one."""
+    plant = PLANTS[name]
+    found: set[str] = set()
+    for seed in range(MOST_TRIES):
+        report = run(any_redis_server(), plant.nemeses, seed, SECONDS, plant=name)
+        found |= {violation.rule for violation in report.violations}
+        if found & set(plant.rules):
+            return
+    pytest.fail(f"{MOST_TRIES} runs have not shown it; they found {found or 'nothing'}")

@@ -1,0 +1,26 @@
+"""Short runs: what went wrong in them went wrong in the library, or in the judge; see ``python -m tests.faults`` for long ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.faults.nemeses import NEMESES
+from tests.faults.run import Report
+from tests.faults.targets import TARGETS
+from tests.faults.targets.etcd import EtcdClusterTarget
+from tests.faults.targets.redis import RedisTarget
+
+SECONDS = 12.0
+NAMES = tuple(dict.fromkeys(nemesis.name for nemesis in (*NEMESES, *RedisTarget.nemeses, *EtcdClusterTarget.nemeses)))
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("kind", TARGETS)
+def test_everything_goes_wrong_and_no_promise_is_broken(kind: str, run: Callable[..., Report]) -> None:
+    report = run(kind, tuple(name for name in NAMES if name != "step-server-clock"), 1, SECONDS)
+    assert report.violations == []
+    assert report.grants > 0
+    assert report.writes > 0
+    assert report.faults > 0

@@ -1,0 +1,344 @@
+"""A process of contenders: threads that take locks, nest, renew, write behind a fence, and write down what they see.
+
+``python -m tests.faults.worker`` reads its settings, a line of JSON, from its standard input, then orders, a line each: ``fork``, and
+``clock`` with the seconds by which its wall clock is ahead from now on. The end of the input ends it.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import itertools
+import json
+import logging
+import os
+import random
+import signal
+import sys
+import threading
+import time
+import traceback
+import types
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fencedlock
+from fencedlock.clock import now_seconds
+from tests.faults import plants
+from tests.faults.history import FAIL, INVOKE, NOTE, OK, UNKNOWN, Recorder
+from tests.faults.registers import REGISTERS, RefusedError
+
+MOST_DEPTH = 4
+_local = threading.local()
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a worker has to know."""
+
+    process: str
+    folder: str
+    url: str
+    seed: int
+    lease_seconds: float
+    socket_timeout_seconds: float
+    threads: int
+    locks: tuple[str, ...]
+    stores: dict[str, Any]
+    """What each register needs to connect."""
+    plant: str = ""
+
+
+class NoAnswer(logging.Handler):
+    """Hears when a release had no answer: it returns nevertheless, and goes on in the background."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "had no answer" in record.msg:
+            _local.answered = False
+
+
+class Worker:
+    """The threads of a process, and what they share."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.folder = Path(settings.folder)
+        self.recorder = Recorder(self.folder, settings.process)
+        self.stopping = threading.Event()
+        self.client = fencedlock.connect(
+            settings.url,
+            ttl=settings.lease_seconds,
+            socket_timeout=settings.socket_timeout_seconds,
+            outage_timeout=20 * settings.lease_seconds,
+        )
+        self._forks = itertools.count(1)
+        self._children: list[int] = []
+
+    def run(self) -> None:
+        threads = [
+            threading.Thread(target=self.contend, args=(f"{self.settings.process}/{number}",)) for number in range(self.settings.threads)
+        ]
+        for thread in threads:
+            thread.start()
+        for order in sys.stdin:
+            what, *arguments = order.split()
+            if what == "fork":
+                self.fork()
+            elif what == "clock":
+                set_wall_clock(float(*arguments))
+        self.stopping.set()
+        for thread in threads:
+            thread.join()
+        for child in self._children:
+            os.waitpid(child, 0)
+        self.client.close()
+
+    def contend(self, who: str, until: float = float("inf")) -> None:
+        """Take locks until told to stop."""
+        try:
+            contender = Contender(self, who)
+            while not self.stopping.is_set() and now_seconds() < until:
+                contender.visit()
+        except BaseException:
+            self.recorder.write(who, NOTE, "unexpected", text=traceback.format_exc())
+
+    def fork(self) -> None:
+        """Fork in the middle of whatever the threads do; the child contends for a while, as a process of its own."""
+        process = f"{self.settings.process}.{next(self._forks)}"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of forks in processes with threads
+            pid = os.fork()
+        if pid:
+            self._children.append(pid)
+            return
+        status = 1
+        try:
+            self.stopping = threading.Event()
+            self.recorder = Recorder(self.folder, process)
+            inherited = [hold.bound.name for hold in self.client._table._holds]
+            if inherited:
+                self.recorder.write(process, NOTE, "unexpected", text=f"the child holds what its parent holds: {inherited}")
+            self.settings.stores.pop("sqlite", None)  # its locks would be those of the parent's connections
+            self.contend(f"{process}/0", now_seconds() + 2 * self.settings.lease_seconds)
+            self.client.close()
+            status = 0
+        finally:
+            os._exit(status)
+
+
+class Contender:
+    """One thread's life."""
+
+    def __init__(self, worker: Worker, who: str) -> None:
+        self.who = who
+        self.worker = worker
+        self.lease_seconds = worker.settings.lease_seconds
+        self.random = random.Random(f"{worker.settings.seed} {who}")
+        self.registers = {name: REGISTERS[name](how) for name, how in worker.settings.stores.items()}
+        self.locks = [self._lock(name) for name in worker.settings.locks]
+        self._values = itertools.count(1)
+
+    def _lock(self, name: str) -> fencedlock.RLock:
+        make = self.worker.client.FairLock if name.startswith("fair") or self.random.random() < 0.5 else self.worker.client.RLock
+
+        def on_lost(lock: fencedlock.RLock, reason: str) -> None:
+            self.worker.recorder.write(self.who, NOTE, "lost", name, reason=reason)
+
+        return make(name, on_lost=on_lost)
+
+    def write(self, phase: str, what: str, lock: fencedlock.RLock, /, **data: Any) -> None:
+        self.worker.recorder.write(self.who, phase, what, lock.name, **data)
+
+    def think(self, seconds: float) -> None:
+        time.sleep(self.random.expovariate(1 / seconds) if seconds else 0)
+
+    # --- one outermost hold
+
+    def visit(self) -> None:
+        """Try to take a lock, live with it for a while, and give it back."""
+        self.think(0.002)
+        lock = self.random.choice(self.locks)
+        if not self.acquire(lock):
+            return
+        try:
+            self.live(lock)
+        except fencedlock.LockLostError:
+            if self.random.random() < 0.5:
+                self.write_register(lock)  # a holder that does not look may do so: the store must refuse it if it is late
+        while lock._is_owned():
+            self.release(lock)
+
+    def acquire(self, lock: fencedlock.RLock) -> bool:
+        kind = self.random.random()
+        blocking, timeout, cancel, timer = True, None, None, None
+        if kind < 0.1:
+            blocking, timeout = False, 0.0
+        elif kind < 0.15:
+            timeout = self.random.uniform(0, 0.05)
+        elif kind < 0.8:
+            timeout = self.random.uniform(0, 4 * self.lease_seconds)
+        elif kind < 0.9:
+            cancel = fencedlock.Cancellation()
+            timer = threading.Timer(self.random.uniform(0, self.lease_seconds), cancel.cancel)
+        self.write(INVOKE, "acquire", lock, timeout=timeout, fair=isinstance(lock, fencedlock.FairLock))
+        if timer is not None:
+            timer.start()
+        try:
+            granted = lock.acquire(blocking, -1 if timeout is None or not blocking else timeout, cancel=cancel)
+        except (fencedlock.BackendUnavailableError, fencedlock.AcquireCancelledError) as error:
+            self.write(FAIL, "acquire", lock, why=type(error).__name__)
+            return False
+        except fencedlock.BackendError as error:
+            self.write(FAIL, "acquire", lock, refused=str(error))
+            return False
+        finally:
+            if timer is not None:
+                timer.cancel()
+        if not granted:
+            self.write(FAIL, "acquire", lock, why="busy")
+            return False
+        hold = lock._owned()
+        self.write(OK, "acquire", lock, claim=hold.claim_id, token=hold.number, deadline=hold.deadline, abandoned=hold.abandoned)
+        return True
+
+    def live(self, lock: fencedlock.RLock) -> None:
+        """Do something with a held lock. Raises LockLostError once the loss is noticed."""
+        steps: list[tuple[float, Callable[[fencedlock.RLock], None]]] = [
+            (6, lambda lock: self.think(0.002)),
+            (4, self.nest),
+            (3, self.unnest),
+            (1, self.renew),
+            (2, self.look),
+            (8, self.write_register),
+            (1, self.ask),
+            (0.1, self.linger),
+            (0.03, self.doze),
+        ]
+        for _ in range(self.random.randint(0, 8)):
+            (_, step), *_ = self.random.choices(steps, [weight for weight, _ in steps])
+            step(lock)
+            self.look(lock)
+
+    def look(self, lock: fencedlock.RLock) -> None:
+        """Make sure that the lock is held, and write down until when that is believed."""
+        asked_at = now_seconds()
+        lock.ensure_held()
+        self.write(NOTE, "held", lock, asked_at=asked_at, deadline=lock._owned().deadline)
+
+    def ask(self, lock: fencedlock.RLock) -> None:
+        """What does the server say of the lock that is held?"""
+        inspect(self.worker.recorder, self.who, self.worker.client, lock.name)
+
+    def linger(self, lock: fencedlock.RLock) -> None:
+        """Hold for longer than a lease."""
+        until = now_seconds() + self.random.uniform(0.5, 1.8) * self.lease_seconds
+        while now_seconds() < until:
+            self.look(lock)
+            self.think(0.02)
+
+    def doze(self, _lock: fencedlock.RLock) -> None:
+        """Hold for longer than a lease, without a look."""
+        time.sleep(self.random.uniform(0.5, 1.8) * self.lease_seconds)
+
+    def nest(self, lock: fencedlock.RLock) -> None:
+        depth = lock._recursion_count() + 1
+        if depth > MOST_DEPTH:
+            return
+        inner = self.worker.client.RLock(lock.name) if self.random.random() < 0.5 else lock
+        self.attempt("nest", lock, lambda: inner.acquire(timeout=self.random.choice([-1, 0, 1])), depth=depth)
+
+    def unnest(self, lock: fencedlock.RLock) -> None:
+        depth = lock._recursion_count() - 1
+        if depth > 0:
+            self.attempt("unnest", lock, lock.release, depth=depth)
+
+    def renew(self, lock: fencedlock.RLock) -> None:
+        lease = self.random.choice([None, self.lease_seconds, self.random.uniform(1.0, 1.5) * self.lease_seconds])
+        self.attempt("renew", lock, lambda: lock.renew(lease), lease=lease)
+
+    def attempt(self, what: str, lock: fencedlock.RLock, action: Callable[[], object], **given: Any) -> None:
+        self.write(INVOKE, what, lock, **given)
+        try:
+            action()
+        except fencedlock.LockLostError:
+            self.write(FAIL, what, lock, lost=True, deadline=0.0)
+            raise
+        except fencedlock.BackendUnavailableError:
+            outcome = UNKNOWN
+        else:
+            outcome = OK
+        hold = lock._owned()
+        self.write(outcome, what, lock, token=hold.number, depth=hold.depth, deadline=hold.deadline)
+
+    def release(self, lock: fencedlock.RLock) -> None:
+        """One level up; the last one frees the lock."""
+        hold = lock._owned()
+        what, given = ("release", {"claim": hold.claim_id}) if hold.depth == 1 else ("unnest", {"depth": hold.depth - 1})
+        self.write(INVOKE, what, lock, **given, deadline=hold.deadline)
+        _local.answered = True
+        try:
+            lock.release()
+        except fencedlock.LockLostError:
+            self.write(FAIL, what, lock, lost=True)
+        else:
+            self.write(OK, what, lock, answered=_local.answered, depth=hold.depth, token=hold.number)
+
+    # --- what the lock is for
+
+    def write_register(self, lock: fencedlock.RLock) -> None:
+        """Read, think and write back, in one transaction that begins with the check of the token."""
+        store = self.random.choice(list(self.registers))
+        register, token, value = self.registers[store], lock.token, f"{self.who}:{next(self._values)}"
+        self.write(INVOKE, "write", lock, store=store, token=int(token), value=value)
+        try:
+            with register.transaction():
+                version, found = register.check_and_read(token)
+                self.think(self.random.choice([0, 0, 0.003, 0.02]))
+                register.write(lock.name, version + 1, value)
+        except fencedlock.StaleTokenError as error:
+            self.write(FAIL, "write", lock, stored=error.stored)
+        except RefusedError as error:
+            self.write(FAIL, "write", lock, why=str(error))
+        else:
+            self.write(OK, "write", lock, read_version=version, read_value=found)
+
+
+def set_wall_clock(ahead_seconds: float) -> None:
+    """Show another time of day to the library and to redis-py; gRPC passes it on to code in C, which sees the true one."""
+    clock = types.ModuleType("time")
+    clock.__dict__.update(vars(time), time=lambda: time.time() + ahead_seconds)
+    for name, module in list(sys.modules.items()):
+        if name.startswith(("fencedlock.", "redis.")) and isinstance(getattr(module, "time", None), types.ModuleType):
+            module.time = clock  # type: ignore[attr-defined]
+
+
+def inspect(recorder: Recorder, who: str, client: fencedlock.Client, name: str) -> None:
+    """Ask the server for a lock, and write down what it says."""
+    recorder.write(who, INVOKE, "inspect", name)
+    try:
+        info = client.inspect(name)
+    except fencedlock.BackendError as error:
+        recorder.write(who, FAIL, "inspect", name, why=str(error))
+        return
+    said = {"owner": info.owner, "token": info.token, "count": info.count, "remaining": info.remaining}
+    recorder.write(who, OK, "inspect", name, **said, queue=[waiter.owner for waiter in info.waiters])
+
+
+def main() -> None:
+    """Contend as the first line of the input says."""
+    settings = json.loads(sys.stdin.readline())
+    settings["locks"] = tuple(settings["locks"])
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    logging.getLogger("fencedlock").addHandler(NoAnswer())
+    logging.getLogger("fencedlock").propagate = False
+    made = Settings(**settings)
+    plants.plant(made.plant)
+    worker = Worker(made)
+    worker.recorder.write(made.process, NOTE, "born", pid=os.getpid())
+    worker.run()
+
+
+if __name__ == "__main__":
+    main()
