@@ -33,6 +33,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="of everything that is drawn (default: %(default)s)")
     parser.add_argument("--nemeses", default="", metavar="A,B", help="one run with these together, instead of each alone and all together")
     parser.add_argument("--report", type=Path, metavar="FILE", help="append what came of each run, a line of JSON each")
+    parser.add_argument("--keep", action="store_true", help="keep the folders of runs without violations, too")
     parser.add_argument("--plant", choices=PLANTS, default="", help="break the contenders' copy of the library so")
     options = parser.parse_args()
     if options.target == "table":
@@ -49,7 +50,7 @@ def main() -> int:
                 for violation in report.violations:
                     broken = True
                     print(f"  {violation.rule}: {violation.text}\n  in {report.folder}", flush=True)
-                if not report.violations:
+                if not report.violations and not options.keep:
                     shutil.rmtree(target.folder)
                 if options.report is not None:
                     with options.report.open("a") as file:

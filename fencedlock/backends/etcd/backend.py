@@ -91,7 +91,8 @@ class EtcdBackend:
         self.inbox.open(listener)
 
     def tend(self, now: float) -> float | None:
-        return self.inbox.tend(now)
+        times = [at for at in (self.inbox.tend(now), self.leases.tend(now)) if at is not None]
+        return min(times, default=None)
 
     def close(self) -> None:
         self.leases.revoke_all(min(self.request_timeout_seconds, CLOSING_SECONDS))

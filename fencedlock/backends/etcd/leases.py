@@ -7,7 +7,7 @@ import logging
 import math
 import threading
 import time
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 
 from fencedlock.backends.etcd.connections import (
     LEASE_GRANT,
@@ -26,6 +26,9 @@ logger: logging.Logger = logging.getLogger("fencedlock")
 
 LEAST_SHARE = 2 / 3
 """A grant has at least this share of its lease before it."""
+
+END_SECONDS = 0.25
+"""The server is asked so often to end a lease that is over here, and has so long to answer."""
 
 FRESH_SHARE = 1 / 6
 """A beat within this share of the lease after the last one costs nothing: the lease is the same for all."""
@@ -71,6 +74,9 @@ class Leases:
         self._by_length: dict[int, Lease] = {}
         self._shared: dict[int, tuple[int, float]] = {}
         """By the length of the period: the id, and the local time until which it is the present one."""
+        self._unended: list[Lease] = []
+        """Over by our clock, and not yet known to be over on the server."""
+        self._end_at = 0.0
         self._closed = False
 
     @staticmethod
@@ -100,6 +106,34 @@ class Leases:
             if lease.asked_at < asked_at:
                 self._renew(lease, asked_at + timeout_seconds - now_seconds())
 
+    def tend(self, now: float) -> float | None:
+        """End on the server what is over here; when to call again.
+
+        A lease may live there for longer than we believe: a new leader, and a restart too, gives it a whole term from its own
+        beginning. Until then everybody would wait for holds and places that nobody here knows any more.
+        """
+        for lease in list(self._by_length.values()):
+            if not lease.gone and now >= lease.deadline:
+                with suppress(BackendUnavailableError), self._alone(lease.length, 0.0):
+                    self._give_up_if_over(lease)
+        while self._unended and now >= self._end_at:
+            lease = self._unended[0]
+            try:
+                self._connections.call(LEASE_REVOKE, messages().LeaseRevokeRequest(ID=lease.id), END_SECONDS)
+            except BackendUnavailableError:
+                self._end_at = now_seconds() + END_SECONDS
+            except BackendError:
+                del self._unended[0]  # it has ended by itself
+            else:
+                del self._unended[0]
+        due = [max(lease.deadline, now + END_SECONDS) for lease in list(self._by_length.values()) if not lease.gone]
+        return min([*due, self._end_at] if self._unended else due, default=None)
+
+    def _give_up_if_over(self, lease: Lease) -> None:
+        if not lease.gone and now_seconds() >= lease.deadline:
+            lease.gone = True
+            self._unended.append(lease)
+
     def shared_id(self, period_seconds: int, timeout_seconds: float) -> int:
         """The id of a lease that all clients share: what is tied to it now is kept for one period, or up to two. Raises BackendError."""
         lease_id, until = self._shared.get(period_seconds, (0, 0.0))
@@ -126,10 +160,9 @@ class Leases:
     def revoke_all(self, timeout_seconds: float) -> None:
         """End the leases, and whatever still depends on them; without an answer they end by themselves."""
         self._closed = True
-        leases, self._by_length = self._by_length, {}
-        for lease in leases.values():
-            if lease.gone or now_seconds() >= lease.deadline:
-                continue
+        leases = [*self._unended, *(lease for lease in self._by_length.values() if not lease.gone)]
+        self._unended, self._by_length = [], {}
+        for lease in leases:
             lease.gone = True
             try:
                 self._connections.call(LEASE_REVOKE, messages().LeaseRevokeRequest(ID=lease.id), timeout_seconds)
@@ -151,7 +184,7 @@ class Leases:
 
     def _renew(self, lease: Lease, timeout_seconds: float) -> None:
         # Past its deadline here it is over, whatever the server says: renewed, it would keep locks that their holders gave up.
-        lease.gone = lease.gone or now_seconds() >= lease.deadline
+        self._give_up_if_over(lease)
         if lease.gone:
             return
         give_up_at = now_seconds() + timeout_seconds

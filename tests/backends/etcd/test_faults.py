@@ -16,7 +16,7 @@ from fencedlock.backends.etcd.messages import messages
 from tests.conftest import eventually
 from tests.contenders import Contender
 from tests.etcd_proxy import Call, EtcdProxy
-from tests.etcd_servers import EtcdServer
+from tests.etcd_servers import EtcdServer, any_etcd
 from tests.proxy import HOLD, LOSE, LOSE_REPLY
 
 M = messages()
@@ -216,3 +216,40 @@ def test_who_waits_for_another_threads_login_waits_no_longer_than_its_time(
         guarded.thaw()
     assert len(seconds) == 8
     assert max(seconds) < 3
+
+
+def give_up(lock: fencedlock.RLock) -> None:
+    with pytest.raises(fencedlock.BackendUnavailableError):
+        lock.acquire(timeout=4)
+
+
+def test_what_was_lost_in_an_outage_blocks_nobody_after_it(
+    own_server: Callable[..., EtcdServer], connect: Callable[..., fencedlock.Client]
+) -> None:
+    """A restart gives every lease a whole new term, so what nobody holds or waits for any more would live for one more lease."""
+    ttl = 6
+    server = own_server(any_etcd())
+    client = connect(server.url, ttl=ttl, socket_timeout=0.5)
+    held, wanted = client.RLock("held"), client.FairLock("wanted")
+    held.acquire()
+    first = connect(server.url, ttl=ttl).RLock("wanted")
+    first.acquire()
+    waiter = threading.Thread(target=give_up, args=(wanted,))
+    waiter.start()
+    eventually(lambda: client.inspect("wanted").waiters)
+    server.kill()
+    with pytest.raises(fencedlock.BackendUnavailableError):
+        connect(server.url, socket_timeout=0.2).RLock("x").acquire(False)
+    waiter.join()
+    assert held.lost.wait(2 * ttl)
+    server.start()
+    begun = time.monotonic()
+    for name in ("held", "wanted"):
+        lock = connect(server.url, ttl=ttl).FairLock(name)
+        assert lock.acquire(timeout=2 * ttl)
+        assert lock.abandoned
+        lock.release()
+    assert time.monotonic() - begun < ttl - 1.5
+    for lock in (held, first):
+        with pytest.raises(fencedlock.LockLostError):
+            lock.release()
