@@ -9,6 +9,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -113,6 +114,9 @@ class Connections:
         """The open ones, and the endpoint of each."""
         self._forks = 0
         _open.add(self)
+        with self._gate:  # a child that is forked while another thread imports waits for ever for that thread
+            import_module("grpc")
+            messages()
 
     # --- calls
 

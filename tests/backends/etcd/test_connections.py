@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -191,3 +193,24 @@ def test_a_forked_child_calls_by_itself(start: Callable[..., EtcdServer], open_c
         stop.set()
         if parent == "calling":
             thread.join()
+
+
+FORK_AT_ONCE = """
+import os, sys, threading
+import fencedlock
+client = fencedlock.connect(sys.argv[1], ttl=5)
+thread = threading.Thread(target=lambda: client.RLock("parent").acquire(False))
+thread.start()
+child = os.fork()
+if not child:
+    os._exit(0 if client.RLock("child").acquire(timeout=8) else 1)
+thread.join()
+sys.exit(os.waitpid(child, 0)[1])
+"""
+
+
+def test_a_child_that_is_forked_during_the_first_call_is_not_stuck(start: Callable[..., EtcdServer]) -> None:
+    """Importing gRPC takes a while, and who is forked in its middle would wait for ever for a thread that it does not have."""
+    server = start()
+    for _ in range(3):
+        subprocess.run([sys.executable, "-W", "ignore", "-c", FORK_AT_ONCE, server.url], check=True, timeout=30)

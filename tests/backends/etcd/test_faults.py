@@ -245,10 +245,10 @@ def test_what_was_lost_in_an_outage_blocks_nobody_after_it(
     server.start()
     begun = time.monotonic()
     for name in ("held", "wanted"):
-        lock = connect(server.url, ttl=ttl).FairLock(name)
-        assert lock.acquire(timeout=2 * ttl)
-        assert lock.abandoned
-        lock.release()
+        next_one = connect(server.url, ttl=ttl).FairLock(name)
+        assert next_one.acquire(timeout=2 * ttl)
+        assert next_one.abandoned
+        next_one.release()
     assert time.monotonic() - begun < ttl - 1.5
     for lock in (held, first):
         with pytest.raises(fencedlock.LockLostError):
