@@ -22,7 +22,10 @@ def run(database_server: Callable[[str], DatabaseServer]) -> Iterator[Callable[.
         def last(kind: str, nemeses: tuple[str, ...], seed: int, seconds: float, plant: str = "") -> Report:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="flrun")))
             target = TARGETS[kind](folder)
-            possible = [nemesis for nemesis in target.nemeses if nemesis.name in nemeses and why_not(target, nemesis.name) is None]
+            reasons = {nemesis: why_not(target, nemesis.name) for nemesis in target.nemeses if nemesis.name in nemeses}
+            possible = [nemesis for nemesis, reason in reasons.items() if reason is None]
+            if not possible:
+                pytest.skip("; ".join(reason for reason in reasons.values() if reason))
             stores = prepared_stores(folder, database_server("postgresql").new_database())
             return Run(target, possible, seed, folder, stores, plant=plant).last(seconds)
 

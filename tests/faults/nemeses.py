@@ -10,7 +10,7 @@ import inspect
 import random
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tests.faults.wire import DOWN, UP
 
@@ -86,28 +86,36 @@ def step_client_clock(run: Run, rng: random.Random) -> Deed:
             slot.order("clock 0")
 
 
+def frozen(member: Any) -> Deed:
+    """A server's process is frozen, and thawed."""
+    yield EVERYBODY
+    member.freeze()
+    try:
+        yield ()
+    finally:
+        member.thaw()
+
+
+def down(member: Any) -> Deed:
+    """A server's process is killed, and started again."""
+    yield EVERYBODY
+    member.kill()
+    try:
+        yield ()
+    finally:
+        member.start()
+
+
 def freeze_server(run: Run, rng: random.Random) -> Deed:
     """``SIGSTOP`` of a server (of a cluster: a member that does not lead), ``SIGCONT`` after less or more than a lease."""
     with run.server_mutex:
-        member = rng.choice(run.target.followers())
-        yield EVERYBODY
-        member.freeze()
-        try:
-            yield ()
-        finally:
-            member.thaw()
+        yield from frozen(rng.choice(run.target.followers()))
 
 
 def restart_server(run: Run, rng: random.Random) -> Deed:
     """``SIGKILL`` of a server (of a cluster: any member); it comes back with its data."""
     with run.server_mutex:
-        member = rng.choice(run.target.members)
-        yield EVERYBODY
-        member.kill()
-        try:
-            yield ()
-        finally:
-            member.start()
+        yield from down(rng.choice(run.target.members))
 
 
 def cut(run: Run, rng: random.Random) -> Deed:

@@ -37,19 +37,47 @@ class Register(Protocol):
 CREATE = "CREATE TABLE IF NOT EXISTS registers (lock TEXT PRIMARY KEY, version BIGINT NOT NULL, value TEXT NOT NULL)"
 
 
-class SQLiteRegister:
-    def __init__(self, path: str) -> None:
-        self._connection = sqlite3.connect(path, timeout=2, isolation_level=None)
-        self._fence = SQLiteFence()
+class SQLRegister:
+    """What the two stores have in common: everything but the words for a parameter, and how a transaction begins."""
+
+    parameter: str
+
+    def __init__(self, connection: Any, fence: Any) -> None:
+        self._connection = connection
+        self._fence = fence
+        self._read = f"SELECT version, value FROM registers WHERE lock = {self.parameter}"
+        self._write = (
+            f"INSERT INTO registers VALUES ({self.parameter}, {self.parameter}, {self.parameter}) "
+            "ON CONFLICT (lock) DO UPDATE SET version = excluded.version, value = excluded.value"
+        )
 
     def prepare(self) -> None:
-        self._connection.execute("PRAGMA journal_mode=WAL")
-        self._connection.execute("PRAGMA synchronous=OFF")
         self._connection.execute(self._fence.ddl())
         self._connection.execute(CREATE)
 
     def close(self) -> None:
         self._connection.close()
+
+    def check_and_read(self, token: FencingToken) -> tuple[int, str]:
+        self._fence.check(self._connection, token)
+        return self.read(token.lock)
+
+    def read(self, lock: str) -> tuple[int, str]:
+        return self._connection.execute(self._read, (lock,)).fetchone() or (0, "")
+
+    def write(self, lock: str, version: int, value: str) -> None:
+        self._connection.execute(self._write, (lock, version, value))
+
+
+class SQLiteRegister(SQLRegister):
+    parameter = "?"
+
+    def __init__(self, path: str) -> None:
+        super().__init__(sqlite3.connect(path, timeout=2, isolation_level=None), SQLiteFence())
+
+    def prepare(self) -> None:
+        self._connection.execute("PRAGMA journal_mode=WAL")
+        super().prepare()
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
@@ -64,29 +92,13 @@ class SQLiteRegister:
             raise
         self._connection.execute("COMMIT")
 
-    def check_and_read(self, token: FencingToken) -> tuple[int, str]:
-        self._fence.check(self._connection, token)
-        return self._connection.execute("SELECT version, value FROM registers WHERE lock = ?", (token.lock,)).fetchone() or (0, "")
 
-    def write(self, lock: str, version: int, value: str) -> None:
-        self._connection.execute(
-            "INSERT INTO registers VALUES (?, ?, ?) ON CONFLICT (lock) DO UPDATE SET version = excluded.version, value = excluded.value",
-            (lock, version, value),
-        )
+class PostgreSQLRegister(SQLRegister):
+    parameter = "%s"
 
-
-class PostgreSQLRegister:
-    def __init__(self, settings: dict[str, str]) -> None:
+    def __init__(self, settings: dict[str, Any]) -> None:
         options = "-c lock_timeout=2000 -c synchronous_commit=off"
-        self._connection = psycopg.connect(**settings, options=options, autocommit=True)  # type: ignore[arg-type]
-        self._fence = PostgreSQLFence()
-
-    def prepare(self) -> None:
-        self._connection.execute(self._fence.ddl())
-        self._connection.execute(CREATE)
-
-    def close(self) -> None:
-        self._connection.close()
+        super().__init__(psycopg.connect(**settings, options=options, autocommit=True), PostgreSQLFence())
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
@@ -95,17 +107,6 @@ class PostgreSQLRegister:
                 yield
         except psycopg.errors.LockNotAvailable as error:
             raise RefusedError(str(error)) from error
-
-    def check_and_read(self, token: FencingToken) -> tuple[int, str]:
-        self._fence.check(self._connection, token)
-        row = self._connection.execute("SELECT version, value FROM registers WHERE lock = %s", (token.lock,)).fetchone()
-        return row or (0, "")
-
-    def write(self, lock: str, version: int, value: str) -> None:
-        self._connection.execute(
-            "INSERT INTO registers VALUES (%s, %s, %s) ON CONFLICT (lock) DO UPDATE SET version = excluded.version, value = excluded.value",
-            (lock, version, value),
-        )
 
 
 REGISTERS: dict[str, Callable[[Any], Register]] = {"sqlite": SQLiteRegister, "postgresql": PostgreSQLRegister}

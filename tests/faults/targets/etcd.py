@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.etcd_servers import EtcdCluster, EtcdServer, find_etcd
-from tests.faults.nemeses import EVERYBODY, NEMESES, Deed, Nemesis
+from tests.faults.nemeses import EVERYBODY, NEMESES, Deed, Nemesis, down, frozen
 from tests.faults.rules import Bounds
 
 if TYPE_CHECKING:
@@ -20,25 +20,13 @@ if TYPE_CHECKING:
 def kill_leader(run: Run, rng: random.Random) -> Deed:
     """``SIGKILL`` of the member that leads; it comes back with its data."""
     with run.server_mutex:
-        leader = _cluster(run).leader()
-        yield EVERYBODY
-        leader.kill()
-        try:
-            yield ()
-        finally:
-            leader.start()
+        yield from down(_cluster(run).leader())
 
 
 def freeze_leader(run: Run, rng: random.Random) -> Deed:
     """``SIGSTOP`` of the member that leads, until after another one does."""
     with run.server_mutex:
-        leader = _cluster(run).leader()
-        yield EVERYBODY
-        leader.freeze()
-        try:
-            yield ()
-        finally:
-            leader.thaw()
+        yield from frozen(_cluster(run).leader())
 
 
 def compact(run: Run, rng: random.Random) -> Deed:
