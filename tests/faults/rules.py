@@ -212,7 +212,7 @@ def fairness(history: History, bounds: Bounds) -> Found:
     for look in _looks(history):
         if not look.lock.startswith("fair"):
             continue
-        line = [holds[claim] for claim in look.got["queue"] if claim in holds]
+        line = [holds[claim] for claim in look.got["queue"] if claim in holds and claim != look.got["owner"]]
         for place, later in enumerate(line):
             for earlier in line[:place]:
                 if earlier.token < later.token or turns[look.lock].meet(look.invoked, later.granted):

@@ -99,6 +99,8 @@ class EtcdLock:
             return self._granted(claim, anchor, answer.header.revision, state.floors, abandoned=state.dirty is not None)
         if state.holder is not None and read_holder(state.holder.value).claim_id == claim.id:
             # An earlier copy of the question was granted, and its answer lost.
+            if state.holder.lease != anchor.lease.id:
+                self._tie(state.holder, anchor.lease, give_up_at)
             abandoned = state.dirty is not None and state.dirty.version > 1
             return self._granted(claim, anchor, state.holder.create_revision, state.floors, abandoned=abandoned)
         if not queue:
@@ -118,6 +120,17 @@ class EtcdLock:
             anchor.place = place[0].create_revision
         backend.inbox.wait(self.keys, claim.id)
         return self.waiting(now_seconds() + RECHECK_SECONDS)
+
+    def _tie(self, holder: Any, lease: Lease, give_up_at: float) -> None:
+        """Tie a grant that came under a lease which is over here to the one that we go by now, or it would end before we know."""
+        known = messages()
+        put = known.PutRequest(key=holder.key, value=holder.value, lease=lease.id)
+        request = known.TxnRequest(
+            compare=[known.Compare(result=EQUAL, target=MOD, key=holder.key, mod_revision=holder.mod_revision)],
+            success=[known.RequestOp(request_put=put)],
+        )
+        if not self.backend.connections.call(TXN, request, give_up_at - now_seconds()).succeeded:
+            raise LeaseGoneError("the grant ended together with its lease")
 
     def waiting(self, recheck_at: float) -> Waiting:
         """A claim waits, and should ask by itself at this time; sooner while events of the queue don't come in."""

@@ -253,3 +253,40 @@ def test_what_was_lost_in_an_outage_blocks_nobody_after_it(
     for lock in (held, first):
         with pytest.raises(fencedlock.LockLostError):
             lock.release()
+
+
+def test_a_grant_that_came_under_an_older_lease_is_tied_to_the_present_one(
+    wire: EtcdProxy, backend: EtcdServer, client: fencedlock.Client, connect: Callable[..., fencedlock.Client], name: str
+) -> None:
+    """Its answer was lost, and so was its lease, by our clock only: who believes in the new lease must not lose the lock with the old one."""
+    remote = connect(wire.url, ttl=2, socket_timeout=0.3)
+    with remote.RLock(f"{name}/first"):
+        pass
+    lock = remote.RLock(name)
+    wire.rule = lambda request: LOSE_REPLY if wire.is_call(request, "acquire") else LOSE
+    taken, let_go = threading.Event(), threading.Event()
+
+    def take() -> None:
+        assert lock.acquire(timeout=20)
+        taken.set()
+        let_go.wait(20)
+        lock.release()
+
+    waiter = threading.Thread(target=take)
+    waiter.start()
+    connections = backend.connections()
+    look = M.RangeRequest(key=lock_keys("fencedlock", name).holder)
+    (first,) = eventually(lambda: connections.call(calls.RANGE, look, 5).kvs)
+    until = time.monotonic() + 3
+    while time.monotonic() < until:  # somebody else's luck: as after a restart, the old lease lives on at the server
+        connections.keep_alive(first.lease, look.key, 5)
+        time.sleep(0.2)
+    wire.rule = lambda request: None
+    while not taken.wait(0.1):
+        connections.keep_alive(first.lease, look.key, 5)
+    (kv,) = connections.call(calls.RANGE, look, 5).kvs
+    (hold,) = lock._resource.holds.values()
+    assert kv.lease == hold.anchor.lease.id != first.lease
+    let_go.set()
+    waiter.join()
+    connections.close()
