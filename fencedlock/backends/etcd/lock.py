@@ -99,8 +99,7 @@ class EtcdLock:
             return self._granted(claim, anchor, answer.header.revision, state.floors, abandoned=state.dirty is not None)
         if state.holder is not None and read_holder(state.holder.value).claim_id == claim.id:
             # An earlier copy of the question was granted, and its answer lost.
-            if state.holder.lease != anchor.lease.id:
-                self._tie(state.holder, anchor.lease, give_up_at)
+            self._tie(state.holder, anchor.lease, give_up_at)
             abandoned = state.dirty is not None and state.dirty.version > 1
             return self._granted(claim, anchor, state.holder.create_revision, state.floors, abandoned=abandoned)
         if not queue:
@@ -123,6 +122,8 @@ class EtcdLock:
 
     def _tie(self, holder: Any, lease: Lease, give_up_at: float) -> None:
         """Tie a grant that came under a lease which is over here to the one that we go by now, or it would end before we know."""
+        if holder.lease == lease.id:
+            return
         known = messages()
         put = known.PutRequest(key=holder.key, value=holder.value, lease=lease.id)
         request = known.TxnRequest(

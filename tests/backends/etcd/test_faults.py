@@ -258,7 +258,7 @@ def test_what_was_lost_in_an_outage_blocks_nobody_after_it(
 def test_a_grant_that_came_under_an_older_lease_is_tied_to_the_present_one(
     wire: EtcdProxy, backend: EtcdServer, client: fencedlock.Client, connect: Callable[..., fencedlock.Client], name: str
 ) -> None:
-    """Its answer was lost, and so was its lease, by our clock only: who believes in the new lease must not lose the lock with the old one."""
+    """Its answer was lost, and its lease over by our clock alone: who believes in the new lease must not lose the lock with the old."""
     remote = connect(wire.url, ttl=2, socket_timeout=0.3)
     with remote.RLock(f"{name}/first"):
         pass
