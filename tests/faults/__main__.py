@@ -76,6 +76,7 @@ def _plan(options: argparse.Namespace) -> Iterator[tuple[Target, tuple[Nemesis, 
         wanted = options.nemeses.split(",")
         yield first, tuple(nemesis for nemesis in possible if nemesis.name in wanted), options.seconds, options.seed
         return
+    shutil.rmtree(first.folder)
     for nemesis in possible:
         yield target(), (nemesis,), SHARE_ALONE * options.seconds / len(possible), options.seed
     rest = (1 - SHARE_ALONE) * options.seconds

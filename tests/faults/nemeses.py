@@ -6,7 +6,6 @@ What only some servers can suffer stands with them, in :mod:`tests.faults.target
 
 from __future__ import annotations
 
-import inspect
 import random
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tests.faults.wire import DOWN, UP
 
 if TYPE_CHECKING:
-    from tests.faults.run import Run
+    from tests.faults.run import Run, Slot
 
 EVERYBODY = ("*",)
 Deed = Generator[Iterable[str], None, None]
@@ -35,11 +34,6 @@ class Nemesis:
     """It may break exclusion for so long after it was healed."""
     not_with: tuple[str, ...] = ()
     """Others that the documentation does not promise to survive together with this one."""
-
-    @property
-    def meaning(self) -> str:
-        """What it does, for the documentation."""
-        return inspect.getdoc(self.deed) or ""
 
 
 def kill_client(run: Run, rng: random.Random) -> Deed:
@@ -96,10 +90,11 @@ def frozen(member: Any) -> Deed:
         member.thaw()
 
 
-def down(member: Any) -> Deed:
+def down(member: Any, *, meanwhile: Callable[[], None] = lambda: None) -> Deed:
     """A server's process is killed, and started again."""
     yield EVERYBODY
     member.kill()
+    meanwhile()
     try:
         yield ()
     finally:
@@ -127,18 +122,23 @@ def cut(run: Run, rng: random.Random) -> Deed:
     yield ()
 
 
-def delay(run: Run, rng: random.Random) -> Deed:
-    """Each packet of a process is on its way for up to 0.7 leases: more than a request waits for its answer."""
-    slot = rng.choice(run.slots)
-    seconds = rng.choice([0.03, 0.1, 0.13, 0.7]) * run.target.lease_seconds
+def bent(slot: Slot, **settings: float) -> Deed:
+    """The links of a process have these settings, and then none again."""
     yield (slot.name,)
     for link in slot.links:
-        link.delay_seconds = seconds
+        vars(link).update(settings)
     try:
         yield ()
     finally:
         for link in slot.links:
-            link.delay_seconds = 0.0
+            vars(link).update(dict.fromkeys(settings, 0.0))
+
+
+def delay(run: Run, rng: random.Random) -> Deed:
+    """Each packet of a process is on its way for up to 0.7 leases: more than a request waits for its answer."""
+    slot = rng.choice(run.slots)
+    seconds = rng.choice([0.03, 0.1, 0.13, 0.7]) * run.target.lease_seconds
+    yield from bent(slot, delay_seconds=seconds)
 
 
 def silence(run: Run, rng: random.Random) -> Deed:
@@ -158,28 +158,15 @@ def silence(run: Run, rng: random.Random) -> Deed:
 def lose_replies(run: Run, rng: random.Random) -> Deed:
     """Single replies to a process are lost, and their connections with them."""
     slot, share = rng.choice(run.slots), rng.choice([0.05, 0.2, 0.4])
-    yield (slot.name,)
-    for link in slot.links:
-        link.lost_share = share
-    try:
-        yield ()
-    finally:
-        for link in slot.links:
-            link.lost_share = 0.0
+    yield from bent(slot, lost_share=share)
 
 
 def late_packets(run: Run, rng: random.Random) -> Deed:
     """Single packets of a process arrive up to two leases late, long after it has asked again through another connection."""
     slot, share = rng.choice(run.slots), rng.choice([0.05, 0.2, 0.4])
-    yield (slot.name,)
     for link in slot.links:
         link.late_seconds = rng.uniform(0.05, 2) * run.target.lease_seconds
-        link.late_share = share
-    try:
-        yield ()
-    finally:
-        for link in slot.links:
-            link.late_share = 0.0
+    yield from bent(slot, late_share=share)
 
 
 def partition(run: Run, rng: random.Random) -> Deed:

@@ -117,13 +117,10 @@ class Leases:
                 with suppress(BackendUnavailableError), self._alone(lease.length, 0.0):
                     self._give_up_if_over(lease)
         while self._unended and now >= self._end_at:
-            lease = self._unended[0]
             try:
-                self._connections.call(LEASE_REVOKE, messages().LeaseRevokeRequest(ID=lease.id), END_SECONDS)
+                self._revoke(self._unended[0], END_SECONDS)
             except BackendUnavailableError:
                 self._end_at = now_seconds() + END_SECONDS
-            except BackendError:
-                del self._unended[0]  # it has ended by itself
             else:
                 del self._unended[0]
         due = [max(lease.deadline, now + END_SECONDS) for lease in list(self._by_length.values()) if not lease.gone]
@@ -165,11 +162,18 @@ class Leases:
         for lease in leases:
             lease.gone = True
             try:
-                self._connections.call(LEASE_REVOKE, messages().LeaseRevokeRequest(ID=lease.id), timeout_seconds)
+                self._revoke(lease, timeout_seconds)
             except BackendUnavailableError:
                 return
-            except BackendError:
-                pass  # it has ended already
+
+    def _revoke(self, lease: Lease, timeout_seconds: float) -> None:
+        """End it on the server, unless it has ended by itself. Raises BackendUnavailableError."""
+        try:
+            self._connections.call(LEASE_REVOKE, messages().LeaseRevokeRequest(ID=lease.id), timeout_seconds)
+        except BackendUnavailableError:
+            raise
+        except BackendError:
+            pass
 
     def _alone(self, length: int, timeout_seconds: float) -> AbstractContextManager[None]:
         mutex = self._mutexes.setdefault(length, threading.RLock())

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import random
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fencedlock.backends.etcd import connections as calls
+from fencedlock.backends.etcd.messages import messages
+from fencedlock.errors import BackendError
 from tests.etcd_servers import EtcdCluster, EtcdServer, find_etcd
 from tests.faults.nemeses import EVERYBODY, NEMESES, Deed, Nemesis, down, frozen
 from tests.faults.rules import Bounds
@@ -33,10 +35,11 @@ def compact(run: Run, rng: random.Random) -> Deed:
     """The whole history is compacted, and watches that lag behind are cancelled."""
     with run.server_mutex:
         yield EVERYBODY
-        member = run.target.members[0]
-        with contextlib.suppress(subprocess.CalledProcessError):  # without a leader, or without news since the last time
-            revision = member.ctl("get", "x", "--write-out=json").partition('"revision":')[2].partition(",")[0]
-            member.ctl("compact", revision)
+        connections, known = run.target.members[0].connections(), messages()
+        with contextlib.suppress(BackendError):  # without a leader, or without news since the last time
+            revision = connections.call(calls.RANGE, known.RangeRequest(key=b"x"), 5).header.revision
+            connections.call(calls.COMPACT, known.CompactRequest(revision=revision), 5)
+        connections.close()
         yield ()
 
 
@@ -44,6 +47,7 @@ class EtcdTarget:
     """Implements :class:`tests.faults.targets.base.Target`, on one member."""
 
     lease_seconds = 1.0
+    expiry_seconds = 2.0
     socket_timeout_seconds = 0.5
     nemeses: tuple[Nemesis, ...] = (*NEMESES, Nemesis("compact", compact, (0, 0)))
 
@@ -51,10 +55,13 @@ class EtcdTarget:
         self.kind = kind
         self.folder = folder
         find_etcd(kind)
-        own = folder / "server"
+        self.members: list[EtcdServer] = self._make_members(kind)
+        self.bounds = Bounds(self.lease_seconds, expiry_seconds=self.expiry_seconds, precision_seconds=1.0, grace_seconds=0.2)
+
+    def _make_members(self, kind: str) -> list[EtcdServer]:
+        own = self.folder / "server"
         own.mkdir()
-        self.members: list[EtcdServer] = [EtcdServer(own, kind)]
-        self.bounds = Bounds(self.lease_seconds, expiry_seconds=2.0, precision_seconds=1.0, grace_seconds=0.2)
+        return [EtcdServer(own, kind)]
 
     def why_not(self, _nemesis: str) -> str | None:
         """Why these servers can't suffer from it here."""
@@ -84,6 +91,7 @@ class EtcdClusterTarget(EtcdTarget):
     """Implements :class:`tests.faults.targets.base.Target`, on three members."""
 
     lease_seconds = 2.0
+    expiry_seconds = 3.0
     nemeses = (
         *EtcdTarget.nemeses,
         Nemesis("kill-leader", kill_leader, (0, 1)),
@@ -94,9 +102,10 @@ class EtcdClusterTarget(EtcdTarget):
     def __init__(self, folder: Path, kind: str = "etcd") -> None:
         super().__init__(folder, kind)
         self.kind = "etcd-cluster"
-        self.cluster = EtcdCluster(folder, kind)
-        self.members = self.cluster.members
-        self.bounds = Bounds(self.lease_seconds, expiry_seconds=3.0, precision_seconds=1.0, grace_seconds=0.2)
+
+    def _make_members(self, kind: str) -> list[EtcdServer]:
+        self.cluster = EtcdCluster(self.folder, kind)
+        return self.cluster.members
 
     def followers(self) -> list[EtcdServer]:
         leader = self.cluster.leader()

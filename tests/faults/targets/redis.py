@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import redis
 
 from tests.faults import clocks
-from tests.faults.nemeses import EVERYBODY, NEMESES, Deed, Nemesis
+from tests.faults.nemeses import EVERYBODY, NEMESES, Deed, Nemesis, down
 from tests.faults.rules import Bounds
 from tests.servers import RedisServer, find_redis_server
 
@@ -24,14 +24,8 @@ MOST_STEP_LEASES = 2.0
 def wipe_server(run: Run, rng: random.Random) -> Deed:
     """``SIGKILL`` of the server, which comes back without its data."""
     with run.server_mutex:
-        yield EVERYBODY
         server = _target(run).server
-        server.kill()
-        server.forget()
-        try:
-            yield ()
-        finally:
-            server.start()
+        yield from down(server, meanwhile=server.forget)
 
 
 def step_server_clock(run: Run, rng: random.Random) -> Deed:
