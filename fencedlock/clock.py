@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from functools import partial
 
-_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+now_seconds: Callable[[], float] = partial(time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+"""Seconds since some moment in the past.
 
-
-def now_seconds() -> float:
-    """Seconds since some moment in the past.
-
-    ``CLOCK_BOOTTIME`` where the platform has it, for it counts a suspended machine's time, which a lease does too;
-    else ``CLOCK_MONOTONIC``. Never compared across hosts.
-    """
-    return time.clock_gettime(_CLOCK)
+``CLOCK_BOOTTIME`` where the platform has it, for it counts a suspended machine's time, which a lease does too;
+else ``CLOCK_MONOTONIC``. Never compared across hosts.
+"""

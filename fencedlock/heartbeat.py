@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
@@ -49,8 +50,8 @@ class Heartbeat:
 
     def __init__(self, table: LockTable) -> None:
         self._table = table
-        self._mutex = threading.RLock()
-        self._queues: dict[float, dict[Hold | Claim, float]] = {}
+        self._mutex = table.mutex
+        self._queues: defaultdict[float, dict[Hold | Claim, float]] = defaultdict(dict)
         self._undos: list[_Undo] = []
         self._retry_undos_at = 0.0
         self._wake_at = float("inf")
@@ -60,30 +61,35 @@ class Heartbeat:
 
     # --- called by other threads
 
-    def add(self, target: Hold | Claim, delay_seconds: float, *, instead_of: Claim | None = None) -> None:
-        """Beat for the target after so many seconds, in place of what was planned for it, or for its claim."""
+    def add(self, target: Hold | Claim, delay_seconds: float) -> None:
+        """Beat for the target after so many seconds, in place of what was planned for it."""
         due = now_seconds() + delay_seconds
         with self._mutex:
-            self._remove(instead_of or target)
-            if isinstance(target, Hold):
-                if target.state in (LeaseState.LOST, LeaseState.RELEASED):
-                    return
-            elif target.closed:
-                return
-            target.delay_seconds = delay_seconds
-            self._queues.setdefault(delay_seconds, {})[target] = due
-            wake = due < self._wake_at
-            if wake:
-                self._wake_at = due
-            if self._thread is None:
-                self._start()
-        if wake:
+            self.discard(target)
+            if target.wants_beats():
+                self.begin(target, delay_seconds, due)
+
+    def begin(self, target: Hold | Claim, delay_seconds: float, due: float) -> None:
+        """Beat for a target for which nothing is planned; for callers who have the table's mutex."""
+        target.delay_seconds = delay_seconds
+        self._queues[delay_seconds][target] = due
+        if due < self._wake_at:
+            self._wake_at = due
             self._mailbox.put(None)
+        if self._thread is None:
+            self._start()
 
     def discard(self, target: Hold | Claim) -> None:
         """Beat for the target no more."""
-        with self._mutex:
-            self._remove(target)
+        if target.delay_seconds is not None:
+            with self._mutex:
+                queue = self._queues.get(target.delay_seconds)
+                if queue is not None:
+                    queue.pop(target, None)
+
+    def holds(self) -> list[Hold]:
+        """All holds that it beats for."""
+        return [target for queue in self._queues.values() for target in queue if isinstance(target, Hold)]
 
     def beat_now(self) -> None:
         """Beat for every waiting claim at once: doorbells may have been missed."""
@@ -125,11 +131,6 @@ class Heartbeat:
         self._mailbox.put(None)
         if thread is not None and thread is not threading.current_thread():
             thread.join()
-
-    def _remove(self, target: Hold | Claim) -> None:
-        queue = self._queues.get(target.delay_seconds)
-        if queue is not None:
-            queue.pop(target, None)
 
     def _start(self) -> None:
         if not self._stopping:
@@ -205,7 +206,7 @@ class Heartbeat:
         holds: list[Hold] = []
         claims: list[Claim] = []
         with self._mutex:
-            for queue in self._queues.values():
+            for delay_seconds, queue in self._queues.items():
                 due = []
                 for target, due_at in queue.items():
                     if due_at > now:
@@ -213,6 +214,7 @@ class Heartbeat:
                     due.append(target)
                 for target in due:
                     del queue[target]
+                    queue[target] = now + delay_seconds  # what comes of this beat may change that
                     if isinstance(target, Hold):
                         holds.append(target)
                     else:
@@ -229,15 +231,7 @@ class Heartbeat:
                 self.add(target, target.lease_seconds / 10)
 
     def _renew(self, due: list[Hold]) -> None:
-        now = now_seconds()
-        holds = []
-        for hold in due:
-            if not hold.owner.alive():
-                self._table.report_lost(hold, LeaseEvent.OWNER_DIED, "its thread ended without a release")
-            elif now >= hold.deadline:
-                self._table.report_lost(hold, LeaseEvent.DEADLINE_PASSED, "its lease ended before a beat was answered")
-            else:
-                holds.append(hold)
+        holds = self._standing(due)
         if not holds:
             return
         lease_seconds = min(hold.lease_seconds for hold in holds)
@@ -248,7 +242,8 @@ class Heartbeat:
             if isinstance(answer, Renewed):
                 if hold.operation == operation:  # else a renewal overtook it, perhaps for a shorter lease: it knows better
                     hold.extend(answer.deadline)
-                self.add(hold, hold.lease_seconds / 3)
+                if hold.delay_seconds != hold.lease_seconds / 3:
+                    self.add(hold, hold.lease_seconds / 3)
             elif isinstance(answer, Exception):
                 if hold.state is LeaseState.HELD:
                     logger.warning("a beat for lock %r failed; trying again until its lease ends: %s", hold.bound.name, answer)
@@ -257,6 +252,19 @@ class Heartbeat:
                 self.add(hold, min(retry_seconds, max(0.0, hold.deadline - now)))
             else:
                 self._table.report_lost(hold, LeaseEvent.NOT_OURS, "the server says that it is not ours any more")
+
+    def _standing(self, due: list[Hold]) -> list[Hold]:
+        """Those whose owner lives and whose lease has not ended; the others are reported."""
+        now = now_seconds()
+        holds = []
+        for hold in due:
+            if not hold.owner.alive():
+                self._table.report_lost(hold, LeaseEvent.OWNER_DIED, "its thread ended without a release")
+            elif now >= hold.deadline:
+                self._table.report_lost(hold, LeaseEvent.DEADLINE_PASSED, "its lease ended before a beat was answered")
+            else:
+                holds.append(hold)
+        return holds
 
     def _beat(self, claims: list[Claim]) -> None:
         if not claims:
@@ -276,8 +284,9 @@ class Heartbeat:
                     claim.must_ask = True
                 ring = claim.must_ask or claim.grant is not None or claim.recheck_at < recheck_before
             if ring:
-                claim.bell.ring()
-            self.add(claim, claim.beat_every_seconds)
+                claim.ring()
+            if claim.delay_seconds != claim.beat_every_seconds:
+                self.add(claim, claim.beat_every_seconds)
 
     def _retry_undos(self) -> None:
         with self._mutex:

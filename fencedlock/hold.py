@@ -72,6 +72,8 @@ LEASE_TRANSITIONS: dict[tuple[LeaseState, LeaseEvent], LeaseState] = {
 }
 """The lease table. A pair that is not here changes nothing."""
 
+_LOST = LeaseState.LOST
+
 
 class Claim:
     """One outermost attempt of one thread on one lock; its id is never used again.
@@ -79,60 +81,52 @@ class Claim:
     The claiming thread, the heartbeat and the inbox all tell it what they learn; callers hold the client's mutex.
     """
 
-    __slots__ = (
-        "alive_until",
-        "anchor",
-        "beat_every_seconds",
-        "bell",
-        "bound",
-        "closed",
-        "delay_seconds",
-        "doorbell",
-        "fair",
-        "grant",
-        "id",
-        "issued",
-        "lease_seconds",
-        "may_exist",
-        "must_ask",
-        "owner",
-        "patient",
-        "recheck_at",
-        "unanswered",
-    )
+    # What few claims need stands here once, for the making of a claim is on the way of each acquisition.
+    bell: Bell | None = None
+    """Wakes the thread, once it sleeps for the claim."""
+    delay_seconds: float | None = None
+    """Where the heartbeat keeps it: among what is due so long after it was added."""
+    may_exist: bool = False
+    """True while the server may know of it, so that it has to be withdrawn when it is given up."""
+    grant: Granted | None = None
+    closed: bool = False
+    """True once nobody waits for it: a grant that comes now must be withdrawn."""
+    must_ask: bool = False
+    """True when the claiming thread should ask the server itself: its place may be gone, or the server is away."""
+    issued: int | None = None
+    """The highest token known to be issued when the server said "wait": a doorbell must bring a higher one."""
+    alive_until: float = 0.0
+    """The local time until which the server counts this waiter as alive; a hand-off grant lasts as long."""
+    recheck_at: float = 0.0
+    """The local time at which the present holder's lease has run out, if it is not renewed."""
+    doorbell: tuple[int, bool] | None = None
+    unanswered: int = 0
+    """What the backend has to remember of packets that had no answer, and may still be executed; 0 when there is none."""
+    anchor: Any = None
+    """What the backend ties the claim to: with etcd, its lease."""
 
-    def __init__(
-        self, claim_id: str, bound: BoundLock, owner: Owner, *, fair: bool, patient: bool, lease_seconds: float, bell: Bell
-    ) -> None:
+    def __init__(self, claim_id: str, bound: BoundLock, owner: Owner, lease_seconds: float, fair: bool, patient: bool) -> None:
         self.id: str = claim_id
         self.bound: BoundLock = bound
         self.owner: Owner = owner
+        self.lease_seconds: float = lease_seconds
         self.fair: bool = fair
         self.patient: bool = patient
         """True if it will wait when it can't have the lock at once."""
-        self.lease_seconds: float = lease_seconds
-        self.bell: Bell = bell
-        self.beat_every_seconds: float = min(lease_seconds, MOST_SPAN_SECONDS) / 3
-        self.delay_seconds: float = 0.0
-        """Where the heartbeat keeps it: among what is due so long after it was added."""
-        self.may_exist: bool = False
-        """True while the server may know of it, so that it has to be withdrawn when it is given up."""
-        self.grant: Granted | None = None
-        self.closed: bool = False
-        """True once nobody waits for it: a grant that comes now must be withdrawn."""
-        self.must_ask: bool = False
-        """True when the claiming thread should ask the server itself: its place may be gone, or the server is away."""
-        self.issued: int | None = None
-        """The highest token known to be issued when the server said "wait": a doorbell must bring a higher one."""
-        self.alive_until: float = 0.0
-        """The local time until which the server counts this waiter as alive; a hand-off grant lasts as long."""
-        self.recheck_at: float = 0.0
-        """The local time at which the present holder's lease has run out, if it is not renewed."""
-        self.doorbell: tuple[int, bool] | None = None
-        self.unanswered: int = 0
-        """What the backend has to remember of packets that had no answer, and may still be executed; 0 when there is none."""
-        self.anchor: Any = None
-        """What the backend ties the claim to: with etcd, its lease."""
+
+    @property
+    def beat_every_seconds(self) -> float:
+        """How often a waiter beats: three times in the span for which the server counts it as alive."""
+        return min(self.lease_seconds, MOST_SPAN_SECONDS) / 3
+
+    def wants_beats(self) -> bool:
+        """True while a thread waits for it."""
+        return not self.closed
+
+    def ring(self) -> None:
+        """Wake its thread, if it sleeps."""
+        if self.bell is not None:
+            self.bell.ring()
 
     def granted(self, answer: Granted) -> None:
         """The server answered a question of this claim with a grant."""
@@ -170,26 +164,16 @@ class Claim:
 class Hold:
     """A granted claim, with its depth (reentrancy count) and its lease."""
 
-    __slots__ = (
-        "__weakref__",
-        "_lost_event",
-        "abandoned",
-        "anchor",
-        "bound",
-        "claim_id",
-        "deadline",
-        "delay_seconds",
-        "depth",
-        "handle",
-        "lease_seconds",
-        "number",
-        "operation",
-        "owner",
-        "reason",
-        "siblings",
-        "state",
-        "unanswered",
-    )
+    depth: int = 1
+    operation: int = 0
+    """Rises with every change of the depth or of the lease's length, so that a late packet can't undo a later one."""
+    delay_seconds: float | None = None
+    """Where the heartbeat keeps it: among what is due so long after it was added."""
+    state: LeaseState = LeaseState.HELD
+    reason: str = ""
+    unanswered: int = 0
+    anchor: Any = None
+    _lost_event: threading.Event | None = None
 
     def __init__(self, claim: Claim, grant: Granted, handle: RLock, siblings: dict[int, Hold]) -> None:
         self.claim_id: str = claim.id
@@ -202,16 +186,14 @@ class Hold:
         self.abandoned: bool = grant.abandoned
         self.deadline: float = grant.deadline
         self.lease_seconds: float = claim.lease_seconds
-        self.unanswered: int = claim.unanswered
-        self.anchor: Any = claim.anchor
-        self.depth: int = 1
-        self.operation: int = 0
-        """Rises with every change of the depth or of the lease's length, so that a late packet can't undo a later one."""
-        self.delay_seconds: float = 0.0
-        """Where the heartbeat keeps it: among what is due so long after it was added."""
-        self.state: LeaseState = LeaseState.HELD
-        self.reason: str = ""
-        self._lost_event: threading.Event | None = None
+        if claim.unanswered:
+            self.unanswered = claim.unanswered
+        if claim.anchor is not None:
+            self.anchor = claim.anchor
+
+    def wants_beats(self) -> bool:
+        """True while the lease stands."""
+        return self.state is LeaseState.HELD or self.state is LeaseState.UNKNOWN
 
     @property
     def token(self) -> FencingToken:
@@ -228,15 +210,15 @@ class Hold:
         """Move through the table; True when this event is what lost the lease."""
         with _changing:
             before = self.state
-            self.state = LEASE_TRANSITIONS.get((before, event), before)
-            lost_now = self.state is LeaseState.LOST is not before
-            if lost_now:
-                self.reason = reason
-                if event is LeaseEvent.FORKED:
-                    self._lost_event = None  # its lock may be held by a thread that the child does not have
-                elif self._lost_event is not None:
-                    self._lost_event.set()
-        return lost_now
+            after = self.state = LEASE_TRANSITIONS.get((before, event), before)
+            if after is not _LOST or before is _LOST:
+                return False
+            self.reason = reason
+            if event is LeaseEvent.FORKED:
+                self._lost_event = None  # its lock may be held by a thread that the child does not have
+            elif self._lost_event is not None:
+                self._lost_event.set()
+            return True
 
     def remaining(self, now: float) -> float:
         """Seconds of lease left by the local clock, 0 when it is lost."""

@@ -27,8 +27,8 @@ class Owner:
 
     def __init__(self, life: _Life) -> None:
         self.number: int = next(_numbers)
-        self.holder: bytes = f"{_host()}/{os.getpid()}/{threading.get_native_id()}".encode()
-        """Host, process and native thread id, for people."""
+        self.holder: str = f"{_host()}/{os.getpid()}/{threading.get_native_id()}"
+        """Host, process and native thread id, for people; ASCII, so that it is as long in bytes."""
         self._life = weakref.ref(life)
 
     def alive(self) -> bool:
@@ -57,7 +57,7 @@ def new_client_id() -> str:
 
 @cache
 def _host() -> str:
-    return socket.gethostname()
+    return ascii(socket.gethostname())[1:-1]
 
 
 def _forget_threads_of_parent() -> None:

@@ -18,8 +18,8 @@ from fencedlock.clock import now_seconds
 from fencedlock.errors import BackendError, BackendUnavailableError, ConfigurationError, FencedLockError, LockLostError, NotOwnedError
 from fencedlock.heartbeat import SOON_SECONDS, Heartbeat
 from fencedlock.hold import Claim, Hold, LeaseEvent, LeaseState
-from fencedlock.identity import current_owner, new_client_id
-from fencedlock.waiting import REQUEST_SHARE_OF_LEASE, Bell, Cancellation, Wait
+from fencedlock.identity import Owner, new_client_id
+from fencedlock.waiting import LEAST_REQUEST_SECONDS, REQUEST_SHARE_OF_LEASE, Cancellation, Wait, ask
 
 if TYPE_CHECKING:
     from fencedlock.locks import RLock
@@ -28,6 +28,9 @@ logger: logging.Logger = logging.getLogger("fencedlock")
 
 WITHDRAW_SECONDS = 0.25
 """A caller who gives up waits so long for the withdrawal; after that it goes on in the background."""
+
+_HELD = LeaseState.HELD
+_NEVER = float("inf")
 
 LossCallback = Callable[["RLock", str], object]
 
@@ -84,11 +87,10 @@ class LockTable:
         self.heartbeat: Heartbeat = Heartbeat(self)
         self._claim_numbers = itertools.count(1)
         self._claims: dict[str, Claim] = {}
-        self._holds: set[Hold] = set()
 
     def become_child(self) -> None:
         """In a forked child: hold nothing, and be a client of its own."""
-        for hold in self._holds:
+        for hold in self.heartbeat.holds():
             hold.happened(LeaseEvent.FORKED, "the process was forked, and the parent holds it")
         parent = self.backend
         parent.forget_connections()
@@ -105,11 +107,11 @@ class LockTable:
                 return
             self.at_exit = at_exit
             self.closed = True
-            claims, holds = list(self._claims.values()), list(self._holds)
+            claims, holds = list(self._claims.values()), self.heartbeat.holds()
         reachable = True
         for claim in claims:
             reachable = self.abandon(claim, reachable=reachable)
-            claim.bell.ring()
+            claim.ring()
         for hold in holds:
             reachable = self._end_quickly(hold, reachable=reachable)
         self.heartbeat.stop()
@@ -150,24 +152,21 @@ class LockTable:
                 resource = self._resources.setdefault(name, made)  # a destructor may have made one meanwhile
             return resource
 
-    def acquire(self, lock: RLock, timeout_seconds: float, cancel: Cancellation | None) -> bool:
-        """Acquire for the calling thread, which does not hold the lock. A timeout of 0 means one try."""
-        self.raise_if_closed()
-        owner = current_owner()
-        deadline = now_seconds() + timeout_seconds
+    def acquire(self, lock: RLock, owner: Owner, timeout_seconds: float, cancel: Cancellation | None) -> bool:
+        """Acquire for the calling thread, its owner, which does not hold the lock. A timeout of 0 means one try."""
+        if self.closed:
+            self.raise_if_closed()
+        patient = timeout_seconds > 0
+        deadline = timeout_seconds if timeout_seconds == _NEVER else now_seconds() + timeout_seconds
         while True:
-            claim = Claim(
-                f"{self.client_id}/{owner.number}/{next(self._claim_numbers)}",
-                lock._resource.bound,
-                owner,
-                fair=lock._fair,
-                patient=timeout_seconds > 0,
-                lease_seconds=lock._ttl or self.ttl,
-                bell=Bell(),
-            )
-            self._claims[claim.id] = claim
+            if cancel is not None:
+                cancel.raise_if_cancelled(lock._resource.name)
+            claim_id = f"{self.client_id}/{owner.number}/{next(self._claim_numbers)}"
+            claim = Claim(claim_id, lock._resource.bound, owner, lock._ttl or self.ttl, lock._fair, patient)
+            self._claims[claim_id] = claim
             try:
-                grant = Wait(self, claim, patient=timeout_seconds > 0, deadline=deadline, cancel=cancel).for_grant()
+                answer = ask(self, claim, queue=patient and self.listening, timeout_seconds=self.seconds_to_ask(claim, deadline))
+                grant = answer if isinstance(answer, Granted) else Wait(self, claim, deadline, cancel).for_grant(answer)
                 if grant is not None and self._enter(lock, claim, grant):
                     return True
                 self.abandon(claim)
@@ -181,7 +180,10 @@ class LockTable:
     def _enter(self, lock: RLock, claim: Claim, grant: Granted) -> bool:
         """Make the grant a hold; False if it lapsed on its way to us, and must not be used."""
         now = now_seconds()
-        self.backend.saw(claim.bound.name, grant.token, now)
+        beat_after = claim.lease_seconds / 3
+        if grant.brief:
+            self.backend.saw(claim.bound.name, grant.token, now)
+            beat_after = min(SOON_SECONDS, (grant.deadline - now) / 3)
         if grant.deadline <= now:
             return False
         hold = Hold(claim, grant, lock, lock._resource.holds)
@@ -189,11 +191,10 @@ class LockTable:
             if self.closed:
                 return False
             self._claims.pop(claim.id, None)
-            self._holds.add(hold)
             hold.siblings[hold.owner.number] = hold
+            self.heartbeat.discard(claim)
+            self.heartbeat.begin(hold, beat_after, now + beat_after)
         lock._latest = hold
-        soon = min(SOON_SECONDS, (grant.deadline - now) / 3)
-        self.heartbeat.add(hold, soon if grant.brief else hold.lease_seconds / 3, instead_of=claim)
         return True
 
     def _leave(self, lock: RLock, claim: Claim) -> None:
@@ -313,38 +314,30 @@ class LockTable:
 
     def release(self, hold: Hold) -> None:
         """The last release. Raises LockLostError when the lease had ended before."""
-        try:
-            self.raise_if_lost(hold)
-        except LockLostError:
-            self._forget(hold, LeaseEvent.RELEASED)
-            if hold.unanswered:
-                self._release_later(hold)  # an old packet may still be under way: the server must know that this claim is over
-            raise
-        if not self._end(hold):
-            self.report_lost(hold, LeaseEvent.RELEASE_REFUSED, "it was taken from us before the release")
-            raise self._lost_error(hold)
-
-    def _end(self, hold: Hold) -> bool:
-        """Release on the server; False if the hold had ended before. Without an answer the background goes on."""
-        seconds = self.request_seconds(hold.lease_seconds)
-        try:
+        if hold.state is not _HELD or now_seconds() >= hold.deadline:
             try:
-                self._unwind(hold, LeaseEvent.RELEASED)
-                answer = hold.bound.release(hold, seconds, attempts=2)
-            finally:
-                self._forget(hold, LeaseEvent.RELEASED)  # what can wait is done after the release: somebody else waits for it
-        except FencedLockError as error:
+                self.raise_if_lost(hold)
+            except LockLostError:
+                self._forget(hold, LeaseEvent.RELEASED)
+                if hold.unanswered:
+                    self._release_later(hold)  # an old packet may still be under way: the server must know that this claim is over
+                raise
+        try:
+            self._unwind(hold, LeaseEvent.RELEASED)
+            answer = hold.bound.release(hold, self.request_seconds(hold.lease_seconds), attempts=2)
+            self.heartbeat.discard(hold)  # after the release, for somebody else waits for it
+        except BaseException as error:
+            self._forget(hold, LeaseEvent.RELEASED)
+            self._release_later(hold)
+            if not isinstance(error, FencedLockError):
+                raise
             logger.warning("the release of lock %r had no answer; trying again until its lease ends: %s", hold.bound.name, error)
-            self._release_later(hold)
-            return True
-        except BaseException:
-            self._release_later(hold)
-            raise
-        if not isinstance(answer, NotOurs):
-            return True
+            return
         # "Not ours" to a first copy means that the hold was taken from us. To a later copy it may mean that the first one
         # ended it; or that the lease ran out while we asked, which harms nobody: the body was done.
-        return answer.replayed and (answer.ended >= hold.number or now_seconds() >= hold.deadline)
+        if isinstance(answer, NotOurs) and not (answer.replayed and (answer.ended >= hold.number or now_seconds() >= hold.deadline)):
+            self.report_lost(hold, LeaseEvent.RELEASE_REFUSED, "it was taken from us before the release")
+            raise self._lost_error(hold)
 
     def _release_later(self, hold: Hold) -> None:
         action = partial(hold.bound.release, hold)
@@ -352,7 +345,7 @@ class LockTable:
 
     def release_collected(self, hold: Hold) -> None:
         """Release a hold whose last handle was collected; called by the heartbeat."""
-        if hold in self._holds:
+        if hold.wants_beats():
             logger.warning("the last handle of held lock %r was collected; it is released", hold.bound.name)
             self._forget(hold, LeaseEvent.RELEASED)
             self._release_later(hold)
@@ -361,7 +354,7 @@ class LockTable:
         """The lease has ended without a release: tell whoever wants to know."""
         if not hold.happened(event, reason):
             return
-        self._untrack(hold)
+        self.heartbeat.discard(hold)
         logger.warning("lock %r was lost: %s", hold.bound.name, reason)
         if event is LeaseEvent.OWNER_DIED:
             hold.siblings.pop(hold.owner.number, None)
@@ -392,7 +385,7 @@ class LockTable:
     def _forget(self, hold: Hold, event: LeaseEvent) -> None:
         """The owner is done with the hold, however it ended."""
         self._unwind(hold, event)
-        self._untrack(hold)
+        self.heartbeat.discard(hold)
 
     @staticmethod
     def _unwind(hold: Hold, event: LeaseEvent) -> None:
@@ -400,12 +393,6 @@ class LockTable:
         if hold.siblings.get(hold.owner.number) is hold:
             del hold.siblings[hold.owner.number]
         hold.happened(event)
-
-    def _untrack(self, hold: Hold) -> None:
-        """From now on nothing is done for the lease."""
-        with self.mutex:
-            self._holds.discard(hold)
-        self.heartbeat.discard(hold)
 
     def raise_if_lost(self, hold: Hold) -> None:
         """Raise LockLostError if the lease has ended, by the local clock or by what the server has said. No I/O."""
@@ -432,6 +419,13 @@ class LockTable:
         """How long a request about a lease of this length may wait for its answer."""
         return min(self.backend.request_timeout_seconds, REQUEST_SHARE_OF_LEASE * lease_seconds)
 
+    def seconds_to_ask(self, claim: Claim, deadline: float) -> float:
+        """How long a question of this claim may wait for its answer, whose caller gives up at ``deadline``."""
+        longest = self.request_seconds(claim.lease_seconds)
+        if deadline == _NEVER:
+            return longest
+        return min(longest, max(LEAST_REQUEST_SECONDS, deadline - now_seconds()))
+
     def listen(self) -> None:
         """Make sure that doorbells arrive; needed before a claim takes its place in a queue."""
         self.backend.listen(self)
@@ -448,7 +442,7 @@ class LockTable:
             if claim is None or claim.closed:
                 return
             claim.rung(token, abandoned, now_seconds())
-        claim.bell.ring()
+        claim.ring()
 
     def look_again(self, claim_id: str) -> None:
         """What this waiting claim was told of the holder's lease is no longer right."""
@@ -457,7 +451,7 @@ class LockTable:
             if claim is None or claim.closed:
                 return
             claim.must_ask = True
-        claim.bell.ring()
+        claim.ring()
 
     def reconnected(self) -> None:
         """Doorbells may have been missed."""

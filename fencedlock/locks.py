@@ -13,7 +13,7 @@ from fencedlock.clock import now_seconds
 from fencedlock.connecting import checked_ttl, default_client
 from fencedlock.errors import LockLostError, NotOwnedError
 from fencedlock.hold import Hold, LeaseState
-from fencedlock.identity import current_owner
+from fencedlock.identity import Owner, current_owner
 from fencedlock.token import FencingToken
 
 if TYPE_CHECKING:
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 MOST_CLOCK_SECONDS = 2**63 / 1e9
 """What CPython can count in nanoseconds: beyond it, a timeout is refused before anything else about it is looked at."""
+
+
+_FOR_EVER = math.inf
+_RELEASED = LeaseState.RELEASED
 
 
 class RLock:
@@ -65,12 +69,13 @@ class RLock:
         the timeout (without one, within the client's ``outage_timeout``); BackendError when it refuses; LockLostError when this
         thread still holds a lease that was lost; and for arguments what ``threading`` raises: ValueError, OverflowError, TypeError.
         """
-        timeout_seconds = _checked_timeout(blocking, timeout)
-        hold = self._hold()
+        timeout_seconds = _FOR_EVER if blocking and timeout == -1 else _checked_timeout(blocking, timeout)
+        owner = current_owner()
+        hold = self._hold(owner)
         if hold is not None:
             self._table.deepen(hold)
             return True
-        return self._table.acquire(self, timeout_seconds, cancel)
+        return self._table.acquire(self, owner, timeout_seconds, cancel)
 
     def release(self) -> None:
         """Go up one level; the last one frees the lock and hands it to the next waiter.
@@ -78,7 +83,7 @@ class RLock:
         Raises NotOwnedError if this thread does not hold the lock, and LockLostError if the lease ended before. A server that
         is down raises nothing: the background goes on trying until the lease has ended.
         """
-        hold = self._owned("cannot release un-acquired lock")
+        hold = self._hold(current_owner()) or self._owned("cannot release un-acquired lock")
         if hold.depth > 1:
             self._table.undeepen(hold)
         else:
@@ -128,7 +133,7 @@ class RLock:
 
         So a thread that watches over the holder can wait for it. Each outermost hold has a new one.
         """
-        hold = self._hold() or self._latest
+        hold = self._hold(current_owner()) or self._latest
         return threading.Event() if hold is None else hold.lost_event
 
     def remaining(self) -> float:
@@ -168,10 +173,10 @@ class RLock:
     # --- what threading.Condition asks of a lock
 
     def _is_owned(self) -> bool:
-        return self._hold() is not None
+        return self._hold(current_owner()) is not None
 
     def _recursion_count(self) -> int:
-        hold = self._hold()
+        hold = self._hold(current_owner())
         return 0 if hold is None else hold.depth
 
     def _release_save(self) -> int:
@@ -181,7 +186,7 @@ class RLock:
         return depth
 
     def _acquire_restore(self, depth: int) -> None:
-        self._table.acquire(self, math.inf, None)
+        self._table.acquire(self, current_owner(), _FOR_EVER, None)
         self._table.set_depth(self._owned(), depth)
 
     def _at_fork_reinit(self) -> None:
@@ -189,12 +194,12 @@ class RLock:
 
     # ---
 
-    def _hold(self) -> Hold | None:
-        hold = self._resource.holds.get(current_owner().number)
-        return None if hold is None or hold.state is LeaseState.RELEASED else hold
+    def _hold(self, owner: Owner) -> Hold | None:
+        hold = self._resource.holds.get(owner.number)
+        return None if hold is None or hold.state is _RELEASED else hold
 
     def _owned(self, otherwise: str = "this thread does not hold the lock") -> Hold:
-        hold = self._hold()
+        hold = self._hold(current_owner())
         if hold is None:
             raise NotOwnedError(f"{otherwise} ({self.name!r})", lock=self.name)
         return hold
@@ -223,9 +228,7 @@ def _make_handle(cls: type[RLock], name: str, client: Client, ttl: float | None,
 
 
 def _checked_timeout(blocking: bool, timeout: float) -> float:
-    """Seconds to wait, infinite for -1, after the checks of ``threading.RLock.acquire`` with its words."""
-    if blocking and timeout == -1:
-        return math.inf
+    """Seconds to wait, after the checks of ``threading.RLock.acquire`` with its words."""
     if not isinstance(timeout, float):
         timeout = operator.index(timeout)
     if math.isnan(timeout):

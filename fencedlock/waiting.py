@@ -6,7 +6,7 @@ import random
 import threading
 from typing import TYPE_CHECKING
 
-from fencedlock.backends.base import Busy, Gone, Granted
+from fencedlock.backends.base import Busy, ClaimAnswer, Gone, Granted, Waiting
 from fencedlock.clock import now_seconds
 from fencedlock.errors import AcquireCancelledError, BackendError, BackendUnavailableError
 
@@ -71,6 +71,11 @@ class Cancellation:
         for bell in self._bells.copy():
             bell.ring()
 
+    def raise_if_cancelled(self, name: str) -> None:
+        """Raise AcquireCancelledError for the lock of this name, if it is."""
+        if self._cancelled:
+            raise AcquireCancelledError(f"the acquisition of {name!r} was cancelled", lock=name)
+
     def _attach(self, bell: Bell) -> None:
         self._bells.add(bell)
 
@@ -78,63 +83,70 @@ class Cancellation:
         self._bells.discard(bell)
 
 
-class Wait:
-    """One thread's way from its first question to a grant, a time-out or an error."""
+def ask(table: LockTable, claim: Claim, *, queue: bool, timeout_seconds: float) -> ClaimAnswer | BackendUnavailableError:
+    """Ask for the lock once; with ``queue``, for a place in its queue otherwise."""
+    try:
+        if queue:
+            table.listen()
+        claim.may_exist = True
+        return claim.bound.acquire(claim, queue=queue, timeout_seconds=timeout_seconds)
+    except BackendUnavailableError as error:
+        error.lock = claim.bound.name
+        return error
 
-    def __init__(self, table: LockTable, claim: Claim, *, patient: bool, deadline: float, cancel: Cancellation | None) -> None:
+
+class Wait:
+    """One thread's way from what came of its first question to a grant, a time-out or an error."""
+
+    def __init__(self, table: LockTable, claim: Claim, deadline: float, cancel: Cancellation | None) -> None:
         self._table = table
         self._claim = claim
-        self._patient = patient
+        self._bell = claim.bell = Bell()
         self._deadline = deadline
         self._cancel = cancel
         self._failing_since: float | None = None
         self._failures = 0
 
-    def for_grant(self) -> Granted | None:
+    def for_grant(self, outcome: ClaimAnswer | BackendUnavailableError) -> Granted | None:
         """The grant; None when the lock is busy and the claim may not wait, or not any longer.
 
         Raises AcquireCancelledError, and BackendUnavailableError when the server stays away.
         """
         if self._cancel is None:
-            return self._ask_until_granted()
-        self._cancel._attach(self._claim.bell)
+            return self._ask_until_granted(outcome)
+        self._cancel._attach(self._bell)
         try:
-            return self._ask_until_granted()
+            return self._ask_until_granted(outcome)
         finally:
-            self._cancel._detach(self._claim.bell)
+            self._cancel._detach(self._bell)
 
-    def _ask_until_granted(self) -> Granted | None:
+    def _ask_until_granted(self, outcome: ClaimAnswer | BackendUnavailableError) -> Granted | None:
         claim, table = self._claim, self._table
-        queue = self._patient and table.listening
+        queue = claim.patient and table.listening
         while True:
-            self._raise_if_cancelled()
-            try:
-                if queue:
-                    table.listen()
-                claim.may_exist = True
-                answer = claim.bound.acquire(claim, queue=queue, timeout_seconds=self._request_seconds())
-            except BackendUnavailableError as error:
-                error.lock = claim.bound.name
-                self._pause(error)
-                continue
-            self._failing_since = None
-            if isinstance(answer, Granted):
-                claim.granted(answer)
+            if isinstance(outcome, BackendUnavailableError):
+                self._pause(outcome)
+            else:
+                self._failing_since = None
+            if isinstance(outcome, Granted):
+                claim.granted(outcome)
                 return claim.grant
-            if isinstance(answer, Gone):
+            if isinstance(outcome, Gone):
                 self._raise_if_cancelled()  # closing the client withdraws its claims
                 raise BackendError("the lock server says that this claim was withdrawn, which nobody did", lock=claim.bound.name)
-            if isinstance(answer, Busy):
+            if isinstance(outcome, Busy):
                 claim.may_exist = claim.unanswered > 0
-                if not self._patient:
+                if not claim.patient:
                     return None
                 queue = True
-                continue
-            with table.mutex:
-                claim.waiting(answer)
-            table.beat_for_waiter(claim)
-            if not self._sleep():
-                return claim.grant
+            elif isinstance(outcome, Waiting):
+                with table.mutex:
+                    claim.waiting(outcome)
+                table.beat_for_waiter(claim)
+                if not self._sleep():
+                    return claim.grant
+            self._raise_if_cancelled()
+            outcome = ask(table, claim, queue=queue, timeout_seconds=table.seconds_to_ask(claim, self._deadline))
 
     def _sleep(self) -> bool:
         """Sleep until there is something to ask (True), or the claim is granted or out of time (False)."""
@@ -152,7 +164,7 @@ class Wait:
                     claim.must_ask = False
                     return True
                 until = min(self._deadline, claim.recheck_at)
-            claim.bell.wait(until - now)
+            self._bell.wait(until - now)
 
     def _pause(self, error: BackendUnavailableError) -> None:
         """Sleep a little before the next question, or raise the error when there is no time left."""
@@ -165,22 +177,16 @@ class Wait:
             limit = self._failing_since + self._table.outage_timeout
         bound = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2**self._failures)
         wake_at = min(limit, now + random.uniform(0, bound))  # noqa: S311 - jitter, not a secret
-        if not self._patient or wake_at >= limit:
-            self._claim.bell.wait(limit - now if self._patient else 0)
+        if not self._claim.patient or wake_at >= limit:
+            self._bell.wait(limit - now if self._claim.patient else 0)
             self._raise_if_cancelled()
             raise error
-        self._claim.bell.wait(wake_at - now)
-
-    def _request_seconds(self) -> float:
-        longest = self._table.request_seconds(self._claim.lease_seconds)
-        if self._deadline == float("inf"):
-            return longest
-        return min(longest, max(LEAST_REQUEST_SECONDS, self._deadline - now_seconds()))
+        self._bell.wait(wake_at - now)
 
     def _raise_if_cancelled(self) -> None:
         name = self._claim.bound.name
-        if self._cancel is not None and self._cancel.cancelled:
-            raise AcquireCancelledError(f"the acquisition of {name!r} was cancelled", lock=name)
+        if self._cancel is not None:
+            self._cancel.raise_if_cancelled(name)
         if self._table.closed:
             if self._table.at_exit and threading.current_thread().daemon:
                 threading.Event().wait()  # the interpreter ends without this thread, whose error would only be a traceback

@@ -48,7 +48,7 @@ class Proxy:
     def is_call(request: bytes, kind: str, *words: bytes) -> bool:
         """True for the call of this script."""
         script: scripts.Script = getattr(scripts, kind.upper())
-        return script.head in request and all(b"\r\n%b\r\n" % word in request for word in words)
+        return script.head.encode() in request and all(b"\r\n%b\r\n" % word in request for word in words)
 
     @staticmethod
     def mentions(request: bytes, word: bytes) -> bool:

@@ -61,6 +61,9 @@ class Released:
     """The hold has ended by this request or by an earlier copy of it."""
 
 
+RELEASED = Released()
+
+
 class NotOurs(NamedTuple):
     """The lock is free or somebody else's.
 
@@ -179,7 +182,10 @@ class Backend(Protocol):
         """The local time at which the server will have forgotten this by itself, if its last beat was no later than ``since``."""
 
     def saw(self, name: str, token: int, now: float) -> None:
-        """A hold of this lock has begun now with this token: this client gets none up to it any more, whatever the server forgets."""
+        """A doorbell brought this token of this lock: this client gets none up to it any more, whatever the server forgets.
+
+        Tokens in its own answers the backend sees by itself.
+        """
 
     def inherit(self, parent: Backend) -> None:
         """In a forked child: know the tokens that the parent's backend has seen."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,45 +26,46 @@ class Plant:
 
 def release_without_compare() -> None:
     """A release frees the lock, whoever holds it."""
-    _rewrite(scripts.RELEASE, b"local ours = held[1] == claim and held[2] == token", b"local ours = held[1]")
+    _rewrite(scripts.RELEASE, "local ours = held[1] == claim and held[2] == token", "local ours = held[1]")
 
 
 def plain_counter() -> None:
     """Tokens are counted, and begin again when the server has lost its data."""
+    _rewrite(scripts.ACQUIRE, "and now_us <", "and false and now_us <")  # the ordinary case is left to what follows it
     for script in (scripts.ACQUIRE, scripts.RELEASE, scripts.WITHDRAW):
-        _rewrite(script, b"math.max(issued + 1, now_us, tonumber(floor) + 1)", b"issued + 1")
+        _rewrite(script, "math.max(issued + 1, now_us, tonumber(floor) + 1)", "issued + 1")
 
 
 def grant_to_the_dead() -> None:
     """The head of the queue gets the lock, dead or alive, and for as long as it likes."""
     for script in (scripts.ACQUIRE, scripts.RELEASE, scripts.WITHDRAW):
-        _rewrite(script, b"if not deadline_us or deadline_us <= now_us then", b"if not deadline_us then")
-        _rewrite(script, b"string.format('%d', math.ceil((deadline_us - now_us) / 1000))", b"'86400000'")
-        _rewrite(script, b"last.abandoned) ~= 0 then", b"last.abandoned) then")
+        _rewrite(script, "if not deadline_us or deadline_us <= now_us then", "if not deadline_us then")
+        _rewrite(script, "string.format('%d', math.ceil((deadline_us - now_us) / 1000))", "'86400000'")
+        _rewrite(script, "last.abandoned) ~= 0 then", "last.abandoned) then")
 
 
 def deadline_from_the_reply() -> None:
     """The lease is counted from the answer, and not from the question."""
     read_claim, read_renew = RedisBackend.read_claim_answer, RedisBackend._read_renew_answer
 
-    def later(answer: Any, sent_at: float) -> Any:
+    def later(answer: Any, asked_at: float) -> Any:
         if isinstance(answer, (Granted, Renewed)):
-            return answer._replace(deadline=answer.deadline - sent_at + now_seconds())
+            return answer._replace(deadline=answer.deadline - asked_at + now_seconds())
         return answer
 
-    RedisBackend.read_claim_answer = lambda self, words, sent_at: later(read_claim(self, words, sent_at), sent_at)  # type: ignore[method-assign]
-    RedisBackend._read_renew_answer = lambda self, words, sent_at: later(read_renew(self, words, sent_at), sent_at)  # type: ignore[method-assign]
+    RedisBackend.read_claim_answer = lambda self, claim, reply, asked_at: later(read_claim(self, claim, reply, asked_at), asked_at)  # type: ignore[method-assign]
+    RedisBackend._read_renew_answer = lambda self, _hold, reply, asked_at: later(read_renew(self, _hold, reply, asked_at), asked_at)  # type: ignore[method-assign]
 
 
 def retry_counts_twice() -> None:
     """An acquire that is asked again counts as a nested one."""
-    _rewrite(scripts.ACQUIRE, b"if owner == claim then", b"if owner == claim then\n  call('HINCRBY', lock, 'count', 1)")
+    _rewrite(scripts.ACQUIRE, "if owner == claim then", "if owner == claim then\n  call('HINCRBY', lock, 'count', 1)")
 
 
 def last_come_first_served() -> None:
     """The release hands the lock to the last in the queue."""
     for script in (scripts.ACQUIRE, scripts.RELEASE, scripts.WITHDRAW):
-        _rewrite(script, b"'ZPOPMIN'", b"'ZPOPMAX'")
+        _rewrite(script, "'ZPOPMIN'", "'ZPOPMAX'")
 
 
 def check_after_the_read() -> None:
@@ -97,8 +97,7 @@ def plant(name: str) -> None:
         PLANTS[name].plant()
 
 
-def _rewrite(script: scripts.Script, old: bytes, new: bytes) -> None:
-    assert old in script._text, old
-    script._text = script._text.replace(old, new)
-    script._sha = hashlib.sha1(script._text, usedforsecurity=False).hexdigest().encode()
-    script.head = scripts.bulks(b"EVALSHA", script._sha)
+def _rewrite(script: scripts.Script, old: str, new: str) -> None:
+    assert old in script.text, old
+    script.text = script.text.replace(old, new)
+    script.prepare()

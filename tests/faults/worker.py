@@ -117,7 +117,7 @@ class Worker:
         try:
             self.stopping = threading.Event()
             self.recorder = Recorder(self.folder, process)
-            inherited = [hold.bound.name for hold in self.client._table._holds]
+            inherited = [hold.bound.name for hold in self.client._table.heartbeat.holds()]
             if inherited:
                 self.recorder.write(process, NOTE, "unexpected", text=f"the child holds what its parent holds: {inherited}")
             self.settings.stores.pop("sqlite", None)  # its locks would be those of the parent's connections

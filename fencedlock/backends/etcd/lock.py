@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from fencedlock.backends.base import (
+    RELEASED,
     Busy,
     ClaimAnswer,
     Gone,
@@ -16,7 +17,6 @@ from fencedlock.backends.base import (
     LockInfo,
     NotOurs,
     ReleaseAnswer,
-    Released,
     Waiter,
     Waiting,
 )
@@ -179,7 +179,9 @@ class EtcdLock:
                     known.Compare(result=EQUAL, target=VERSION, key=place.queue, version=0),
                     known.Compare(result=EQUAL, target=VERSION, key=place.withdrawn, version=0),
                 ],
-                success=[known.RequestOp(request_put=known.PutRequest(key=place.queue, value=claim.owner.holder, lease=anchor.lease.id))],
+                success=[
+                    known.RequestOp(request_put=known.PutRequest(key=place.queue, value=claim.owner.holder.encode(), lease=anchor.lease.id))
+                ],
                 failure=[known.RequestOp(request_range=known.RangeRequest(key=key)) for key in place],
             )
             otherwise.append(known.RequestOp(request_txn=join))
@@ -242,7 +244,7 @@ class EtcdLock:
 
         answer, sent = self._end_claim(hold, make, timeout_seconds, attempts=attempts)
         if answer.succeeded:
-            return Released()
+            return RELEASED
         # The mark is of the grant itself, and only a release deletes it: if it is still there, nobody has released.
         kvs = answer.responses[0].response_range.kvs
         ended = 0 if kvs and kvs[0].mod_revision == anchor.revision else hold.number

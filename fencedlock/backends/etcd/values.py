@@ -18,9 +18,9 @@ class Holder(NamedTuple):
     """Host, process and native thread id."""
 
 
-def holder_value(operation: int, claim_id: str, depth: int, holder: bytes) -> bytes:
+def holder_value(operation: int, claim_id: str, depth: int, holder: str) -> bytes:
     """The value of the holder's key. The number of the operation comes first, in ten digits, so that a later value is a greater one."""
-    return b"%010d %b %d %b" % (operation, claim_id.encode(), depth, holder)
+    return f"{operation:010d} {claim_id} {depth} {holder}".encode()
 
 
 def read_holder(value: bytes) -> Holder:

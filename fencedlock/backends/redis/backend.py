@@ -20,25 +20,43 @@ from fencedlock.backends.base import (
 )
 from fencedlock.backends.names import checked_namespace
 from fencedlock.backends.redis import scripts
-from fencedlock.backends.redis.connections import Connections, Connector
+from fencedlock.backends.redis.connections import Connections, Connector, Wire
 from fencedlock.backends.redis.floors import Floors
 from fencedlock.backends.redis.inbox import Inbox
 from fencedlock.backends.redis.keys import keys_of, lock_key, name_of, scan_pattern
-from fencedlock.backends.redis.lock import RedisLock
-from fencedlock.backends.redis.scripts import Script, pack
+from fencedlock.backends.redis.lock import MOST_LATE, RedisLock, clock_jumps
+from fencedlock.backends.redis.scripts import Script, bulks, pack
 from fencedlock.clock import now_seconds
-from fencedlock.errors import BackendError, BackendUnavailableError, FencedLockError
-from fencedlock.hold import MOST_TTL_SECONDS, Claim, Hold
+from fencedlock.errors import BackendError, FencedLockError
+from fencedlock.hold import MOST_SPAN_SECONDS, MOST_TTL_SECONDS, Claim, Hold
 
-_MOST_LATE = 3
-_SCAN_COUNT = b"1000"
+_SCAN_COUNT = "1000"
 _LEAST_RECHECK_MS = 10
 """A lease that has just run out is looked at again so soon."""
+_BUSY = Busy()
+_MOST_TERMS = 1000
+"""Kinds of claims that are remembered; there are few, unless somebody gives each lock a lease of its own."""
+
 _CHUNK = 500
 """Commands sent at once by a heartbeat; more of them would fill the buffers of both sides."""
 
-_Answer = TypeVar("_Answer")
-_Read = Callable[[list[bytes], float], _Answer]
+_Target = TypeVar("_Target", Hold, Claim)
+
+
+class _Terms(dict[tuple[float, str, bool], str]):
+    """The arguments of acquire.lua that are the same for all claims of a kind: a lease in seconds, a mode, and fair or not."""
+
+    def __init__(self, doors: str) -> None:
+        self._doors = doors
+
+    def __missing__(self, kind: tuple[float, str, bool]) -> str:
+        lease_seconds, mode, fair = kind
+        lease_ms = round(lease_seconds * 1000)
+        span_ms = min(lease_ms, round(MOST_SPAN_SECONDS * 1000))
+        terms = bulks(str(lease_ms), mode, f"{fair:d} {span_ms} {self._doors}")
+        if len(self) < _MOST_TERMS:
+            self[kind] = terms
+        return terms
 
 
 class RedisBackend:
@@ -52,10 +70,12 @@ class RedisBackend:
         self._on_close = on_close
         self._namespace = checked_namespace(namespace)
         self._connections = Connections(connector)
-        self._inbox_prefix = f"{namespace}:inbox:".encode()
-        self._inbox = Inbox(connector, self._inbox_prefix + client_id.encode(), request_timeout_seconds)
-        self.doors: tuple[bytes, bytes] = (self._inbox_prefix, b"1")
-        """The last arguments of scripts that hand over: where the inboxes are, and that PUBLISH counts who listens."""
+        inbox_prefix = f"{namespace}:inbox:"
+        self._inbox = Inbox(connector, inbox_prefix + client_id, request_timeout_seconds)
+        self.doors: str = f"1 {inbox_prefix}"
+        """The last argument of scripts that hand over: that PUBLISH counts who listens, and where the inboxes are."""
+        self.packed_doors: str = bulks(self.doors)
+        self.terms: _Terms = _Terms(self.doors)
         self.floors: Floors = Floors()
         self._ahead_us = 0.0
         """The server's time minus this process's, as of the last answer; the first request learns it."""
@@ -66,23 +86,29 @@ class RedisBackend:
         return RedisLock(self, name, keys_of(lock_key(self._namespace, name)))
 
     def beat(self, claims: Sequence[Claim], timeout_seconds: float) -> list[ClaimAnswer | Exception]:
-        makes = [partial(_bound(claim).pack_acquire, claim, b"beat") for claim in claims]
-        return self._ask_many(scripts.ACQUIRE, makes, self.read_claim_answer, timeout_seconds)
+        def make(claim: Claim, not_after_us: int) -> bytes:
+            return _bound(claim).pack_acquire(claim, not_after_us, "beat")
+
+        return self._ask_many(scripts.ACQUIRE, claims, make, self.read_claim_answer, timeout_seconds)
 
     def renew(self, holds: Sequence[Hold], timeout_seconds: float, *, exact: bool = False) -> list[RenewAnswer | Exception]:
-        makes = [partial(_bound(hold).pack_renew, hold, exact=exact) for hold in holds]
-        return self._ask_many(scripts.RENEW, makes, self._read_renew_answer, timeout_seconds)
+        def make(hold: Hold, not_after_us: int) -> bytes:
+            return _bound(hold).pack_renew(hold, not_after_us, exact)
+
+        return self._ask_many(scripts.RENEW, holds, make, self._read_renew_answer, timeout_seconds)
 
     def lock_names(self, prefix: str) -> Iterator[str]:
-        cursor, pattern = b"0", scan_pattern(self._namespace, prefix).encode()
+        cursor, pattern = b"0", scan_pattern(self._namespace, prefix)
         seen: set[str] = set()
         while True:
-            reply = self._command(b"SCAN", cursor, b"MATCH", pattern, b"COUNT", _SCAN_COUNT)
             try:
+                reply = self._connections.ask(
+                    pack("SCAN", cursor.decode(), "MATCH", pattern, "COUNT", _SCAN_COUNT), self.request_timeout_seconds
+                )
                 cursor, keys = reply
                 names = [name_of(self._namespace, key.decode(errors="replace")) for key in keys]
             except (AttributeError, TypeError, ValueError) as error:
-                raise BackendError(f"the lock server's reply makes no sense: {reply!r:.200}") from error
+                raise _nonsense(reply) from error
             for name in names:
                 if name is not None and name not in seen:
                     seen.add(name)
@@ -92,9 +118,9 @@ class RedisBackend:
 
     def check_settings(self, timeout_seconds: float) -> list[str]:
         settings: dict[bytes, bytes] = {}
-        for setting in (b"maxmemory-policy", b"appendonly", b"save"):
+        for setting in ("maxmemory-policy", "appendonly", "save"):
             try:
-                reply = self._connections.ask(pack(b"CONFIG", b"GET", setting), timeout_seconds / 3)
+                reply = self._connections.ask(pack("CONFIG", "GET", setting), timeout_seconds / 3)
             except BackendError:
                 return []  # hosted servers often forbid it
             settings.update(zip(reply[::2], reply[1::2], strict=True))
@@ -110,7 +136,7 @@ class RedisBackend:
         return since + target.lease_seconds
 
     def saw(self, name: str, token: int, now: float) -> None:
-        self.floors.saw(name, token, self._server_us(now))
+        self.floors.saw(name, token, self.server_us(now))
 
     def inherit(self, parent: Backend) -> None:
         assert isinstance(parent, RedisBackend)
@@ -135,63 +161,56 @@ class RedisBackend:
 
     # --- for the locks of this server
 
-    def ask(
-        self,
-        script: Script,
-        make: Callable[[int], bytes],
-        read: _Read[_Answer],
-        timeout_seconds: float,
-        *,
-        attempts: int = 1,
-    ) -> tuple[_Answer, int]:
-        """Call a script; what ``read`` makes of its answer, and how often it was sent.
-
-        ``make`` packs the call for a "not after" in µs of the server's clock. An answer "late" brings the server's
-        time, and the question is asked again.
-        """
-        for _ in range(_MOST_LATE):
-            sent_at = now_seconds()
-            reply, sent = self.call(script, make(self._server_us(sent_at + timeout_seconds)), timeout_seconds, attempts=attempts)
-            answer = self._read(reply, read, sent_at)
-            if answer is not None:
-                return answer, sent
-        raise BackendUnavailableError("the lock server's clock jumps: it called three packets in a row late")
-
-    def call(self, script: Script, packed: bytes, timeout_seconds: float, *, attempts: int = 1) -> tuple[Any, int]:
-        """The reply to a packed call of a script, and how often it was sent."""
-        (reply,), sent = self._connections.ask_lines(packed, 1, timeout_seconds, attempts=attempts)
+    def call(self, script: Script, packed: bytes, timeout_seconds: float, attempts: int = 1) -> tuple[bytes, int]:
+        """The line that a packed call of a script answers, with its sign and end, and how often it was sent."""
+        reply, sent = self._connections.converse(Wire.ask_line, packed, timeout_seconds, attempts)
+        if type(reply) is bytes:
+            return reply, sent
         if isinstance(reply, self._connector.exceptions.NoScriptError):
-            (reply,), more = self._connections.ask_lines(script.with_text(packed), 1, timeout_seconds, attempts=attempts)
+            reply, more = self._connections.converse(Wire.ask_line, script.with_text(packed), timeout_seconds, attempts)
             sent += more - 1
         return self._checked(reply), sent
 
     def _ask_many(
         self,
         script: Script,
-        makes: Sequence[Callable[[int], bytes]],
-        read: _Read[_Answer],
+        targets: Sequence[_Target],
+        make: Callable[[_Target, int], bytes],
+        read: Callable[[_Target, bytes, float], ClaimAnswer | RenewAnswer | None],
         timeout_seconds: float,
-    ) -> list[_Answer | Exception]:
-        answers: list[_Answer | Exception] = []
-        for start in range(0, len(makes), _CHUNK):
-            chunk = makes[start : start + _CHUNK]
-            sent_at = now_seconds()
-            not_after_us = self._server_us(sent_at + timeout_seconds)
-            packed = [make(not_after_us) for make in chunk]
-            try:
-                replies, _ = self._connections.ask_lines(b"".join(packed), len(packed), timeout_seconds)
-            except FencedLockError as error:
-                answers += [error] * (len(makes) - start)
-                break
-            for make, reply in zip(chunk, replies, strict=True):
+    ) -> list[Any]:
+        """Call a script for each of these; what ``read`` makes of the answers.
+
+        ``make`` packs the call for a "not after" in µs of the server's clock. An answer "late" brings the server's
+        time, and the question is asked again.
+        """
+        answers: dict[_Target, ClaimAnswer | RenewAnswer | Exception] = {}
+        for first in range(0, len(targets), _CHUNK):
+            unanswered = targets[first : first + _CHUNK]
+            for _ in range(MOST_LATE):
+                sent_at = now_seconds()
+                until_us = self.server_us(sent_at + timeout_seconds)
+                packed = [make(target, until_us) for target in unanswered]
                 try:
-                    answer = None
-                    if not isinstance(reply, self._connector.exceptions.NoScriptError):
-                        answer = self._read(self._checked(reply), read, sent_at)
-                    answers.append(self.ask(script, make, read, timeout_seconds)[0] if answer is None else answer)
+                    talk = partial(Wire.ask_lines, count=len(packed))
+                    replies, _ = self._connections.converse(talk, b"".join(packed), timeout_seconds, 1)
                 except FencedLockError as error:
-                    answers.append(error)
-        return answers
+                    return [answers.get(target, error) for target in targets]  # the others would wait as long
+                for target, call, reply in zip(unanswered, packed, replies, strict=True):
+                    try:
+                        if isinstance(reply, self._connector.exceptions.NoScriptError):
+                            answer = read(target, self.call(script, call, timeout_seconds)[0], sent_at)
+                        else:
+                            answer = read(target, self._checked(reply), sent_at)
+                        if answer is not None:
+                            answers[target] = answer
+                    except FencedLockError as error:
+                        answers[target] = error
+                unanswered = [target for target in unanswered if target not in answers]
+                if not unanswered:
+                    break
+            answers.update({target: clock_jumps() for target in unanswered})
+        return [answers[target] for target in targets]
 
     def call_for_array(self, script: Script, packed: bytes, timeout_seconds: float) -> Any:
         """The reply to a packed call of a script that returns more than a line."""
@@ -207,54 +226,56 @@ class RedisBackend:
             raise self._connector.error_for(reply) from reply
         return reply
 
-    def _read(self, reply: Any, read: _Read[_Answer], sent_at: float) -> _Answer | None:
-        """What ``read`` makes of the reply; None if the packet was late."""
-        try:
-            words = reply.split(b" ")
-            if words[0] == b"late":
-                self.learn_time(words[1], sent_at)
-                return None
-            return read(words, sent_at)
-        except (AttributeError, LookupError, TypeError, ValueError) as error:
-            raise BackendError(f"the lock server's reply makes no sense: {reply!r:.200}") from error
-
-    def learn_time(self, server_us: bytes, sent_at: float) -> None:
-        """Grants and renewals tell the server's time; the next "not after" is reckoned by it."""
-        self._ahead_us = int(server_us) - sent_at * 1e6
-
-    def _server_us(self, at: float) -> int:
+    def server_us(self, at: float) -> int:
         """The server's time, in µs, at a time of this process."""
         return int(at * 1e6 + self._ahead_us)
 
-    def read_claim_answer(self, words: list[bytes], sent_at: float) -> ClaimAnswer:
-        """The answer of acquire.lua."""
-        kind = words[0]
-        if kind == b"granted":
-            self.learn_time(words[1], sent_at)
-            return Granted(int(words[2]), sent_at + _lease_seconds(words[3]), words[4] == b"1")
-        if kind == b"waiting":
-            return Waiting(sent_at, int(words[1]), now_seconds() + max(int(words[2]), _LEAST_RECHECK_MS) / 1000)
-        if kind == b"busy":
-            return Busy()
-        if kind == b"gone":
-            return Gone()
-        raise ValueError(kind)
+    def _learn_time(self, server_us: bytes, asked_at: float) -> None:
+        """Grants and renewals tell the server's time; the next "not after" is reckoned by it."""
+        self._ahead_us = int(server_us) - asked_at * 1e6
 
-    def _read_renew_answer(self, words: list[bytes], sent_at: float) -> RenewAnswer:
-        self.learn_time(words[1], sent_at)
-        if words[0] == b"renewed":
-            return Renewed(sent_at + _lease_seconds(words[2]))
-        return NotOurs()
+    def read_claim_answer(self, claim: Claim, reply: bytes, asked_at: float) -> ClaimAnswer | None:
+        """The answer of acquire.lua to what was asked at this time; None if the packet was late."""
+        try:
+            words = reply.split()
+            kind = words[0]
+            if kind == b"+granted":
+                now_us, token, lease_ms = int(words[1]), int(words[2]), int(words[3])
+                if lease_ms <= 1000 * MOST_TTL_SECONDS:
+                    self._ahead_us = now_us - asked_at * 1e6
+                    self.floors.saw(claim.bound.name, token, now_us)
+                    return Granted(token, asked_at + lease_ms / 1000, words[4] == b"1")
+            if kind == b"+waiting":
+                return Waiting(asked_at, int(words[1]), now_seconds() + max(int(words[2]), _LEAST_RECHECK_MS) / 1000)
+            if kind == b"+busy":
+                return _BUSY
+            if kind == b"+gone":
+                return Gone()
+            if kind == b"+late":
+                self._learn_time(words[1], asked_at)
+                return None
+        except (LookupError, ValueError) as error:
+            raise _nonsense(reply) from error
+        raise _nonsense(reply)
 
-    def _command(self, *parts: bytes) -> Any:
-        return self._connections.ask(pack(*parts), self.request_timeout_seconds)
+    def _read_renew_answer(self, _hold: Hold, reply: bytes, asked_at: float) -> RenewAnswer | None:
+        """The answer of renew.lua."""
+        try:
+            words = reply.split()
+            self._learn_time(words[1], asked_at)
+            if words[0] == b"+renewed" and int(words[2]) <= 1000 * MOST_TTL_SECONDS:
+                return Renewed(asked_at + int(words[2]) / 1000)
+            if words[0] == b"+lost":
+                return NotOurs()
+            if words[0] == b"+late":
+                return None
+        except (LookupError, ValueError) as error:
+            raise _nonsense(reply) from error
+        raise _nonsense(reply)
 
 
-def _lease_seconds(ttl_ms: bytes) -> float:
-    seconds = int(ttl_ms) / 1000
-    if seconds > MOST_TTL_SECONDS:
-        raise ValueError(ttl_ms)
-    return seconds
+def _nonsense(reply: Any) -> BackendError:
+    return BackendError(f"the lock server's reply makes no sense: {reply!r:.200}")
 
 
 def _bound(target: Claim | Hold) -> RedisLock:

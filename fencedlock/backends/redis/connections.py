@@ -33,6 +33,10 @@ IDLE_SECONDS = 1.0
 """A connection that no call has needed for so long is closed, but for one."""
 
 _CHUNK_BYTES = 4096
+_PLUS = b"+"[0]
+_LINE_BYTES = 256
+"""An answer of ours is shorter than that; and Python makes room for so little sooner than for more."""
+
 _MOST_LINE_BYTES = 1 << 16
 """Far more than any script of ours answers, or Redis says of an error."""
 _Reply = TypeVar("_Reply")
@@ -117,64 +121,80 @@ def close_copy(connection: Any) -> None:
 class Wire:
     """One connection, used by one thread at a time."""
 
-    __slots__ = ("_connection", "_timeout_seconds", "idle_since", "used")
+    __slots__ = ("_connection", "_sock", "rested", "timeout_seconds")
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
-        self._timeout_seconds = -1.0
-        self.used: bool = False
-        """True once it has had an answer: then a broken connection may be one that the server closed while it was idle."""
-        self.idle_since: float = 0.0
+        self._sock: Any = None
+        self.timeout_seconds: float = -1.0
+        """How long a call may wait for its answer; set by :meth:`open`."""
+        self.rested: bool | None = None
+        """None before its first answer, False after each, and True once it was seen to be idle. If it breaks after its first answer,
+        the server may have closed it while it was idle.
+        """
 
     def open(self, timeout_seconds: float) -> None:
         """Connect, authenticate and select the database, if that is not done, and set the time limit of what follows."""
-        connection = self._connection
-        if connection._sock is None:
+        if self._sock is None:
+            connection = self._connection
             connection.socket_timeout = connection.socket_connect_timeout = timeout_seconds
             connection.connect()
-        if timeout_seconds != self._timeout_seconds:
-            limit_waiting(connection._sock.sock, timeout_seconds)
-            self._timeout_seconds = timeout_seconds
+            self._sock = connection._sock.sock
+        limit_waiting(self._sock, timeout_seconds)
+        self.timeout_seconds = timeout_seconds
 
-    def ask_lines(self, packed: bytes, count: int) -> list[Any]:
-        """Send packed commands, and read so many replies that are a line each; an error that the server answered is among them.
+    def ask_line(self, packed: bytes) -> Any:
+        """Send one packed command, and read its reply of one line; an error that the server answered is returned.
 
         redis-py's reader costs as much as the rest of the round trip, and our scripts answer with single lines.
         """
-        sock = self._connection._sock.sock
+        sock = self._sock
         try:
             sock.sendall(packed)
-            received = sock.recv(_CHUNK_BYTES)
-            give_up_at = 0.0
-            while not received.endswith(b"\r\n") or (count > 1 and received.count(b"\r\n") < count):
-                more = sock.recv(_CHUNK_BYTES)
-                if not more:
-                    raise ConnectionResetError("Connection closed by server.")
-                received += more
-                give_up_at = give_up_at or now_seconds() + self._timeout_seconds
-                if len(received) > _MOST_LINE_BYTES * count or now_seconds() > give_up_at:
-                    raise TimeoutError("the reply does not end")
+            received = sock.recv(_LINE_BYTES)
+            if received[-2:] != b"\r\n":
+                received = self._rest_of_lines(received, 1)
         except BlockingIOError:
             raise TimeoutError("no reply in time") from None
-        self.used = True
-        if count == 1:
-            return [self._reply(received[:-2])]
+        self.rested = False
+        return received if received[0] == _PLUS else self._reply(received[:-2])
+
+    def ask_lines(self, packed: bytes, count: int) -> list[Any]:
+        """The same for so many commands, and as many lines."""
+        try:
+            self._sock.sendall(packed)
+            received = self._rest_of_lines(self._sock.recv(_CHUNK_BYTES), count)
+        except BlockingIOError:
+            raise TimeoutError("no reply in time") from None
+        self.rested = False
         return [self._reply(line) for line in received[:-2].split(b"\r\n")]
+
+    def _rest_of_lines(self, received: bytes, count: int) -> bytes:
+        give_up_at = 0.0
+        while not received.endswith(b"\r\n") or received.count(b"\r\n") < count:
+            more = self._sock.recv(_CHUNK_BYTES)
+            if not more:
+                raise ConnectionResetError("Connection closed by server.")
+            received += more
+            give_up_at = give_up_at or now_seconds() + self.timeout_seconds
+            if len(received) > _MOST_LINE_BYTES * count or now_seconds() > give_up_at:
+                raise TimeoutError("the reply does not end")
+        return received
 
     def _reply(self, line: bytes) -> Any:
         kind = line[:1]
         if kind == b"+" and b"\n" not in line:  # one line too many would be taken for the next question's answer
-            return line[1:]
+            return line
         if kind == b"-":
             return self._connection._parser.parse_error(line[1:].decode(errors="replace"))
         raise ValueError(f"not a line that a script of ours answers: {line!r:.200}")
 
     def ask(self, packed: bytes) -> Any:
         """Send one packed command and read its reply of any form; an error that the server answered is raised."""
-        self._connection._sock.allow(self._timeout_seconds)
+        self._connection._sock.allow(self.timeout_seconds)
         self._connection.send_packed_command([packed], check_health=False)
         reply = self._connection.read_response(disable_decoding=True)
-        self.used = True
+        self.rested = False
         return reply
 
     def close(self) -> None:
@@ -196,54 +216,58 @@ class Connections:
         self._closed = False
         self._returned = threading.Condition()
         self._queueing = 0
-
-    def ask_lines(self, packed: bytes, count: int, timeout_seconds: float, *, attempts: int = 1) -> tuple[list[Any], int]:
-        """Send packed calls of scripts, and read so many lines; and how often they were sent.
-
-        An error that the server answered stands among the replies. Raises BackendUnavailableError when the last attempt
-        had no answer either.
-        """
-        return self._converse(lambda wire: wire.ask_lines(packed, count), timeout_seconds, attempts)
+        self._trim_at = 0.0
 
     def ask(self, packed: bytes, timeout_seconds: float) -> Any:
         """Send one packed command and read its reply of any form. Raises BackendError."""
-        return self._converse(lambda wire: wire.ask(packed), timeout_seconds, 1)[0]
+        return self.converse(Wire.ask, packed, timeout_seconds)[0]
 
-    def _converse(self, talk: Callable[[Wire], _Reply], timeout_seconds: float, attempts: int) -> tuple[_Reply, int]:
-        # Everything that we send may be repeated: so what was sent through a connection that the server had closed while it was
-        # idle is sent again at once, besides the attempts asked for.
+    def converse(
+        self, talk: Callable[[Wire, bytes], _Reply], packed: bytes, timeout_seconds: float, attempts: int = 1
+    ) -> tuple[_Reply, int]:
+        """What came of one of :class:`Wire`'s ways to ask, and how often it was tried.
+
+        Raises BackendUnavailableError when the last attempt had no answer either.
+        """
         sent = 0
         while True:
             wire: Wire | None = None
-            worked_before = False
             sent += 1
             try:
-                wire = self._take(timeout_seconds)
-                worked_before = wire.used
-                wire.open(timeout_seconds)
-                reply = talk(wire)
-                self._give_back(wire)
-            except Exception as error:
-                if wire is not None:
-                    self._drop(wire)
-                if worked_before and self._connector.is_cut(error) and sent <= attempts:
-                    self.close_idle()
-                    attempts += 1
-                elif sent >= attempts:
-                    ours = self._connector.error_for(error)
-                    raise ours from (None if ours is error else error)
-            except BaseException:
-                if wire is not None:
-                    self._drop(wire)  # Ctrl-C: a reply that is still to come must not be taken for the next one's
-                raise
+                try:
+                    wire = self._idle.pop()
+                except IndexError:
+                    wire = self._take(timeout_seconds)
+                if wire.timeout_seconds != timeout_seconds:
+                    wire.open(timeout_seconds)
+                reply = talk(wire, packed)
+                self._idle.append(wire)
+            except BaseException as error:
+                attempts = self._attempts_after(error, wire, sent, attempts)
             else:
+                if self._queueing:
+                    self._wake_one()
+                elif self._closed:
+                    self.close_idle()
                 return reply, sent
 
+    def _attempts_after(self, error: BaseException, wire: Wire | None, sent: int, attempts: int) -> int:
+        """How many attempts there are now that one has failed; raises an error if that was the last one."""
+        if wire is not None:
+            self._drop(wire)  # whatever it was: a reply that is still to come must not be taken for the next one's
+        if not isinstance(error, Exception):
+            raise error
+        if wire is not None and wire.rested is not None and self._connector.is_cut(error) and sent <= attempts:
+            # Everything that we send may be repeated: so what was sent through a connection that the server had closed while it
+            # was idle is sent again at once, besides the attempts asked for.
+            self.close_idle()
+            return attempts + 1
+        if sent >= attempts:
+            ours = self._connector.error_for(error)
+            raise ours from (None if ours is error else error)
+        return attempts
+
     def _take(self, timeout_seconds: float) -> Wire:
-        try:
-            return self._idle.pop()
-        except IndexError:
-            pass
         with self._returned:
             self._queueing += 1
             try:
@@ -257,15 +281,6 @@ class Connections:
                 self._open += 1
                 return Wire(self._connector())
 
-    def _give_back(self, wire: Wire) -> None:
-        if self._closed:
-            self._drop(wire)
-            return
-        wire.idle_since = now_seconds()
-        self._idle.append(wire)
-        if self._queueing:
-            self._wake_one()
-
     def _drop(self, wire: Wire) -> None:
         wire.close()
         with self._returned:
@@ -278,16 +293,17 @@ class Connections:
 
     def trim(self, now: float) -> float | None:
         """Close what no call has needed for a while, but for one; when to look again, None if only one is left."""
-        while len(self._idle) > 1:
-            try:
-                oldest = self._idle.popleft()
-            except IndexError:
-                break
-            if now < oldest.idle_since + IDLE_SECONDS:
-                self._idle.appendleft(oldest)
-                return oldest.idle_since + IDLE_SECONDS
-            self._drop(oldest)
-        return None
+        if now >= self._trim_at:
+            self._trim_at = now + IDLE_SECONDS
+            for wire in list(self._idle)[:-1]:  # the last one is the next to be taken
+                if wire.rested:
+                    try:
+                        self._idle.remove(wire)
+                    except ValueError:
+                        continue  # taken meanwhile
+                    self._drop(wire)
+                wire.rested = True
+        return self._trim_at if len(self._idle) > 1 else None
 
     def close(self) -> None:
         """Close all that are idle, and the others once their calls have ended."""

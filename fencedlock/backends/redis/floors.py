@@ -27,4 +27,4 @@ class Floors:
 
     def of(self, name: str) -> int:
         """The floor of this lock."""
-        return max(self._of_all, self._of_lifted[name]) if name in self._of_lifted else self._of_all
+        return max(self._of_all, self._of_lifted.get(name, 0)) if self._of_lifted else self._of_all

@@ -36,7 +36,7 @@ class Inbox:
     reconnection they are lost: so the listener is told, and its waiters beat at once.
     """
 
-    def __init__(self, connector: Connector, channel: bytes, timeout_seconds: float) -> None:
+    def __init__(self, connector: Connector, channel: str, timeout_seconds: float) -> None:
         self._connector = connector
         self._channel = channel
         self._timeout_seconds = timeout_seconds
@@ -92,7 +92,7 @@ class Inbox:
         try:
             connection.socket_timeout = connection.socket_connect_timeout = self._timeout_seconds
             connection.connect()
-            connection.send_packed_command([pack(b"SUBSCRIBE", self._channel)], check_health=False)
+            connection.send_packed_command([pack("SUBSCRIBE", self._channel)], check_health=False)
             connection.read_response(disable_decoding=True)
         except Exception as error:
             connection.disconnect()
@@ -139,7 +139,7 @@ class Inbox:
             except (TimeoutError, BlockingIOError):
                 if asked:
                     return
-                sock.sendall(pack(b"PING"))
+                sock.sendall(pack("PING"))
                 asked = True
                 continue
             if not received:

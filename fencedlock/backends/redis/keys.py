@@ -20,9 +20,9 @@ def lock_key(namespace: str, name: str) -> str:
     return f"{namespace}:{{{encoded(checked_name(name), _NEEDS_ENCODING)}}}"
 
 
-def keys_of(key: str) -> tuple[bytes, ...]:
+def keys_of(key: str) -> tuple[str, ...]:
     """All keys of the lock whose hash has this key, in the order of the scripts' KEYS."""
-    return tuple(f"{key}{suffix}".encode() for suffix in ("", ":queue", ":waiters", ":fence", ":withdrawn"))
+    return tuple(f"{key}{suffix}" for suffix in ("", ":queue", ":waiters", ":fence", ":withdrawn"))
 
 
 def scan_pattern(namespace: str, prefix: str) -> str:

@@ -4,111 +4,98 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fencedlock.backends.base import ClaimAnswer, LockInfo, NotOurs, ReleaseAnswer, Released, Waiter
+from fencedlock.backends.base import RELEASED, ClaimAnswer, LockInfo, NotOurs, ReleaseAnswer, Waiter
 from fencedlock.backends.redis import scripts
-from fencedlock.backends.redis.scripts import ScriptCall, bulks
-from fencedlock.errors import BackendError
-from fencedlock.hold import MOST_SPAN_SECONDS
+from fencedlock.backends.redis.scripts import bulks
+from fencedlock.clock import now_seconds
+from fencedlock.errors import BackendError, BackendUnavailableError
 
 if TYPE_CHECKING:
     from fencedlock.backends.redis.backend import RedisBackend
     from fencedlock.hold import Claim, Hold
 
 
+MOST_LATE = 3
+"""A question that came late is asked again so often."""
+
+
 class RedisLock:
     """Implements :class:`fencedlock.backends.base.BoundLock`."""
 
-    __slots__ = ("_acquire", "_backend", "_fixed", "_keys", "_release", "_renew", "name")
+    __slots__ = ("_backend", "_keys", "name")
 
-    def __init__(self, backend: RedisBackend, name: str, keys: tuple[bytes, ...]) -> None:
+    def __init__(self, backend: RedisBackend, name: str, keys: tuple[str, ...]) -> None:
         self.name: str = name
         self._backend = backend
-        self._keys = keys
-        self._fixed: dict[tuple[bool, float], bytes] = {}
-        """The arguments of acquire.lua that are the same for all claims of a kind: (fair, lease in seconds)."""
-        self._acquire = ScriptCall(scripts.ACQUIRE, keys)
-        self._renew = ScriptCall(scripts.RENEW, keys)
-        self._release = ScriptCall(scripts.RELEASE, keys)
+        self._keys = bulks(*keys)
 
     def acquire(self, claim: Claim, *, queue: bool, timeout_seconds: float) -> ClaimAnswer:
-        before_us = claim.unanswered
-
-        def make(not_after_us: int) -> bytes:
+        backend, before_us = self._backend, claim.unanswered
+        for _ in range(MOST_LATE):
+            asked_at = now_seconds()
+            not_after_us = backend.server_us(asked_at + timeout_seconds)
+            packed = self.pack_acquire(claim, not_after_us, "queue" if queue else "try")
             claim.unanswered = max(before_us, not_after_us)
-            return self.pack_acquire(claim, b"queue" if queue else b"try", not_after_us)
+            reply, sent = backend.call(scripts.ACQUIRE, packed, timeout_seconds)
+            if sent == 1:
+                claim.unanswered = before_us
+            answer = backend.read_claim_answer(claim, reply, asked_at)
+            if answer is not None:
+                return answer
+        raise clock_jumps()
 
-        answer, sent = self._backend.ask(scripts.ACQUIRE, make, self._backend.read_claim_answer, timeout_seconds)
-        if sent == 1:
-            claim.unanswered = before_us
-        return answer
-
-    def pack_acquire(self, claim: Claim, mode: bytes, not_after_us: int) -> bytes:
+    def pack_acquire(self, claim: Claim, not_after_us: int, mode: str) -> bytes:
         """The call of acquire.lua."""
-        backend = self._backend
-        kind = (claim.fair, claim.lease_seconds)
-        fixed = self._fixed.get(kind)
-        if fixed is None:
-            lease_ms = round(claim.lease_seconds * 1000)
-            span_ms = min(lease_ms, round(MOST_SPAN_SECONDS * 1000))
-            fixed = bulks(b"1" if claim.fair else b"0", b"%d" % lease_ms, b"%d" % span_ms, *backend.doors)
-            self._fixed[kind] = fixed
-        return self._acquire.pack(
-            claim.id.encode(),
-            mode,
-            b"%d" % backend.floors.of(self.name),
-            b"%d" % not_after_us,
-            claim.owner.holder,
-            fixed=fixed,
-            fixed_count=5,
-        )
+        # One f-string, for it is on the way of each acquisition. All of these are ASCII, so that they are as long in bytes.
+        claim_id, holder, backend = claim.id, claim.owner.holder, self._backend
+        return (
+            f"{scripts.ACQUIRE.head}{self._keys}${len(claim_id)}\r\n{claim_id}\r\n"
+            f"$20\r\n{backend.floors.of(self.name):020}\r\n$20\r\n{not_after_us:020}\r\n"
+            f"${len(holder)}\r\n{holder}\r\n{backend.terms[claim.lease_seconds, mode, claim.fair]}"
+        ).encode()
 
-    def pack_renew(self, hold: Hold, not_after_us: int, *, exact: bool = False) -> bytes:
+    def pack_renew(self, hold: Hold, not_after_us: int, exact: bool) -> bytes:
         """The call of renew.lua."""
-        return self._renew.pack(
-            hold.claim_id.encode(),
-            b"%d" % hold.number,
-            b"%d" % round(hold.lease_seconds * 1000),
-            b"%d" % not_after_us,
-            b"%d" % hold.operation,
-            b"%d" % hold.depth,
-            b"1" if exact else b"0",
+        return scripts.RENEW.pack(
+            self._keys,
+            hold.claim_id,
+            str(hold.number),
+            str(round(hold.lease_seconds * 1000)),
+            str(not_after_us),
+            str(hold.operation),
+            str(hold.depth),
+            "1" if exact else "0",
         )
 
     def release(self, hold: Hold, timeout_seconds: float, *, attempts: int = 1) -> ReleaseAnswer:
-        packed = self._release.pack(
-            hold.claim_id.encode(),
-            b"%d" % hold.number,
-            b"%d" % hold.unanswered,
-            *self._backend.doors,
-        )
-        reply, sent = self._backend.call(scripts.RELEASE, packed, timeout_seconds, attempts=attempts)
-        if reply == b"released":
-            return Released()
-        return NotOurs(ended=_number(reply, b"lost"), replayed=sent > 1)
+        claim_id, token = hold.claim_id, str(hold.number)
+        packed = (  # as in pack_acquire
+            f"{scripts.RELEASE.head}{self._keys}${len(claim_id)}\r\n{claim_id}\r\n${len(token)}\r\n{token}\r\n"
+            f"$20\r\n{hold.unanswered:020}\r\n{self._backend.packed_doors}"
+        ).encode()
+        reply, sent = self._backend.call(scripts.RELEASE, packed, timeout_seconds, attempts)
+        if reply == b"+released\r\n":
+            return RELEASED
+        return NotOurs(ended=_number(reply, b"+lost"), replayed=sent > 1)
 
     def forsake(self, hold: Hold, timeout_seconds: float) -> None:
         """Nothing to do: each hold has a lease of its own."""
 
     def withdraw(self, claim: Claim, timeout_seconds: float) -> None:
-        packed = ScriptCall(scripts.WITHDRAW, self._keys).pack(
-            claim.id.encode(),
-            b"%d" % claim.unanswered,
-            *self._backend.doors,
-        )
+        packed = scripts.WITHDRAW.pack(self._keys, claim.id, str(claim.unanswered), self._backend.doors)
         self._backend.call(scripts.WITHDRAW, packed, timeout_seconds)
 
     def force_release(self, token: int, timeout_seconds: float) -> bool:
-        packed = ScriptCall(scripts.FORCE_RELEASE, self._keys).pack(b"%d" % token, *self._backend.doors)
+        packed = scripts.FORCE_RELEASE.pack(self._keys, str(token), self._backend.doors)
         reply, sent = self._backend.call(scripts.FORCE_RELEASE, packed, timeout_seconds)
-        return reply == b"forced" or sent > 1
+        return reply == b"+forced\r\n" or sent > 1
 
     def raise_floor(self, token: int, timeout_seconds: float) -> None:
-        packed = ScriptCall(scripts.RAISE_FLOOR, self._keys).pack(b"%d" % token)
+        packed = scripts.RAISE_FLOOR.pack(self._keys, str(token))
         self._backend.call(scripts.RAISE_FLOOR, packed, timeout_seconds, attempts=2)
 
     def inspect(self, timeout_seconds: float) -> LockInfo:
-        packed = ScriptCall(scripts.INSPECT, self._keys).pack()
-        reply = self._backend.call_for_array(scripts.INSPECT, packed, timeout_seconds)
+        reply = self._backend.call_for_array(scripts.INSPECT, scripts.INSPECT.pack(self._keys), timeout_seconds)
         try:
             owner, holder, token, count, remaining_ms, issued, line = reply
             waiters = tuple(
@@ -133,9 +120,14 @@ class RedisLock:
 def _number(reply: bytes, word: bytes) -> int:
     """The number in an answer of a word and a number."""
     try:
-        said, number = reply.split(b" ")
+        said, number = reply.split()
         if said == word:
             return int(number)
     except (AttributeError, ValueError):
         pass
     raise BackendError(f"the lock server's reply makes no sense: {reply!r:.200}")
+
+
+def clock_jumps() -> BackendUnavailableError:
+    """The error for a server to which each packet is late."""
+    return BackendUnavailableError(f"the lock server's clock jumps: it called {MOST_LATE} packets in a row late")

@@ -8,55 +8,53 @@ from importlib import resources
 from typing import Final
 
 
-def pack(*parts: bytes) -> bytes:
+def pack(*parts: str) -> bytes:
     """One command in Redis' protocol: what redis-py's packer does for any type of argument, at many times the cost."""
-    return b"*%d\r\n%b" % (len(parts), bulks(*parts))
+    return f"*{len(parts)}\r\n{bulks(*parts)}".encode()
 
 
 class Script:
     """One script of this folder, called by its SHA-1, and by its text where the server has not loaded it."""
 
-    def __init__(self, name: str) -> None:
-        self._text = _read(name)
-        self._sha = hashlib.sha1(self._text, usedforsecurity=False).hexdigest().encode()
-        self.head: bytes = bulks(b"EVALSHA", self._sha)
+    def __init__(self, name: str, arguments: int) -> None:
+        self.text: str = _read(name)
+        self._arguments = arguments
+        self.prepare()
+
+    def prepare(self) -> None:
+        """Prepare the calls of the present text."""
+        sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+        self.head: str = f"*{3 + KEYS + self._arguments}\r\n{bulks('EVALSHA', sha, str(KEYS))}"
+        """What a call begins with; the keys of a lock and the arguments follow. It is text, for text is put together faster than bytes."""
+
+    def pack(self, keys: str, *arguments: str) -> bytes:
+        """The call for a lock with these keys, which are packed already."""
+        return f"{self.head}{keys}{bulks(*arguments)}".encode()
 
     def with_text(self, packed: bytes) -> bytes:
         """The same call with the script's text, for a server that answered NOSCRIPT; it loads the script too."""
-        count, _, _ = packed.partition(b"\r\n")
-        return count + b"\r\n" + bulks(b"EVAL", self._text) + packed[len(count) + 2 + len(self.head) :]
+        count, _, _ = self.head.partition("\r\n")
+        return f"{count}\r\n{bulks('EVAL', self.text, str(KEYS))}".encode() + packed[len(self.head) :]
 
 
-class ScriptCall:
-    """One script with the keys of one lock, packed but for its arguments."""
-
-    __slots__ = ("_head", "_parts", "script")
-
-    def __init__(self, script: Script, keys: tuple[bytes, ...]) -> None:
-        self.script: Script = script
-        self._head = script.head + bulks(b"%d" % len(keys), *keys)
-        self._parts = 3 + len(keys)
-
-    def pack(self, *arguments: bytes, fixed: bytes = b"", fixed_count: int = 0) -> bytes:
-        """The whole command for the wire. ``fixed`` are further arguments, packed already by :func:`bulks`."""
-        return b"*%d\r\n%b%b%b" % (self._parts + len(arguments) + fixed_count, self._head, bulks(*arguments), fixed)
-
-
-def _read(name: str) -> bytes:
+def _read(name: str) -> str:
     """The file ``name.lua``, with those that it includes put in their places: what a fast path does not need stands behind it."""
-    text = (resources.files(__package__) / "lua" / f"{name}.lua").read_bytes()
-    return re.sub(rb"^--@include (\w+)$", lambda match: _read(match[1].decode()), text, flags=re.MULTILINE)
+    text = (resources.files(__package__) / "lua" / f"{name}.lua").read_text(encoding="utf-8")
+    return re.sub(r"^--@include (\w+)$", lambda match: _read(match[1]), text, flags=re.MULTILINE)
 
 
-def bulks(*parts: bytes) -> bytes:
-    """Arguments as they stand in a command on the wire."""
-    return b"".join([b"$%d\r\n%b\r\n" % (len(part), part) for part in parts])
+def bulks(*parts: str) -> str:
+    """Arguments as they stand in a command on the wire: each with its length in bytes."""
+    return "".join([f"${len(part.encode())}\r\n{part}\r\n" for part in parts])
 
 
-ACQUIRE: Final = Script("acquire")
-RENEW: Final = Script("renew")
-RELEASE: Final = Script("release")
-WITHDRAW: Final = Script("withdraw")
-FORCE_RELEASE: Final = Script("force_release")
-INSPECT: Final = Script("inspect")
-RAISE_FLOOR: Final = Script("raise_floor")
+KEYS: Final = 5
+"""The keys of a lock: see lua/keys.lua."""
+
+ACQUIRE: Final = Script("acquire", 7)
+RENEW: Final = Script("renew", 7)
+RELEASE: Final = Script("release", 4)
+WITHDRAW: Final = Script("withdraw", 3)
+FORCE_RELEASE: Final = Script("force_release", 2)
+INSPECT: Final = Script("inspect", 0)
+RAISE_FLOOR: Final = Script("raise_floor", 1)

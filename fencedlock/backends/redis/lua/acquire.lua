@@ -1,32 +1,50 @@
 -- Asks for the lock, takes a place in its queue, or keeps it. Any replay gets the same grant and the same place.
 --
--- ARGV: 1 claim, 2 mode ('try', 'queue', or 'beat', which never takes a new place), 3 floor, 4 not_after_us, 5 holder,
---       6 fair ('1' or '0'), 7 lease_ms, 8 span_ms (a waiter is alive so long after its last beat),
---       9 inbox prefix, 10 counts_receivers ('1': PUBLISH tells how many got a message)
+-- ARGV: 1 claim, 2 floor, 3 not_after_us, 4 holder, 5 lease_ms,
+--       6 mode ('try', 'queue', or 'beat', which never takes a new place),
+--       7 'fair span_ms doors': fair is 1 or 0; a waiter is alive for span_ms after its last beat; for doors see queue.lua
 -- Answers: granted now_us token ttl_ms abandoned
 --          waiting issued remaining_ms
 --          busy | gone | late now_us
---@include grant
-local claim, mode, floor, holder, lease_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[5], ARGV[7]
+--@include keys
+local claim, floor, holder, lease_ms, mode = ARGV[1], ARGV[2], ARGV[4], ARGV[5], ARGV[6]
 
-local now_us = server_time_us()
-if now_us > tonumber(ARGV[4]) then
-  return answer('late', text(now_us))
+local time = call('TIME')
+local now_us = time[1] * 1000000 + time[2]
+if now_us > tonumber(ARGV[3]) then
+  return { ok = string.format('late %.0f', now_us) }
 end
 
+local existing = call('EXISTS', lock, queue, withdrawn)
+local free = mode ~= 'beat' and existing == 0 -- nobody holds it, waits for it, or has withdrawn from it
+if free then
+  -- The ordinary case, spelt out: released before, today, and the next token is the time. The functions below do the same for
+  -- every case, but making and calling them takes longer than what they do.
+  local last = call('HMGET', fence, 'issued', 'ended', 'floor')
+  local issued = tonumber(last[1])
+  if issued and last[1] == last[2] and not last[3] and math.max(issued, tonumber(floor)) < now_us
+    and now_us < issued - issued % DAY_US + DAY_US then
+    local token = string.format('%.0f', now_us)
+    call('HSET', fence, 'issued', token)
+    call('HSET', lock, 'owner', claim, 'count', '1', 'token', token, 'holder', holder)
+    call('PEXPIRE', lock, lease_ms)
+    return { ok = 'granted ' .. token .. ' ' .. token .. ' ' .. lease_ms .. ' 0' }
+  end
+end
+
+--@include grant
 local function grant_now()
   local issued, abandoned = last_issued()
   local token = grant(claim, holder, lease_ms, now_us, floor, issued, abandoned)
   return answer('granted', text(now_us), token, lease_ms, abandoned)
 end
 
-local existing = call('EXISTS', lock, queue, withdrawn)
-if mode ~= 'beat' and existing == 0 then
+if free then
   return grant_now()
 end
 
 --@include queue
-local fair, span_ms, inbox, counts_receivers = ARGV[6], ARGV[8], ARGV[9], ARGV[10]
+local fair, span_ms, doors = string.match(ARGV[7], '^(%d) (%d+) (.*)$')
 
 local function granted()
   local held = call('HMGET', lock, 'token', 'abandoned')
@@ -69,7 +87,7 @@ if ticket or mode == 'queue' then
 end
 if not owner then
   local issued, abandoned = last_issued()
-  local winner = hand_off(now_us, inbox, counts_receivers, nil, { issued = issued, abandoned = abandoned }, claim, lease_ms)
+  local winner = hand_off(now_us, doors, nil, { issued = issued, abandoned = abandoned }, claim, lease_ms)
   if winner == claim then
     return granted()
   elseif not winner and mode == 'try' then

@@ -1,8 +1,9 @@
 -- Takes the lock from the hold with this token. The token is not noted as ended: the next holder learns that it was abandoned.
 --
--- ARGV: 1 token, 2 inbox prefix, 3 counts_receivers
+-- ARGV: 1 token, 2 doors (see queue.lua)
 -- Naming the token makes it safe to repeat: a copy never takes the lock from whoever came next.
 -- Answers: forced | lost
+--@include keys
 --@include grant
 --@include queue
 if call('HGET', lock, 'token') ~= ARGV[1] then
@@ -10,5 +11,5 @@ if call('HGET', lock, 'token') ~= ARGV[1] then
 end
 call('DEL', lock)
 local issued, abandoned = last_issued()
-hand_off(server_time_us(), ARGV[2], ARGV[3], nil, { issued = issued, abandoned = abandoned })
+hand_off(server_time_us(), ARGV[2], nil, { issued = issued, abandoned = abandoned })
 return answer('forced')

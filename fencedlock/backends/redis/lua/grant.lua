@@ -1,19 +1,6 @@
--- What every script needs: the keys, the server's time, and the making of a grant. Included where a script says so.
---
--- KEYS, all of one lock and in one slot; every key has a TTL
---   1 lock       hash: owner (claim id), count, token, holder, and where they matter operation, abandoned; exists while it is held
---   2 queue      sorted set: waiting claims by ticket (order of arrival)
---   3 waiters    hash: claim -> "deadline_us span_ms floor holder"
---   4 fence      hash: issued (last token), ended (last token released cleanly), floor (of raise_floor: no token up to it is issued)
---   5 withdrawn  sorted set: claims given up, by the server time until which packets of theirs may still come
+-- What most scripts need: the server's time, and the making of a grant. Included after keys.lua, where a script needs it.
 --
 -- Every script answers with one line of words: a single line is what a client parses fastest.
-local lock, queue, waiters, fence, withdrawn = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local DAY_US = 86400000000
-local FENCE_TTL_MS = '691200000' -- 8 days, set on the first grant of each day: so at least 7 days after the last use
-
-local call = redis.call
-
 -- Lua would print a large number as 1.79e+15.
 local function text(number)
   return string.format('%.0f', number)

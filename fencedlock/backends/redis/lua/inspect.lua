@@ -2,6 +2,7 @@
 --
 -- ARGV: none
 -- Returns: {owner, holder, token, count, remaining_ms, issued, {claim, remaining_ms, holder, claim, ...}}, '' for what is not there
+--@include keys
 --@include grant
 --@include queue
 local now_us = server_time_us()

@@ -1,6 +1,7 @@
 -- The queue and the hand-off. Included after grant.lua, where a script needs them.
 --
 -- A claim's id begins with its client's id and a slash; the client's inbox is the channel <inbox prefix><client id>.
+-- doors: 'counts_receivers inbox_prefix' in one string, with 1 if PUBLISH tells how many got a message, and 0 if it can't (in a cluster).
 local MOST_PLACES = 10000 -- looked at by one hand-off: loops are bounded
 
 -- The queue lives as long as the longest span of any waiter, counted from the last write. Set from its last writer's own span,
@@ -15,19 +16,19 @@ local function waiter(claim)
 end
 
 -- How many clients heard a message to the client of this claim; false where that can't be told.
-local function ring(inbox, counts_receivers, client, claim, message)
-  local heard = redis.pcall('PUBLISH', inbox .. client, claim .. ' ' .. message)
-  return counts_receivers == '1' and type(heard) == 'number' and heard
+local function ring(doors, client, claim, message)
+  local heard = redis.pcall('PUBLISH', string.sub(doors, 3) .. client, claim .. ' ' .. message)
+  return string.sub(doors, 1, 1) == '1' and type(heard) == 'number' and heard
 end
 
 -- The next in line knows when the lease of the holder of before would have ended. If the new one's is shorter than its own
 -- time between beats, it must look again, or it would learn too late that this holder died.
-local function tell_next(inbox, counts_receivers, winner_span_ms)
+local function tell_next(doors, winner_span_ms)
   if winner_span_ms < MOST_SPAN_MS then
     local next_claim = call('ZRANGE', queue, '0', '0')[1]
     local _, span_ms = waiter(next_claim or '')
     if span_ms and span_ms > winner_span_ms then
-      ring(inbox, counts_receivers, string.match(next_claim, '^[^/]*'), next_claim, 'look')
+      ring(doors, string.match(next_claim, '^[^/]*'), next_claim, 'look')
     end
   end
 end
@@ -47,7 +48,7 @@ end
 -- PUBLISH tells how many got the doorbell: 0, outside a cluster, means that the process is gone or cut off. Such a waiter
 -- keeps its ticket until its deadline, and the next is served at once. The caller needs no doorbell: it reads the answer.
 -- first: what ZPOPMIN gave, if it was asked already. last: issued, abandoned, and ended if the hold with that token ends by this script (see grant).
-local function hand_off(now_us, inbox, counts_receivers, first, last, caller, caller_lease_ms)
+local function hand_off(now_us, doors, first, last, caller, caller_lease_ms)
   local winner, winner_span_ms
   local silent, passed_over = {}, {}
   last.issued = math.max(last.issued, tonumber(call('HGET', fence, 'floor') or '0'))
@@ -69,7 +70,7 @@ local function hand_off(now_us, inbox, counts_receivers, first, last, caller, ca
       -- Granted before it is published: a doorbell must never tell of a grant that a missing permission prevented.
       local lease_ms = string.format('%d', math.ceil((deadline_us - now_us) / 1000))
       local token = grant(claim, holder, lease_ms, now_us, floor, last.issued, last.abandoned, last.ended)
-      if ring(inbox, counts_receivers, client, claim, token .. ' ' .. last.abandoned) ~= 0 then
+      if ring(doors, client, claim, token .. ' ' .. last.abandoned) ~= 0 then
         winner, winner_span_ms = claim, span_ms
         break
       end
@@ -89,7 +90,7 @@ local function hand_off(now_us, inbox, counts_receivers, first, last, caller, ca
   put_back(passed_over)
   if winner then
     call('HDEL', waiters, winner)
-    tell_next(inbox, counts_receivers, winner_span_ms)
+    tell_next(doors, winner_span_ms)
   elseif last.ended then
     note_end(last.ended)
   end

@@ -3,6 +3,7 @@
 -- ARGV: 1 token
 -- The last token issued stays what it is: a gap must not be taken for a hold that was abandoned, nor for one that was released.
 -- Answers: raised
+--@include keys
 --@include grant
 local floor = ARGV[1]
 if tonumber(floor) > last_issued() then

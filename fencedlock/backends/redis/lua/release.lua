@@ -1,21 +1,23 @@
 -- Ends a hold and hands the lock to the first waiter that can be reached, in one step.
 --
--- ARGV: 1 claim, 2 token, 3 bury_until_us (0: no packet of this claim is unanswered), 4 inbox prefix, 5 counts_receivers
+-- ARGV: 1 claim, 2 token, 3 bury_until_us (0: no packet of this claim is unanswered), 4 doors (see queue.lua)
 -- Both claim and token must match. ZPOPMIN comes first: so it works at maxmemory too.
 -- Answers: released | lost ended
---@include grant
-local claim, token, bury_until_us, inbox, counts_receivers = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
-
-
+--@include keys
+local claim, token = ARGV[1], ARGV[2]
 local held = call('HMGET', lock, 'owner', 'token')
 local ours = held[1] == claim and held[2] == token
 local first = ours and call('ZPOPMIN', queue)
-if ours and not first[1] and bury_until_us == 0 then
+local bury_until_us = tonumber(ARGV[3])
+if ours and not first[1] and bury_until_us == 0 then -- nobody waits: the ordinary case, without functions
   call('DEL', lock)
-  note_end(token)
-  return answer('released')
+  if call('HSET', fence, 'ended', token) == 1 then
+    call('PEXPIRE', fence, FENCE_TTL_MS)
+  end
+  return { ok = 'released' }
 end
 
+--@include grant
 --@include queue
 if bury_until_us > 0 then
   bury(claim, bury_until_us, server_time_us())
@@ -24,5 +26,5 @@ if not ours then
   return answer('lost', call('HGET', fence, 'ended') or '0')
 end
 call('DEL', lock)
-hand_off(server_time_us(), inbox, counts_receivers, first, { issued = tonumber(token), abandoned = '0', ended = token })
+hand_off(server_time_us(), ARGV[4], first, { issued = tonumber(token), abandoned = '0', ended = token })
 return answer('released')

@@ -4,6 +4,7 @@
 -- The count is written only with a higher operation number than the stored one, so that a late packet undoes nothing; a lease is
 -- shortened only by the latest operation. PEXPIRE comes first: so all this works at maxmemory too.
 -- Answers: renewed now_us ttl_ms | lost now_us | late now_us
+--@include keys
 --@include grant
 local claim, token, ttl_ms, not_after_us = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local operation, count, exact = tonumber(ARGV[5]), ARGV[6], ARGV[7]

@@ -1,11 +1,12 @@
 -- Forgets a claim that nobody waits for any more: its place, its grant, and its packets that are still under way.
 --
--- ARGV: 1 claim, 2 bury_until_us (0: no packet of this claim is unanswered), 3 inbox prefix, 4 counts_receivers
+-- ARGV: 1 claim, 2 bury_until_us (0: no packet of this claim is unanswered), 3 doors (see queue.lua)
 -- ZREM and HDEL come first: so it works at maxmemory too.
 -- Answers: withdrawn
+--@include keys
 --@include grant
 --@include queue
-local claim, bury_until_us, inbox, counts_receivers = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
+local claim, bury_until_us, doors = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 
 local now_us = server_time_us()
 call('ZREM', queue, claim)
@@ -16,6 +17,6 @@ if held[1] == claim then
   call('DEL', lock)
   -- Nobody worked under this grant. If the hold before it was abandoned, the next holder still has to learn so.
   local abandoned = held[3] or '0'
-  hand_off(now_us, inbox, counts_receivers, nil, { issued = tonumber(held[2]), abandoned = abandoned, ended = abandoned == '0' and held[2] or nil })
+  hand_off(now_us, doors, nil, { issued = tonumber(held[2]), abandoned = abandoned, ended = abandoned == '0' and held[2] or nil })
 end
 return answer('withdrawn')
