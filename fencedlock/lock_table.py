@@ -30,6 +30,7 @@ WITHDRAW_SECONDS = 0.25
 """A caller who gives up waits so long for the withdrawal; after that it goes on in the background."""
 
 _HELD = LeaseState.HELD
+_RELEASED = LeaseEvent.RELEASED
 _NEVER = float("inf")
 
 LossCallback = Callable[["RLock", str], object]
@@ -157,17 +158,18 @@ class LockTable:
         if self.closed:
             self.raise_if_closed()
         patient = timeout_seconds > 0
-        deadline = timeout_seconds if timeout_seconds == _NEVER else now_seconds() + timeout_seconds
+        deadline = now_seconds() + timeout_seconds if timeout_seconds != _NEVER else _NEVER
         while True:
             if cancel is not None:
                 cancel.raise_if_cancelled(lock._resource.name)
             claim_id = f"{self.client_id}/{owner.number}/{next(self._claim_numbers)}"
-            claim = Claim(claim_id, lock._resource.bound, owner, lock._ttl or self.ttl, lock._fair, patient)
+            claim = Claim(claim_id, lock._resource.bound, owner, lock._lease_seconds, lock._fair, patient)
             self._claims[claim_id] = claim
             try:
-                answer = ask(self, claim, queue=patient and self.listening, timeout_seconds=self.seconds_to_ask(claim, deadline))
+                seconds = lock._request_seconds if deadline == _NEVER else self.seconds_to_ask(claim, deadline)
+                answer = ask(self, claim, patient and self.listening, seconds)
                 grant = answer if isinstance(answer, Granted) else Wait(self, claim, deadline, cancel).for_grant(answer)
-                if grant is not None and self._enter(lock, claim, grant):
+                if grant is not None and self._enter(lock, owner, claim, grant):
                     return True
                 self.abandon(claim)
             except BaseException as error:
@@ -177,7 +179,7 @@ class LockTable:
             if grant is None:
                 return False
 
-    def _enter(self, lock: RLock, claim: Claim, grant: Granted) -> bool:
+    def _enter(self, lock: RLock, owner: Owner, claim: Claim, grant: Granted) -> bool:
         """Make the grant a hold; False if it lapsed on its way to us, and must not be used."""
         now = now_seconds()
         beat_after = claim.lease_seconds / 3
@@ -186,13 +188,15 @@ class LockTable:
             beat_after = min(SOON_SECONDS, (grant.deadline - now) / 3)
         if grant.deadline <= now:
             return False
-        hold = Hold(claim, grant, lock, lock._resource.holds)
+        holds = lock._resource.holds
+        hold = Hold(claim, grant, lock, holds)
         with self.mutex:
             if self.closed:
                 return False
             self._claims.pop(claim.id, None)
-            hold.siblings[hold.owner.number] = hold
-            self.heartbeat.discard(claim)
+            holds[owner.number] = hold
+            if claim.delay_seconds is not None:
+                self.heartbeat.discard(claim)
             self.heartbeat.begin(hold, beat_after, now + beat_after)
         lock._latest = hold
         return True
@@ -323,7 +327,8 @@ class LockTable:
                     self._release_later(hold)  # an old packet may still be under way: the server must know that this claim is over
                 raise
         try:
-            self._unwind(hold, LeaseEvent.RELEASED)
+            hold.siblings.pop(hold.owner.number, None)
+            hold.happened(_RELEASED)
             answer = hold.bound.release(hold, self.request_seconds(hold.lease_seconds), attempts=2)
             self.heartbeat.discard(hold)  # after the release, for somebody else waits for it
         except BaseException as error:

@@ -13,7 +13,7 @@ from fencedlock.clock import now_seconds
 from fencedlock.connecting import checked_ttl, default_client
 from fencedlock.errors import LockLostError, NotOwnedError
 from fencedlock.hold import Hold, LeaseState
-from fencedlock.identity import Owner, current_owner
+from fencedlock.identity import current_owner
 from fencedlock.token import FencingToken
 
 if TYPE_CHECKING:
@@ -51,6 +51,8 @@ class RLock:
         self._ttl = None if ttl is None else checked_ttl(ttl)
         self._on_lost = on_lost
         self._table = self._client._table
+        self._lease_seconds = self._ttl or self._table.ttl
+        self._request_seconds = self._table.request_seconds(self._lease_seconds)
         self._resource = self._table.resource(name)
         self._latest: Hold | None = None
 
@@ -71,8 +73,8 @@ class RLock:
         """
         timeout_seconds = _FOR_EVER if blocking and timeout == -1 else _checked_timeout(blocking, timeout)
         owner = current_owner()
-        hold = self._hold(owner)
-        if hold is not None:
+        hold = self._resource.holds.get(owner.number)
+        if hold is not None and hold.state is not _RELEASED:
             self._table.deepen(hold)
             return True
         return self._table.acquire(self, owner, timeout_seconds, cancel)
@@ -83,7 +85,9 @@ class RLock:
         Raises NotOwnedError if this thread does not hold the lock, and LockLostError if the lease ended before. A server that
         is down raises nothing: the background goes on trying until the lease has ended.
         """
-        hold = self._hold(current_owner()) or self._owned("cannot release un-acquired lock")
+        hold = self._resource.holds.get(current_owner().number)
+        if hold is None:
+            hold = self._owned("cannot release un-acquired lock")
         if hold.depth > 1:
             self._table.undeepen(hold)
         else:
@@ -133,7 +137,7 @@ class RLock:
 
         So a thread that watches over the holder can wait for it. Each outermost hold has a new one.
         """
-        hold = self._hold(current_owner()) or self._latest
+        hold = self._hold() or self._latest
         return threading.Event() if hold is None else hold.lost_event
 
     def remaining(self) -> float:
@@ -173,10 +177,10 @@ class RLock:
     # --- what threading.Condition asks of a lock
 
     def _is_owned(self) -> bool:
-        return self._hold(current_owner()) is not None
+        return self._hold() is not None
 
     def _recursion_count(self) -> int:
-        hold = self._hold(current_owner())
+        hold = self._hold()
         return 0 if hold is None else hold.depth
 
     def _release_save(self) -> int:
@@ -194,12 +198,12 @@ class RLock:
 
     # ---
 
-    def _hold(self, owner: Owner) -> Hold | None:
-        hold = self._resource.holds.get(owner.number)
+    def _hold(self) -> Hold | None:
+        hold = self._resource.holds.get(current_owner().number)
         return None if hold is None or hold.state is _RELEASED else hold
 
     def _owned(self, otherwise: str = "this thread does not hold the lock") -> Hold:
-        hold = self._hold(current_owner())
+        hold = self._hold()
         if hold is None:
             raise NotOwnedError(f"{otherwise} ({self.name!r})", lock=self.name)
         return hold

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from fencedlock.backends.base import Busy, ClaimAnswer, Gone, Granted, Waiting
@@ -31,23 +32,40 @@ class Bell:
     A bare lock wakes its waiter with less work than ``threading.Event`` does.
     """
 
-    __slots__ = ("_lock",)
+    __slots__ = ("_lock", "alarm", "rung")
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._lock.acquire()
+        self.rung: bool = False
+        """True from a ring to the end of the sleep that it ends."""
+        self.alarm: Callable[[], object] | None = None
+        """What wakes the sleeper where it sleeps in another way than by :meth:`sleep`."""
 
     def ring(self) -> None:
         """Wake the sleeper, or let its next sleep end at once."""
+        self.rung = True
+        self.nudge()
+
+    def nudge(self) -> None:
+        """Wake the sleeper without a ring: somebody wants it to look around."""
         try:
             self._lock.release()
         except RuntimeError:
-            pass  # rung already
+            pass  # it is awake already, or about to be
+        alarm = self.alarm
+        if alarm is not None:
+            alarm()
 
-    def wait(self, timeout_seconds: float) -> None:
-        """Sleep until the bell rings, at most so long."""
+    def sleep(self, timeout_seconds: float) -> None:
+        """Sleep until a ring or a nudge, at most so long."""
         if timeout_seconds > 0:
             self._lock.acquire(timeout=min(timeout_seconds, threading.TIMEOUT_MAX))
+
+    def wait(self, timeout_seconds: float) -> None:
+        """Sleep until the bell rings, at most so long; it may end sooner."""
+        self.sleep(timeout_seconds)
+        self.rung = False
 
 
 class Cancellation:
@@ -83,10 +101,10 @@ class Cancellation:
         self._bells.discard(bell)
 
 
-def ask(table: LockTable, claim: Claim, *, queue: bool, timeout_seconds: float) -> ClaimAnswer | BackendUnavailableError:
+def ask(table: LockTable, claim: Claim, queue: bool, timeout_seconds: float) -> ClaimAnswer | BackendUnavailableError:
     """Ask for the lock once; with ``queue``, for a place in its queue otherwise."""
     try:
-        if queue:
+        if queue and not table.listening:
             table.listen()
         claim.may_exist = True
         return claim.bound.acquire(claim, queue=queue, timeout_seconds=timeout_seconds)
@@ -146,7 +164,7 @@ class Wait:
                 if not self._sleep():
                     return claim.grant
             self._raise_if_cancelled()
-            outcome = ask(table, claim, queue=queue, timeout_seconds=table.seconds_to_ask(claim, self._deadline))
+            outcome = ask(table, claim, queue, table.seconds_to_ask(claim, self._deadline))
 
     def _sleep(self) -> bool:
         """Sleep until there is something to ask (True), or the claim is granted or out of time (False)."""
@@ -164,7 +182,7 @@ class Wait:
                     claim.must_ask = False
                     return True
                 until = min(self._deadline, claim.recheck_at)
-            self._bell.wait(until - now)
+            self._table.backend.wait(self._bell, until - now)
 
     def _pause(self, error: BackendUnavailableError) -> None:
         """Sleep a little before the next question, or raise the error when there is no time left."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from fencedlock.hold import Claim, Hold
+    from fencedlock.waiting import Bell
 
 
 class Granted(NamedTuple):
@@ -192,6 +193,9 @@ class Backend(Protocol):
 
     def listen(self, listener: Listener) -> None:
         """Open the way by which grants arrive; returns once they do. Further calls make sure that it is open."""
+
+    def wait(self, bell: Bell, timeout_seconds: float) -> None:
+        """Let the calling thread sleep until the bell rings, at most so long. It may read what comes in meanwhile."""
 
     def lock_names(self, prefix: str) -> Iterator[str]:
         """The names of the locks that are held or waited for now."""

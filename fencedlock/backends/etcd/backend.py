@@ -17,6 +17,7 @@ from fencedlock.backends.names import checked_namespace
 from fencedlock.clock import now_seconds
 from fencedlock.errors import BackendError, BackendMisconfiguredError, FencedLockError
 from fencedlock.hold import Claim, Hold
+from fencedlock.waiting import Bell
 
 _PAGE = 1000
 
@@ -89,6 +90,9 @@ class EtcdBackend:
 
     def listen(self, listener: Listener) -> None:
         self.inbox.open(listener)
+
+    def wait(self, bell: Bell, timeout_seconds: float) -> None:
+        bell.wait(timeout_seconds)
 
     def tend(self, now: float) -> float | None:
         times = [at for at in (self.inbox.tend(now), self.leases.tend(now)) if at is not None]

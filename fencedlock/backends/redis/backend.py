@@ -29,6 +29,7 @@ from fencedlock.backends.redis.scripts import Script, bulks, pack
 from fencedlock.clock import now_seconds
 from fencedlock.errors import BackendError, FencedLockError
 from fencedlock.hold import MOST_SPAN_SECONDS, MOST_TTL_SECONDS, Claim, Hold
+from fencedlock.waiting import Bell
 
 _SCAN_COUNT = "1000"
 _LEAST_RECHECK_MS = 10
@@ -70,6 +71,7 @@ class RedisBackend:
         self._on_close = on_close
         self._namespace = checked_namespace(namespace)
         self._connections = Connections(connector)
+        self.converse = self._connections.converse
         inbox_prefix = f"{namespace}:inbox:"
         self._inbox = Inbox(connector, inbox_prefix + client_id, request_timeout_seconds)
         self.doors: str = f"1 {inbox_prefix}"
@@ -147,6 +149,9 @@ class RedisBackend:
     def listen(self, listener: Listener) -> None:
         self._inbox.open(listener)
 
+    def wait(self, bell: Bell, timeout_seconds: float) -> None:
+        self._inbox.wait(bell, timeout_seconds)
+
     def tend(self, now: float) -> float | None:
         return self._connections.trim(now)
 
@@ -163,12 +168,19 @@ class RedisBackend:
 
     def call(self, script: Script, packed: bytes, timeout_seconds: float, attempts: int = 1) -> tuple[bytes, int]:
         """The line that a packed call of a script answers, with its sign and end, and how often it was sent."""
-        reply, sent = self._connections.converse(Wire.ask_line, packed, timeout_seconds, attempts)
+        reply, sent = self.converse(Wire.ask_line, packed, timeout_seconds, attempts)
         if type(reply) is bytes:
             return reply, sent
-        if isinstance(reply, self._connector.exceptions.NoScriptError):
-            reply, more = self._connections.converse(Wire.ask_line, script.with_text(packed), timeout_seconds, attempts)
-            sent += more - 1
+        reply, more = self.call_with_text(script, packed, timeout_seconds, reply, attempts)
+        return reply, sent + more - 1
+
+    def call_with_text(
+        self, script: Script, packed: bytes, timeout_seconds: float, error: Exception, attempts: int = 1
+    ) -> tuple[bytes, int]:
+        """The same once the server has the script, if that is what this error wants; otherwise it is raised."""
+        if not isinstance(error, self._connector.exceptions.NoScriptError):
+            raise self._connector.error_for(error) from error
+        reply, sent = self.converse(Wire.ask_line, script.with_text(packed), timeout_seconds, attempts)
         return self._checked(reply), sent
 
     def _ask_many(
@@ -193,7 +205,7 @@ class RedisBackend:
                 packed = [make(target, until_us) for target in unanswered]
                 try:
                     talk = partial(Wire.ask_lines, count=len(packed))
-                    replies, _ = self._connections.converse(talk, b"".join(packed), timeout_seconds, 1)
+                    replies, _ = self.converse(talk, b"".join(packed), timeout_seconds, 1)
                 except FencedLockError as error:
                     return [answers.get(target, error) for target in targets]  # the others would wait as long
                 for target, call, reply in zip(unanswered, packed, replies, strict=True):
@@ -240,10 +252,13 @@ class RedisBackend:
             words = reply.split()
             kind = words[0]
             if kind == b"+granted":
-                now_us, token, lease_ms = int(words[1]), int(words[2]), int(words[3])
+                now_us, token, lease_ms = map(int, words[1:4])
                 if lease_ms <= 1000 * MOST_TTL_SECONDS:
                     self._ahead_us = now_us - asked_at * 1e6
-                    self.floors.saw(claim.bound.name, token, now_us)
+                    if self.floors.of_all < token <= now_us:
+                        self.floors.of_all = token
+                    else:
+                        self.floors.saw(claim.bound.name, token, now_us)
                     return Granted(token, asked_at + lease_ms / 1000, words[4] == b"1")
             if kind == b"+waiting":
                 return Waiting(asked_at, int(words[1]), now_seconds() + max(int(words[2]), _LEAST_RECHECK_MS) / 1000)

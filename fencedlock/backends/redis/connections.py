@@ -33,7 +33,7 @@ IDLE_SECONDS = 1.0
 """A connection that no call has needed for so long is closed, but for one."""
 
 _CHUNK_BYTES = 4096
-_PLUS = b"+"[0]
+_PLUS, _NEWLINE = b"+\n"
 _LINE_BYTES = 256
 """An answer of ours is shorter than that; and Python makes room for so little sooner than for more."""
 
@@ -152,7 +152,7 @@ class Wire:
         try:
             sock.sendall(packed)
             received = sock.recv(_LINE_BYTES)
-            if received[-2:] != b"\r\n":
+            if not received or received[-1] != _NEWLINE:
                 received = self._rest_of_lines(received, 1)
         except BlockingIOError:
             raise TimeoutError("no reply in time") from None

@@ -12,19 +12,19 @@ class Floors:
     One number takes no memory for each lock; but a lock that :meth:`Client.raise_floor` lifted must not lift the others.
     """
 
-    __slots__ = ("_of_all", "_of_lifted")
+    __slots__ = ("of_all", "of_lifted")
 
     def __init__(self) -> None:
-        self._of_all = 0
-        self._of_lifted: dict[str, int] = {}
+        self.of_all: int = 0
+        self.of_lifted: dict[str, int] = {}
 
     def saw(self, name: str, token: int, server_us: int) -> None:
         """This token was issued for this lock, at about this time of the server."""
         if token <= server_us + _SLACK_US:
-            self._of_all = max(self._of_all, token)
-        elif token > self._of_lifted.get(name, 0):
-            self._of_lifted[name] = token
+            self.of_all = max(self.of_all, token)
+        elif token > self.of_lifted.get(name, 0):
+            self.of_lifted[name] = token
 
     def of(self, name: str) -> int:
         """The floor of this lock."""
-        return max(self._of_all, self._of_lifted.get(name, 0)) if self._of_lifted else self._of_all
+        return max(self.of_all, self.of_lifted.get(name, 0))

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import logging
 import re
+import select
+import socket
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from fencedlock.backends.base import Listener
 from fencedlock.backends.redis.connections import Connector, close_copy, limit_waiting
 from fencedlock.backends.redis.scripts import pack
+from fencedlock.clock import now_seconds
 from fencedlock.errors import BackendError, BackendUnavailableError
+from fencedlock.waiting import Bell
 
 logger: logging.Logger = logging.getLogger("fencedlock")
 
@@ -30,7 +35,11 @@ REFUSED_PAUSE_SECONDS = 30.0
 
 
 class Inbox:
-    """One pub/sub connection and the thread that reads it.
+    """One pub/sub connection. One of the threads that sleep for a grant reads it, for all of them.
+
+    So a doorbell wakes the thread that it is for without another one between, which would take as long as the way from the
+    server. When the reader goes, another sleeper takes its turn. A thread of the inbox's own keeps the connection open, and
+    looks after it while nobody sleeps.
 
     Every doorbell is ``claim token abandoned``; ``claim look`` asks a waiter to look again. Between a cut and the
     reconnection they are lost: so the listener is told, and its waiters beat at once.
@@ -42,9 +51,17 @@ class Inbox:
         self._timeout_seconds = timeout_seconds
         self._opening = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._closed = threading.Event()
-        self._connection: Any = None
+        self._keeper = Bell()
+        self._closed = False
         self._warned = False
+        self._connection: Any = None
+        self._stream: _Stream | None = None
+        """What comes in; None while nothing can."""
+        self._turn = threading.RLock()  # reentrant: in the middle of it, a signal handler or a destructor may sleep for a claim too
+        """Whoever has it reads."""
+        self._reader: Bell | None = None
+        self._sleepers: dict[Bell, None] = {}
+        """Those who wait, the reader among them."""
 
     def open(self, listener: Listener) -> None:
         """Subscribe, and return once the server has confirmed it. Does nothing when that is done.
@@ -54,15 +71,15 @@ class Inbox:
         if self._thread is not None:
             return
         with self._opening:
-            if self._thread is None and not self._closed.is_set():
+            if self._thread is None and not self._closed:
                 try:
-                    self._connection = self._subscribe()
+                    self._subscribe(listener)
                 except BackendUnavailableError:
                     raise
                 except BackendError as error:
                     self._warn(error)  # a missing permission costs latency only
-                thread = threading.Thread(target=self._read, args=(listener,), name="fencedlock-inbox", daemon=True)
-                self._thread = thread  # first: Ctrl-C after the start must not lead to a second reader
+                thread = threading.Thread(target=self._keep, args=(listener,), name="fencedlock-inbox", daemon=True)
+                self._thread = thread  # first: Ctrl-C after the start must not lead to a second one
                 try:
                     thread.start()
                 except RuntimeError:
@@ -70,57 +87,111 @@ class Inbox:
                     raise
 
     def close(self) -> None:
-        """Stop reading, and wait until the thread has ended."""
-        self._closed.set()
+        """Close the connection, and wait until the thread has ended."""
+        self._closed = True
         with self._opening:
             thread = self._thread
-        sock = getattr(self._connection, "_sock", None)
-        if sock is not None:
-            try:
-                sock.shutdown(2)  # wakes the reader
-            except OSError:
-                pass
+        self._keeper.ring()
         if thread is not None and thread is not threading.current_thread():
             thread.join()
 
     def forget(self) -> None:
         """In a forked child: close the child's copy of the connection, or the server would count a killed parent as listening."""
+        if self._stream is not None:
+            self._stream.close()
         close_copy(self._connection)
 
-    def _subscribe(self) -> Any:
+    def wait(self, bell: Bell, timeout_seconds: float) -> None:
+        """Sleep until the bell rings, at most so long; meanwhile, read for all who sleep, if nobody else does."""
+        until = now_seconds() + timeout_seconds
+        self._sleepers[bell] = None
+        try:
+            while not bell.rung and (left := until - now_seconds()) > 0:
+                stream = self._stream
+                if stream is None or not self._turn.acquire(blocking=False):
+                    bell.sleep(left)
+                    continue
+                try:
+                    self._reader = bell
+                    stream.read_until(bell, until)
+                finally:
+                    self._reader = None
+                    self._turn.release()
+                if stream.cut:
+                    self._let_go(stream)
+        finally:
+            bell.rung = False
+            del self._sleepers[bell]
+            self._pass_turn()
+
+    def _pass_turn(self) -> None:
+        """Wake a sleeper, so that it reads. Whoever leaves others without a reader does so."""
+        if self._reader is None and self._stream is not None:
+            for bell in self._sleepers.copy():
+                bell.nudge()
+                return
+
+    def _let_go(self, stream: _Stream) -> None:
+        """The stream is cut: have the connection opened anew."""
+        stream.close()
+        if self._stream is stream:
+            self._stream = None
+            self._keeper.ring()
+
+    # --- the inbox's own thread
+
+    def _keep(self, listener: Listener) -> None:
+        pause = 0.0
+        while not self._closed:
+            if self._stream is None:
+                pause = self._reopen(listener, pause)
+            elif self._turn.acquire(blocking=False):  # nobody reads: see what is there
+                stream = self._stream
+                try:
+                    stream.read_until(self._keeper, now_seconds())
+                finally:
+                    self._turn.release()
+                if stream.cut:
+                    self._let_go(stream)
+                self._pass_turn()
+            self._keeper.wait(pause or SILENCE_SECONDS)
+        self._disconnect()
+
+    def _reopen(self, listener: Listener, pause: float) -> float:
+        """Connect anew; 0, or how long to pause before the next attempt."""
+        self._disconnect()
+        try:
+            self._subscribe(listener)
+        except BackendUnavailableError:
+            return min(LONGEST_PAUSE_SECONDS, 2 * pause + 0.01)
+        except BackendError as error:
+            self._warn(error)
+            return REFUSED_PAUSE_SECONDS
+        self._pass_turn()
+        listener.reconnected()
+        return 0.0
+
+    def _subscribe(self, listener: Listener) -> None:
         connection = self._connector()
         try:
             connection.socket_timeout = connection.socket_connect_timeout = self._timeout_seconds
             connection.connect()
             connection.send_packed_command([pack("SUBSCRIBE", self._channel)], check_health=False)
             connection.read_response(disable_decoding=True)
+            self._stream = _Stream(connection._sock.sock, listener)
+            self._connection = connection
         except Exception as error:
             connection.disconnect()
             raise self._connector.error_for(error) from error
         except BaseException:
             connection.disconnect()
             raise
-        return connection
 
-    def _read(self, listener: Listener) -> None:
-        pause = 0.0
-        while not self._closed.wait(pause):
-            if self._connection is None:
-                try:
-                    self._connection = self._subscribe()
-                except BackendUnavailableError:
-                    pause = min(LONGEST_PAUSE_SECONDS, 2 * pause + 0.01)
-                    continue
-                except BackendError as error:
-                    self._warn(error)
-                    pause = REFUSED_PAUSE_SECONDS
-                    continue
-                pause = 0.0
-                listener.reconnected()
-            try:
-                self._read_until_cut(self._connection, listener)
-            except Exception as error:
-                logger.debug("the inbox was cut: %s", error)
+    def _disconnect(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+        if self._connection is not None:
             self._connection.disconnect()
             self._connection = None
 
@@ -129,36 +200,87 @@ class Inbox:
             self._warned = True
             logger.warning("the inbox can't be opened, so hand-offs wait for beats, seconds instead of milliseconds: %s", error)
 
-    def _read_until_cut(self, connection: Any, listener: Listener) -> None:
-        sock = connection._sock.sock
-        limit_waiting(sock, SILENCE_SECONDS)
-        unread, asked = b"", False
-        while True:
-            try:
-                received = sock.recv(_CHUNK_BYTES)
-            except (TimeoutError, BlockingIOError):
-                if asked:
-                    return
-                sock.sendall(pack("PING"))
-                asked = True
-                continue
-            if not received:
-                return
-            asked = False
-            unread += received
-            end = 0
-            for message in _MESSAGE.finditer(unread):
-                self._deliver(message[1], listener)
-                end = message.end()
-            unread = unread[max(end, len(unread) - _MOST_UNREAD_BYTES) :]
 
-    @staticmethod
-    def _deliver(message: bytes, listener: Listener) -> None:
+class _Stream:
+    """What comes in on one connection; one thread at a time reads it."""
+
+    def __init__(self, sock: Any, listener: Listener) -> None:
+        self.cut: bool = False
+        """True once nothing comes in any more."""
+        self._sock = sock
+        self._pending: Callable[[], int] = getattr(sock, "pending", int)
+        self._listener = listener
+        self._unread = b""
+        self._heard_at = now_seconds()
+        self._asked = False
+        self._kick, self._kicked = socket.socketpair()
+        self._kick.setblocking(False)
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
+        self._poll.register(self._kicked, select.POLLIN)
+        limit_waiting(sock, SILENCE_SECONDS)
+
+    def read_until(self, bell: Bell, until: float) -> None:
+        """Read until the bell rings, at most until then; look at least once. Sets :attr:`cut` when the connection has ended."""
+        try:
+            while not self.cut:
+                bell.alarm = self._wake
+                now = now_seconds()
+                seconds = 0.0 if bell.rung else max(0.0, min(until - now, self._heard_at + SILENCE_SECONDS - now))
+                ready = self._poll.poll(1000 * seconds)
+                bell.alarm = None
+                for descriptor, _ in ready:
+                    if descriptor == self._kicked.fileno():
+                        self._kicked.recv(_CHUNK_BYTES)
+                    else:
+                        self._take_in()
+                if not ready:
+                    self._check_silence()
+                if bell.rung or now_seconds() >= until:
+                    return
+        except Exception as error:
+            logger.debug("the inbox was cut: %s", error)
+            self.cut = True
+        finally:
+            bell.alarm = None
+
+    def close(self) -> None:
+        """Nobody reads it any more."""
+        self._kick.close()
+        self._kicked.close()
+
+    def _wake(self) -> None:
+        """End the reader's poll: its bell has rung."""
+        try:
+            self._kick.send(b".")
+        except OSError:
+            pass  # it will be woken anyway, or is not there any more
+
+    def _check_silence(self) -> None:
+        silence_seconds = now_seconds() - self._heard_at
+        if silence_seconds >= SILENCE_SECONDS and not self._asked:
+            self._asked = True
+            self._sock.sendall(pack("PING"))
+        self.cut = silence_seconds >= 2 * SILENCE_SECONDS
+
+    def _take_in(self) -> None:
+        received = self._sock.recv(_CHUNK_BYTES)
+        while self._pending():  # TLS has read more than poll can see
+            received += self._sock.recv(_CHUNK_BYTES)
+        self.cut = not received
+        self._heard_at, self._asked = now_seconds(), False
+        unread, end = self._unread + received, 0
+        for message in _MESSAGE.finditer(unread):
+            self._deliver(message[1])
+            end = message.end()
+        self._unread = unread[max(end, len(unread) - _MOST_UNREAD_BYTES) :]
+
+    def _deliver(self, message: bytes) -> None:
         claim_id, _, words = message.decode(errors="replace").partition(" ")
         token, _, abandoned = words.partition(" ")
         if token.isdecimal():
-            listener.doorbell(claim_id, int(token), abandoned=abandoned == "1")
+            self._listener.doorbell(claim_id, int(token), abandoned=abandoned == "1")
         elif words == "look":
-            listener.look_again(claim_id)
+            self._listener.look_again(claim_id)
         else:
             logger.warning("ignored a message on the inbox that is no doorbell: %r", message[:100])

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from fencedlock.backends.base import RELEASED, ClaimAnswer, LockInfo, NotOurs, ReleaseAnswer, Waiter
 from fencedlock.backends.redis import scripts
+from fencedlock.backends.redis.connections import Wire
 from fencedlock.backends.redis.scripts import bulks
 from fencedlock.clock import now_seconds
 from fencedlock.errors import BackendError, BackendUnavailableError
@@ -35,8 +36,11 @@ class RedisLock:
             asked_at = now_seconds()
             not_after_us = backend.server_us(asked_at + timeout_seconds)
             packed = self.pack_acquire(claim, not_after_us, "queue" if queue else "try")
-            claim.unanswered = max(before_us, not_after_us)
-            reply, sent = backend.call(scripts.ACQUIRE, packed, timeout_seconds)
+            claim.unanswered = max(before_us, not_after_us) if before_us else not_after_us
+            reply, sent = backend.converse(Wire.ask_line, packed, timeout_seconds)
+            if type(reply) is not bytes:
+                reply, more = backend.call_with_text(scripts.ACQUIRE, packed, timeout_seconds, reply)
+                sent += more - 1
             if sent == 1:
                 claim.unanswered = before_us
             answer = backend.read_claim_answer(claim, reply, asked_at)
@@ -48,9 +52,11 @@ class RedisLock:
         """The call of acquire.lua."""
         # One f-string, for it is on the way of each acquisition. All of these are ASCII, so that they are as long in bytes.
         claim_id, holder, backend = claim.id, claim.owner.holder, self._backend
+        floors = backend.floors
+        floor = floors.of(self.name) if floors.of_lifted else floors.of_all
         return (
             f"{scripts.ACQUIRE.head}{self._keys}${len(claim_id)}\r\n{claim_id}\r\n"
-            f"$20\r\n{backend.floors.of(self.name):020}\r\n$20\r\n{not_after_us:020}\r\n"
+            f"$20\r\n{floor:020}\r\n$20\r\n{not_after_us:020}\r\n"
             f"${len(holder)}\r\n{holder}\r\n{backend.terms[claim.lease_seconds, mode, claim.fair]}"
         ).encode()
 
@@ -73,7 +79,10 @@ class RedisLock:
             f"{scripts.RELEASE.head}{self._keys}${len(claim_id)}\r\n{claim_id}\r\n${len(token)}\r\n{token}\r\n"
             f"$20\r\n{hold.unanswered:020}\r\n{self._backend.packed_doors}"
         ).encode()
-        reply, sent = self._backend.call(scripts.RELEASE, packed, timeout_seconds, attempts)
+        reply, sent = self._backend.converse(Wire.ask_line, packed, timeout_seconds, attempts)
+        if type(reply) is not bytes:
+            reply, more = self._backend.call_with_text(scripts.RELEASE, packed, timeout_seconds, reply, attempts)
+            sent += more - 1
         if reply == b"+released\r\n":
             return RELEASED
         return NotOurs(ended=_number(reply, b"+lost"), replayed=sent > 1)

@@ -24,7 +24,7 @@ if free then
   local issued = tonumber(last[1])
   if issued and last[1] == last[2] and not last[3] and math.max(issued, tonumber(floor)) < now_us
     and now_us < issued - issued % DAY_US + DAY_US then
-    local token = string.format('%.0f', now_us)
+    local token = time[1] .. string.format('%06d', time[2])
     call('HSET', fence, 'issued', token)
     call('HSET', lock, 'owner', claim, 'count', '1', 'token', token, 'holder', holder)
     call('PEXPIRE', lock, lease_ms)
@@ -32,9 +32,52 @@ if free then
   end
 end
 
+local function granted(token, abandoned)
+  local ttl_ms = call('PTTL', lock)
+  if ttl_ms < tonumber(lease_ms) then
+    ttl_ms = lease_ms
+    call('PEXPIRE', lock, ttl_ms)
+  end
+  return { ok = string.format('granted %.0f %s %s %s', now_us, token, ttl_ms, abandoned or '0') }
+end
+
+local owner, token, abandoned = unpack(call('HMGET', lock, 'owner', 'token', 'abandoned'))
+if owner == claim then
+  return granted(token, abandoned)
+end
+local nobody_waits = existing == (owner and 1 or 0) -- and no claim was withdrawn
+if not nobody_waits and call('ZSCORE', withdrawn, claim) then
+  return { ok = 'gone' }
+end
+local ticket = not nobody_waits and call('ZSCORE', queue, claim)
+if mode == 'beat' and not ticket then
+  return { ok = 'gone' }
+end
+
+local fair, span_ms, doors = string.match(ARGV[7], '^(%d) (%d+) (.*)$')
+if (ticket or mode == 'queue') and (owner or fair == '1') and not free then
+  if ticket then
+    call('HDEL', waiters, claim) -- a first write that is allowed at maxmemory: whoever waits already keeps its place there
+  else
+    local last = nobody_waits and 0 or tonumber(call('ZRANGE', queue, '-1', '-1', 'WITHSCORES')[2]) or 0
+    call('ZADD', queue, string.format('%.0f', math.max(last + 1, now_us)), claim)
+  end
+  call('HSET', waiters, claim, string.format('%.0f %s %s %s', now_us + span_ms * 1000, span_ms, floor, holder))
+  call('PEXPIRE', queue, QUEUE_TTL_MS)
+  call('PEXPIRE', waiters, QUEUE_TTL_MS)
+end
+if owner then
+  if mode == 'try' then
+    return { ok = 'busy' }
+  end
+  return { ok = 'waiting ' .. token .. ' ' .. math.max(0, call('PTTL', lock)) } -- while it is held, its token is the last one issued
+end
+
 --@include grant
+--@include queue
+local issued, abandoned = last_issued()
+
 local function grant_now()
-  local issued, abandoned = last_issued()
   local token = grant(claim, holder, lease_ms, now_us, floor, issued, abandoned)
   return answer('granted', text(now_us), token, lease_ms, abandoned)
 end
@@ -42,60 +85,16 @@ end
 if free then
   return grant_now()
 end
-
---@include queue
-local fair, span_ms, doors = string.match(ARGV[7], '^(%d) (%d+) (.*)$')
-
-local function granted()
-  local held = call('HMGET', lock, 'token', 'abandoned')
-  local ttl_ms = call('PTTL', lock)
-  if ttl_ms < tonumber(lease_ms) then
-    ttl_ms = lease_ms
-    call('PEXPIRE', lock, ttl_ms)
-  end
-  return answer('granted', text(now_us), held[1], ttl_ms, held[2] or '0')
-end
-
-local owner, token = unpack(call('HMGET', lock, 'owner', 'token'))
-if owner == claim then
-  return granted()
-end
-local nobody_waits = existing == (owner and 1 or 0) -- and no claim was withdrawn
-if not nobody_waits and call('ZSCORE', withdrawn, claim) then
-  return answer('gone')
-end
-
-local ticket = not nobody_waits and call('ZSCORE', queue, claim)
-if mode == 'beat' and not ticket then
-  return answer('gone')
-end
-if not owner and fair == '0' then
+if fair == '0' then
   call('ZREM', queue, claim)
   call('HDEL', waiters, claim)
   return grant_now()
 end
-if ticket or mode == 'queue' then
-  if ticket then
-    call('HDEL', waiters, claim) -- a first write that is allowed at maxmemory: whoever waits already keeps its place there
-  else
-    local last = nobody_waits and 0 or tonumber(call('ZRANGE', queue, '-1', '-1', 'WITHSCORES')[2]) or 0
-    call('ZADD', queue, text(math.max(last + 1, now_us)), claim)
-  end
-  call('HSET', waiters, claim, text(now_us + span_ms * 1000) .. ' ' .. span_ms .. ' ' .. floor .. ' ' .. holder)
-  call('PEXPIRE', queue, QUEUE_TTL_MS)
-  call('PEXPIRE', waiters, QUEUE_TTL_MS)
-end
-if not owner then
-  local issued, abandoned = last_issued()
-  local winner = hand_off(now_us, doors, nil, { issued = issued, abandoned = abandoned }, claim, lease_ms)
-  if winner == claim then
-    return granted()
-  elseif not winner and mode == 'try' then
-    return grant_now()
-  end
+local winner = hand_off(now_us, doors, nil, { issued = issued, abandoned = abandoned }, claim, lease_ms)
+if winner == claim then
+  return granted(unpack(call('HMGET', lock, 'token', 'abandoned')))
 end
 if mode == 'try' then
-  return answer('busy')
+  return winner and answer('busy') or grant_now()
 end
--- While the lock is held, its token is the last one issued.
-return answer('waiting', token or call('HGET', fence, 'issued') or '0', math.max(0, call('PTTL', lock)))
+return answer('waiting', call('HGET', fence, 'issued') or '0', math.max(0, call('PTTL', lock)))

@@ -9,4 +9,8 @@ local lock, queue, waiters, fence, withdrawn = KEYS[1], KEYS[2], KEYS[3], KEYS[4
 local DAY_US = 86400000000
 local FENCE_TTL_MS = '691200000' -- 8 days, set on the first grant of each day: so at least 7 days after the last use
 
+-- The queue lives as long as the longest span of any waiter, counted from the last write. Set from its last writer's own span,
+-- a short lease would delete a longer one's place.
+local QUEUE_TTL_MS = '10000'
+
 local call = redis.call

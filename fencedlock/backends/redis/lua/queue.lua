@@ -4,10 +4,7 @@
 -- doors: 'counts_receivers inbox_prefix' in one string, with 1 if PUBLISH tells how many got a message, and 0 if it can't (in a cluster).
 local MOST_PLACES = 10000 -- looked at by one hand-off: loops are bounded
 
--- The queue lives as long as the longest span of any waiter, counted from the last write. Set from its last writer's own span,
--- a short lease would delete a longer one's place.
 local MOST_SPAN_MS = 10000
-local QUEUE_TTL_MS = '10000'
 
 local function waiter(claim)
   local record = call('HGET', waiters, claim)
