@@ -72,7 +72,7 @@ LEASE_TRANSITIONS: dict[tuple[LeaseState, LeaseEvent], LeaseState] = {
 }
 """The lease table. A pair that is not here changes nothing."""
 
-_LOST = LeaseState.LOST
+_LOST, _RELEASED = LeaseState.LOST, LeaseState.RELEASED
 
 
 class Claim:
@@ -175,11 +175,11 @@ class Hold:
     anchor: Any = None
     _lost_event: threading.Event | None = None
 
-    def __init__(self, claim: Claim, grant: Granted, handle: RLock, siblings: dict[int, Hold]) -> None:
+    def __init__(self, claim: Claim, grant: Granted, handle: weakref.ref[RLock], siblings: dict[int, Hold]) -> None:
         self.claim_id: str = claim.id
         self.bound: BoundLock = claim.bound
         self.owner: Owner = claim.owner
-        self.handle: weakref.ref[RLock] = weakref.ref(handle)
+        self.handle: weakref.ref[RLock] = handle
         self.siblings: dict[int, Hold] = siblings
         """The holds of this lock in this process, by the number of the owner; this one is among them until it is unwound."""
         self.number: int = grant.token
@@ -205,6 +205,12 @@ class Hold:
         with _changing:
             self.deadline = deadline
             self.happened(LeaseEvent.BEAT_ANSWERED)
+
+    def released(self) -> None:
+        """The same as ``happened(LeaseEvent.RELEASED)``, on the way of each release."""
+        with _changing:
+            if self.state is not _LOST:
+                self.state = _RELEASED
 
     def happened(self, event: LeaseEvent, reason: str = "") -> bool:
         """Move through the table; True when this event is what lost the lease."""

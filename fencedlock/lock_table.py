@@ -30,7 +30,6 @@ WITHDRAW_SECONDS = 0.25
 """A caller who gives up waits so long for the withdrawal; after that it goes on in the background."""
 
 _HELD = LeaseState.HELD
-_RELEASED = LeaseEvent.RELEASED
 _NEVER = float("inf")
 
 LossCallback = Callable[["RLock", str], object]
@@ -164,7 +163,6 @@ class LockTable:
                 cancel.raise_if_cancelled(lock._resource.name)
             claim_id = f"{self.client_id}/{owner.number}/{next(self._claim_numbers)}"
             claim = Claim(claim_id, lock._resource.bound, owner, lock._lease_seconds, lock._fair, patient)
-            self._claims[claim_id] = claim
             try:
                 seconds = lock._request_seconds if deadline == _NEVER else self.seconds_to_ask(claim, deadline)
                 answer = ask(self, claim, patient and self.listening, seconds)
@@ -189,11 +187,12 @@ class LockTable:
         if grant.deadline <= now:
             return False
         holds = lock._resource.holds
-        hold = Hold(claim, grant, lock, holds)
+        hold = Hold(claim, grant, lock._reference, holds)
         with self.mutex:
             if self.closed:
                 return False
-            self._claims.pop(claim.id, None)
+            if self._claims:
+                self._claims.pop(claim.id, None)
             holds[owner.number] = hold
             if claim.delay_seconds is not None:
                 self.heartbeat.discard(claim)
@@ -328,7 +327,7 @@ class LockTable:
                 raise
         try:
             hold.siblings.pop(hold.owner.number, None)
-            hold.happened(_RELEASED)
+            hold.released()
             answer = hold.bound.release(hold, self.request_seconds(hold.lease_seconds), attempts=2)
             self.heartbeat.discard(hold)  # after the release, for somebody else waits for it
         except BaseException as error:
@@ -436,9 +435,9 @@ class LockTable:
         self.backend.listen(self)
         self.listening = True
 
-    def beat_for_waiter(self, claim: Claim) -> None:
-        """Keep the place of a claim that waits from now on."""
-        self.heartbeat.add(claim, claim.beat_every_seconds)
+    def expect(self, claim: Claim) -> None:
+        """A doorbell may come for this claim, or the end of the client."""
+        self._claims[claim.id] = claim
 
     def doorbell(self, claim_id: str, token: int, *, abandoned: bool) -> None:
         """A release handed the lock to this claim. One that nobody waits for any more has been, or will be, withdrawn."""
@@ -459,8 +458,10 @@ class LockTable:
         claim.ring()
 
     def reconnected(self) -> None:
-        """Doorbells may have been missed."""
-        self.heartbeat.beat_now()
+        """Doorbells may have been missed: every waiting claim beats now."""
+        for claim in list(self._claims.values()):
+            if claim.issued is not None:
+                self.heartbeat.add(claim, 0.0)
 
     def tend_by(self, at: float) -> None:
         """The backend has something to do at this time."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import threading
+import weakref
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -55,6 +56,7 @@ class RLock:
         self._request_seconds = self._table.request_seconds(self._lease_seconds)
         self._resource = self._table.resource(name)
         self._latest: Hold | None = None
+        self._reference = weakref.ref(self)
 
     @property
     def name(self) -> str:

@@ -104,8 +104,10 @@ class Cancellation:
 def ask(table: LockTable, claim: Claim, queue: bool, timeout_seconds: float) -> ClaimAnswer | BackendUnavailableError:
     """Ask for the lock once; with ``queue``, for a place in its queue otherwise."""
     try:
-        if queue and not table.listening:
-            table.listen()
+        if queue:
+            if not table.listening:
+                table.listen()
+            table.expect(claim)
         claim.may_exist = True
         return claim.bound.acquire(claim, queue=queue, timeout_seconds=timeout_seconds)
     except BackendUnavailableError as error:
@@ -120,6 +122,7 @@ class Wait:
         self._table = table
         self._claim = claim
         self._bell = claim.bell = Bell()
+        table.expect(claim)
         self._deadline = deadline
         self._cancel = cancel
         self._failing_since: float | None = None
@@ -146,23 +149,22 @@ class Wait:
                 self._pause(outcome)
             else:
                 self._failing_since = None
-            if isinstance(outcome, Granted):
+            if isinstance(outcome, Waiting):
+                with table.mutex:
+                    claim.waiting(outcome)
+                if not self._sleep():
+                    return claim.grant
+            elif isinstance(outcome, Granted):
                 claim.granted(outcome)
                 return claim.grant
-            if isinstance(outcome, Gone):
-                self._raise_if_cancelled()  # closing the client withdraws its claims
-                raise BackendError("the lock server says that this claim was withdrawn, which nobody did", lock=claim.bound.name)
-            if isinstance(outcome, Busy):
+            elif isinstance(outcome, Busy):
                 claim.may_exist = claim.unanswered > 0
                 if not claim.patient:
                     return None
                 queue = True
-            elif isinstance(outcome, Waiting):
-                with table.mutex:
-                    claim.waiting(outcome)
-                table.beat_for_waiter(claim)
-                if not self._sleep():
-                    return claim.grant
+            elif isinstance(outcome, Gone):
+                self._raise_if_cancelled()  # closing the client withdraws its claims
+                raise BackendError("the lock server says that this claim was withdrawn, which nobody did", lock=claim.bound.name)
             self._raise_if_cancelled()
             outcome = ask(table, claim, queue, table.seconds_to_ask(claim, self._deadline))
 
@@ -182,6 +184,12 @@ class Wait:
                     claim.must_ask = False
                     return True
                 until = min(self._deadline, claim.recheck_at)
+                if claim.delay_seconds is None:  # most are served before their first beat falls due: so the heartbeat learns of it then
+                    beat_at = claim.alive_until - 2 * claim.beat_every_seconds
+                    if now >= beat_at:
+                        self._table.heartbeat.add(claim, 0.0)
+                    else:
+                        until = min(until, beat_at)
             self._table.backend.wait(self._bell, until - now)
 
     def _pause(self, error: BackendUnavailableError) -> None:
@@ -202,6 +210,8 @@ class Wait:
         self._bell.wait(wake_at - now)
 
     def _raise_if_cancelled(self) -> None:
+        if self._cancel is None and not self._table.closed:
+            return
         name = self._claim.bound.name
         if self._cancel is not None:
             self._cancel.raise_if_cancelled(name)

@@ -1,69 +1,206 @@
-"""``python -m tests.benchmarks``: everything in one run, as tables."""
+"""``python -m tests.benchmarks``: everything in one run, as tables, and as pictures for the documentation."""
 
 from __future__ import annotations
 
 import argparse
 import statistics
 import tempfile
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
-from tests.benchmarks import handoff, uncontended
-from tests.benchmarks.contestants import ETCD_LOCKS, ETCD_PEER, ETCD_WIRE, LOCKS, PEER, WIRE
+from tests.benchmarks import handoff, holds, server_side, start, uncontended, waiters
+from tests.benchmarks.contestants import (
+    ETCD_OURS,
+    ETCD_PEER,
+    ETCD_WIRE,
+    FAIR,
+    HOST,
+    IMPATIENT,
+    LOCAL,
+    OURS,
+    PEER,
+    PEERS,
+    PLAIN,
+    PROCESS,
+    REDIS_PY,
+    WIRE,
+)
+from tests.benchmarks.tables import Table
 from tests.etcd_servers import EtcdServer, any_etcd
 from tests.servers import RedisServer, any_redis_server, find_redis_server
+
+_PACKAGES = {
+    "pottery Redlock": "pottery",
+    "py-redis-semaphore": "redis_semaphore",
+    "redis-fifo-lock": "redis_fifo_lock",
+    "fencekit": "fencekit",
+}
+
+
+class Report:
+    """Shows each table, and keeps it with its picture where a folder was given."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def add(self, table: Table) -> None:
+        table.show()
+        if self.folder is not None:
+            table.save(self.folder)
+
+    def rates(self, name: str, title: str, measured: handoff.Measured) -> None:
+        """A picture of hand-offs: how many there were, and how long the unluckiest waited."""
+        if self.folder is not None:
+            from tests.benchmarks import plots
+
+            rates = {label: [run.rate for run in runs] for label, runs in measured.runs.items()}
+            waits = {label: [1000 * run.longest_wait for run in runs] for label, runs in measured.runs.items()}
+            for kind, unit, each in (("rate", "acquisitions/s", rates), ("wait", "longest wait, ms", waits)):
+                medians = {label: statistics.median(values) for label, values in each.items()}
+                spans = {label: (min(values), max(values)) for label, values in each.items()}
+                plots.bars(self.folder / f"{name}-{kind}.svg", f"{title}: {unit}", unit, medians, spans)
+
+    def times(self, name: str, title: str, seconds: dict[str, list[float]]) -> None:
+        if self.folder is not None:
+            from tests.benchmarks import plots
+
+            medians = {label: 1e6 * statistics.median(values) for label, values in seconds.items()}
+            spans = {label: (1e6 * min(values), 1e6 * max(values)) for label, values in seconds.items()}
+            plots.bars(self.folder / f"{name}.svg", title, "µs", medians, spans)
+
+    def growth(self, table: Table, beside: str, others: list[int]) -> None:
+        self.add(table)
+        if self.folder is not None:
+            from tests.benchmarks import plots
+
+            rows = {row[0]: [float(cell) for cell in row[1:]] for row in table.rows}
+            plots.lines(self.folder / f"{table.name}.svg", "at the server, for each operation", f"{beside} besides", "µs", others, rows)
+
+
+def with_redis(part: Callable[[RedisServer, Report, int, float], None]) -> Callable[[Path, Report, int, float], None]:
+    def run(folder: Path, report: Report, rounds: int, seconds: float) -> None:
+        server = RedisServer(folder, find_redis_server(any_redis_server())).start()
+        try:
+            part(server, report, rounds, seconds)
+        finally:
+            server.kill()
+
+    return run
+
+
+def on_redis_uncontended(server: RedisServer, report: Report, rounds: int, seconds: float) -> None:
+    times = uncontended.measure(server, uncontended.free, [*OURS, *peers(), WIRE, *LOCAL], rounds)
+    report.add(uncontended.table("uncontended", "acquire and release", times, [REDIS_PY, WIRE]))
+    report.times(
+        "uncontended", "acquire and release, nobody else around", {label: each for label, each in times.items() if label not in LOCAL}
+    )
+    times = uncontended.measure(server, uncontended.nested, [FAIR, PLAIN, PROCESS, HOST], rounds)
+    report.add(uncontended.table("nested", "acquire and release while holding", times, [PLAIN]))
+    times = uncontended.measure(server, uncontended.held, [FAIR, PLAIN, PEER, REDIS_PY], rounds)
+    report.add(uncontended.table("held", "one try at a held lock", times, [REDIS_PY]))
+
+
+def on_redis_handoff(server: RedisServer, report: Report, rounds: int, seconds: float) -> None:
+    few = [FAIR, PLAIN, PEER, REDIS_PY]
+    for processes, labels, section_seconds in (
+        (2, [*OURS, *peers()], 0.0),
+        (8, [*OURS, *peers()], 0.0),
+        (32, few, 0.0),
+        (2, few, 0.001),
+        (8, few, 0.001),
+        (32, few, 0.001),
+    ):
+        measured = handoff.measure(
+            server.port, labels, processes, rounds, seconds, section_seconds=section_seconds, with_messages=not section_seconds
+        )
+        section = f"{1000 * section_seconds:.0f} ms" if section_seconds else "empty"
+        title = f"{processes} processes, {section} section"
+        name = f"handoff-{processes}-{section.replace(' ', '')}"
+        report.add(handoff.table(name, title, measured, PEER))
+        report.rates(name, title, measured)
+
+
+def on_redis_threads(server: RedisServer, report: Report, rounds: int, seconds: float) -> None:
+    measured = handoff.measure_threads(server.port, [FAIR, PLAIN, IMPATIENT, PEER], 64, rounds, seconds)
+    report.add(handoff.table("threads", "64 threads of one process", measured, IMPATIENT, with_stall=True))
+    report.rates("threads", "64 threads of one process", measured)
+
+
+def on_redis_holds(server: RedisServer, report: Report, rounds: int, seconds: float) -> None:
+    assert server.process is not None
+    report.add(holds.measure(server.port, server.process.pid, [10, 1_000, 10_000, 100_000], 20))
+
+
+def on_redis_waiters(server: RedisServer, report: Report, rounds: int, seconds: float) -> None:
+    assert server.process is not None
+    report.add(waiters.measure(server.port, server.process.pid, [10, 1_000, 10_000], 5))
+
+
+def on_redis_server(server: RedisServer, report: Report, rounds: int, seconds: float) -> None:
+    report.add(server_side.table(server.port, 100 * rounds))
+    for beside, others in (("locks", [0, 100, 10_000, 100_000]), ("waiters", [0, 100, 1_000, 10_000])):
+        report.growth(server_side.growth(server.port, 100 * rounds, beside, others), beside, others)
+
+
+def on_redis_start(server: RedisServer, report: Report, rounds: int, seconds: float) -> None:
+    report.add(start.measure(server.port, 2 * rounds))
+
+
+def on_etcd(folder: Path, report: Report, rounds: int, seconds: float) -> None:
+    """With its data in memory, so that the disk's share is left out."""
+    server = EtcdServer(folder, any_etcd()).start()
+    try:
+        times = uncontended.measure(server, uncontended.free, [*ETCD_OURS, ETCD_PEER, ETCD_WIRE], rounds)
+        report.add(uncontended.table("etcd-uncontended", "acquire and release, etcd", times, [ETCD_WIRE]))
+        for processes in (2, 4, 8):
+            measured = handoff.measure(server.port, [*ETCD_OURS, ETCD_PEER], processes, rounds, seconds, with_messages=False)
+            report.add(handoff.table(f"etcd-handoff-{processes}", f"{processes} processes, empty section, etcd", measured, ETCD_PEER))
+            report.rates(f"etcd-handoff-{processes}", f"{processes} processes, etcd", measured)
+    finally:
+        server.kill()
+
+
+def peers() -> list[str]:
+    """Those that are installed."""
+    missing = [label for label, package in _PACKAGES.items() if find_spec(package) is None]
+    if missing:
+        print(f"not installed, so not compared: {', '.join(missing)}\n")
+    return [label for label in PEERS if label not in missing]
+
+
+PARTS: dict[str, Callable[[Path, Report, int, float], None]] = {
+    "uncontended": with_redis(on_redis_uncontended),
+    "handoff": with_redis(on_redis_handoff),
+    "threads": with_redis(on_redis_threads),
+    "holds": with_redis(on_redis_holds),
+    "waiters": with_redis(on_redis_waiters),
+    "server": with_redis(on_redis_server),
+    "start": with_redis(on_redis_start),
+    "etcd": on_etcd,
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description="Compare speed with peers and the bare wire.")
-    parser.add_argument("servers", nargs="*", choices=["redis", "etcd", []], help="which lock servers (default: all)")
-    parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds; medians are printed (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=2.0, help="length of one contended run (default: %(default)s)")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"some of {', '.join(PARTS)} (default: all)")
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="interleaved rounds; medians are told, with their spread (default: %(default)s)"
+    )
+    parser.add_argument("--seconds", type=float, default=1.5, help="length of one contended run (default: %(default)s)")
+    parser.add_argument("--report", type=Path, help="a folder for the tables (CSV) and pictures (SVG)")
     options = parser.parse_args()
+    unknown = set(options.parts) - set(PARTS)
+    if unknown or options.rounds < 1 or options.seconds <= 0:
+        parser.error(f"no such part: {', '.join(sorted(unknown))}" if unknown else "there must be a round, and it must take a time")
     in_memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
-    with tempfile.TemporaryDirectory(prefix="flb", dir=in_memory) as folder:
-        if not options.servers or "redis" in options.servers:
-            on_redis(Path(folder), options.rounds, options.seconds)
-        if not options.servers or "etcd" in options.servers:
-            on_etcd(Path(folder), options.rounds, options.seconds)
-
-
-def on_redis(folder: Path, rounds: int, seconds: float) -> None:
-    server = RedisServer(folder, find_redis_server(any_redis_server())).start()
-    try:
-        show(uncontended.table(uncontended.measure(server, [*LOCKS, WIRE], 10 * rounds), ["redis-py Lock", WIRE]))
-        messages = statistics.median(handoff.ping_pong(server.port, seconds) for _ in range(rounds))
-        print(f"bare pub/sub ping-pong: {messages:.0f} messages/s\n")
-        for processes in (2, 8):
-            show(handoff.table(processes, handoff.measure(server.port, LOCKS, processes, rounds, seconds), PEER, messages))
-    finally:
-        server.kill()
-
-
-def on_etcd(folder: Path, rounds: int, seconds: float) -> None:
-    """With its data in memory, so that the disk's share is left out."""
-    server = EtcdServer(folder, any_etcd()).start()
-    try:
-        show(uncontended.table(uncontended.measure(server, [*ETCD_LOCKS, ETCD_WIRE], 10 * rounds), [ETCD_WIRE]))
-        for processes in (2, 4, 8):
-            show(handoff.table(processes, handoff.measure(server.port, ETCD_LOCKS, processes, rounds, seconds), ETCD_PEER))
-    finally:
-        server.kill()
-
-
-def show(rows: list[list[str]]) -> None:
-    """Print a table in Markdown."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for number, row in enumerate(rows):
-        print(
-            "| "
-            + " | ".join(
-                cell.ljust(width) if not column else cell.rjust(width) for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-            )
-            + " |"
-        )
-        if number == 0:
-            print("|" + "|".join("-" * (width + 1) + (":" if column else "-") for column, width in enumerate(widths)) + "|")
-    print(flush=True)
+    report = Report(options.report)
+    for name, part in PARTS.items():
+        if not options.parts or name in options.parts:
+            with tempfile.TemporaryDirectory(prefix="flb", dir=in_memory) as folder:
+                part(Path(folder), report, options.rounds, options.seconds)
 
 
 if __name__ == "__main__":

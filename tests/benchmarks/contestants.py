@@ -1,11 +1,18 @@
-"""Everything that is compared: each makes a pair of functions, acquire and release, on a lock of the given name."""
+"""Everything that is compared: each makes a lock of the given name, as two or three functions.
+
+Peers are imported where they are used, so that each process pays for the one that it runs alone.
+"""
 
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import socket
+import threading
 from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
+from typing import Any, NamedTuple
 
 import redis
 import redis_lock
@@ -15,29 +22,88 @@ from fencedlock.backends.etcd.connections import TXN
 from fencedlock.backends.etcd.messages import CREATE, EQUAL
 from tests.benchmarks.etcd_recipe import M, RecipeMutex, calls
 
-Pair = tuple[Callable[[], object], Callable[[], object]]
-
 LEASE_SECONDS = 30
+_NO_END = timedelta(days=1)
 
 logging.getLogger("fencedlock").setLevel(logging.ERROR)  # the server keeps nothing, on purpose
 
 
-def ours(scheme: str, kind: str, port: int, name: str) -> Pair:
+class Lock(NamedTuple):
+    """One lock of one library, for one thread."""
+
+    acquire: Callable[[], object]
+    release: Callable[[], object]
+    attempt: Callable[[], object] | None = None
+    """Try once, without waiting."""
+
+
+Make = Callable[[int, str], Lock]
+
+
+def ours(scheme: str, kind: str, port: int, name: str) -> Lock:
     lock = getattr(fencedlock.connect(f"{scheme}://127.0.0.1:{port}", ttl=LEASE_SECONDS), kind)(name)
-    return lock.acquire, lock.release
+    return Lock(lock.acquire, lock.release, partial(lock.acquire, False))
 
 
-def redis_py(port: int, name: str) -> Pair:
-    lock = redis.Redis(port=port).lock(f"redis-py/{name}", timeout=LEASE_SECONDS)
-    return lock.acquire, lock.release
+def redis_py(port: int, name: str, sleep_seconds: float = 0.1) -> Lock:
+    """Polls, every 0.1 s by default."""
+    lock = _client(port).lock(f"redis-py/{name}", timeout=LEASE_SECONDS, sleep=sleep_seconds)
+    return Lock(lock.acquire, lock.release, partial(lock.acquire, blocking=False))
 
 
-def python_redis_lock(port: int, name: str) -> Pair:
-    lock = redis_lock.Lock(redis.Redis(port=port), name, expire=LEASE_SECONDS)
-    return lock.acquire, lock.release
+def python_redis_lock(port: int, name: str) -> Lock:
+    """Is woken by BLPOP on a list; whoever asks first takes it."""
+    lock = redis_lock.Lock(_client(port), name, expire=LEASE_SECONDS)
+    return Lock(lock.acquire, lock.release, partial(lock.acquire, blocking=False))
 
 
-def two_round_trips(port: int, name: str) -> Pair:
+def pottery_redlock(port: int, name: str) -> Lock:
+    """Redlock, here over one server; polls after up to 0.2 s, and starts a pool of threads for each call."""
+    import pottery
+
+    lock = pottery.Redlock(key=name, masters={_client(port)}, auto_release_time=LEASE_SECONDS)
+    return Lock(partial(_must, lock.acquire), lock.release)
+
+
+def py_redis_semaphore(port: int, name: str) -> Lock:
+    """Is woken by BLPOP, has a fencing token, and starts a thread for each hold."""
+    import redis_semaphore
+
+    lock = redis_semaphore.Mutex(_client(port), name, lock_timeout=float(LEASE_SECONDS))
+    return Lock(lambda: _must(lambda: lock.acquire().success), partial(_must, lock.release))
+
+
+def fifo_lock(port: int, name: str) -> Lock:
+    """For asyncio: a strict queue, a doorbell for each waiter, a fencing token. One event loop for each process."""
+    import asyncio
+
+    import redis.asyncio
+    import redis_fifo_lock
+
+    loop = asyncio.new_event_loop()
+    lock = redis_fifo_lock.FifoLock(redis.asyncio.Redis(port=port, socket_timeout=None), name, lease_ms=LEASE_SECONDS * 1000)
+    leases: list[Any] = []
+
+    def acquire() -> None:
+        leases.append(loop.run_until_complete(lock.acquire()))
+
+    return Lock(acquire, lambda: loop.run_until_complete(lock.release(leases.pop())))
+
+
+def fencekit_lock(port: int, name: str) -> Lock:
+    """Has a fencing token, and polls every 0.05 s."""
+    import fencekit
+
+    lock = fencekit.DistributedLock(redis.Redis(port=port, socket_timeout=None, decode_responses=True))
+    handles: list[Any] = []
+
+    def acquire() -> None:
+        handles.append(lock.acquire(name, ttl=timedelta(seconds=LEASE_SECONDS), blocking=True, wait=_NO_END))
+
+    return Lock(acquire, lambda: lock.release(handles.pop()))
+
+
+def two_round_trips(port: int, name: str) -> Lock:
     """Not a lock: what two PINGs on a raw socket cost."""
     wire = socket.create_connection(("127.0.0.1", port))
     wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -46,15 +112,25 @@ def two_round_trips(port: int, name: str) -> Pair:
         wire.sendall(b"PING\r\n")
         wire.recv(64)
 
-    return ping, ping
+    return Lock(ping, ping, ping)
 
 
-def etcd_recipe(port: int, name: str) -> Pair:
+def of_one_process(port: int, name: str) -> Lock:
+    lock = threading.RLock()
+    return Lock(lock.acquire, lock.release)
+
+
+def of_one_host(port: int, name: str) -> Lock:
+    lock = multiprocessing.RLock()
+    return Lock(lock.acquire, lock.release)
+
+
+def etcd_recipe(port: int, name: str) -> Lock:
     mutex = RecipeMutex(port, f"recipe/{name}", 3600)
-    return mutex.lock, mutex.unlock
+    return Lock(mutex.lock, mutex.unlock)
 
 
-def two_transactions(port: int, name: str) -> Pair:
+def two_transactions(port: int, name: str) -> Lock:
     """Not a lock: what making and deleting a key costs, each under a compare."""
     _, prepare = calls(port)
     transact, key = prepare(TXN), f"bare/{name}".encode()
@@ -72,24 +148,46 @@ def two_transactions(port: int, name: str) -> Pair:
         operation = M.RequestOp(request_delete_range=M.DeleteRangeRequest(key=key))
         assert transact(M.TxnRequest(compare=[compare], success=[operation])).succeeded
 
-    return first, second
+    return Lock(first, second)
 
 
-LOCKS: dict[str, Callable[[int, str], Pair]] = {
-    "fencedlock FairLock": partial(ours, "redis", "FairLock"),
-    "fencedlock RLock": partial(ours, "redis", "RLock"),
-    "python-redis-lock": python_redis_lock,
-    "redis-py Lock": redis_py,
+def _client(port: int) -> redis.Redis:
+    return redis.Redis(port=port, socket_timeout=None)  # redis-py 8 would cut the long BLPOPs of some short
+
+
+def _must(acquire: Callable[[], object]) -> None:
+    if not acquire():
+        raise RuntimeError("a lock gave up")
+
+
+FAIR, PLAIN = "fencedlock FairLock", "fencedlock RLock"
+OURS: dict[str, Make] = {FAIR: partial(ours, "redis", "FairLock"), PLAIN: partial(ours, "redis", "RLock")}
+REDIS_PY, PEER = "redis-py Lock", "python-redis-lock"
+PEERS: dict[str, Make] = {
+    PEER: python_redis_lock,
+    REDIS_PY: redis_py,
+    "pottery Redlock": pottery_redlock,
+    "py-redis-semaphore": py_redis_semaphore,
+    "redis-fifo-lock": fifo_lock,
+    "fencekit": fencekit_lock,
 }
 WIRE = "two bare round trips"
-PEER = "python-redis-lock"
+PROCESS, HOST = "threading.RLock", "multiprocessing.RLock"
+LOCAL: dict[str, Make] = {PROCESS: of_one_process, HOST: of_one_host}
+IMPATIENT = "redis-py Lock, polling every 1 ms"
 
-ETCD_LOCKS: dict[str, Callable[[int, str], Pair]] = {
-    "fencedlock FairLock, etcd": partial(ours, "etcd", "FairLock"),
-    "fencedlock RLock, etcd": partial(ours, "etcd", "RLock"),
-    "recipe of etcd's Go client": etcd_recipe,
-}
-ETCD_WIRE = "two bare transactions"
+ETCD_FAIR, ETCD_PLAIN = "fencedlock FairLock, etcd", "fencedlock RLock, etcd"
+ETCD_OURS: dict[str, Make] = {ETCD_FAIR: partial(ours, "etcd", "FairLock"), ETCD_PLAIN: partial(ours, "etcd", "RLock")}
 ETCD_PEER = "recipe of etcd's Go client"
+ETCD_WIRE = "two bare transactions"
 
-CONTESTANTS = LOCKS | ETCD_LOCKS | {WIRE: two_round_trips, ETCD_WIRE: two_transactions}
+CONTESTANTS: dict[str, Make] = {
+    **OURS,
+    **PEERS,
+    WIRE: two_round_trips,
+    IMPATIENT: partial(redis_py, sleep_seconds=0.001),
+    **LOCAL,
+    **ETCD_OURS,
+    ETCD_PEER: etcd_recipe,
+    ETCD_WIRE: two_transactions,
+}

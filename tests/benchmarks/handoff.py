@@ -1,4 +1,4 @@
-"""Processes that take one lock in turns with an empty section, and two raw sockets that play ping-pong over pub/sub."""
+"""Contenders that take one lock in turns, and two raw sockets that play ping-pong over pub/sub."""
 
 from __future__ import annotations
 
@@ -7,42 +7,55 @@ import socket
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Barrier
 
-from tests.benchmarks.contestants import CONTESTANTS
+from tests.benchmarks.contestants import CONTESTANTS, OURS, Lock
+from tests.benchmarks.tables import Table, ratio
 
 _spawn = multiprocessing.get_context("spawn")
+
+BYSTANDER_SECONDS = 0.005
+"""A thread that has nothing to do with locks sleeps so long, again and again, and tells how late it woke."""
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
     rate: float
-    """Acquisitions a second, of all processes."""
+    """Acquisitions a second, of all contenders."""
     longest_wait: float
     """Seconds."""
     spread: float
-    """Acquisitions of the busiest process over those of the idlest."""
+    """Acquisitions of the busiest contender over those of the idlest."""
+    stall: float = 0.0
+    """Seconds by which a bystander in the same process was late at most."""
 
 
-def contend(label: str, port: int, processes: int, seconds: float) -> Run:
+def among_processes(label: str, port: int, processes: int, seconds: float, section_seconds: float = 0.0) -> Run:
     barrier = _spawn.Barrier(processes)
     results = []
+    name = f"handoff/{label}/{processes}/{section_seconds}"
     for _ in range(processes):
-        ours, theirs = _spawn.Pipe(duplex=False)
-        process = _spawn.Process(target=_contender, args=(label, port, f"handoff/{label}/{processes}", seconds, barrier, theirs))
+        ours_, theirs = _spawn.Pipe(duplex=False)
+        process = _spawn.Process(target=_contender, args=(label, port, name, seconds, section_seconds, barrier, theirs))
         process.start()
-        results.append((process, ours))
-    counts, waits = zip(*(ours.recv() for _, ours in results), strict=True)
+        results.append((process, ours_))
+    counts, waits = zip(*(receiving.recv() for _, receiving in results), strict=True)
     for process, _ in results:
         process.join()
     return Run(sum(counts) / seconds, max(waits), max(counts) / max(1, min(counts)))
 
 
-def _contender(label: str, port: int, name: str, seconds: float, barrier: Barrier, results: Connection) -> None:
-    acquire, release = CONTESTANTS[label](port, name)
+def _contender(label: str, port: int, name: str, seconds: float, section_seconds: float, barrier: Barrier, results: Connection) -> None:
+    results.send(_contend(CONTESTANTS[label](port, name), seconds, section_seconds, barrier))
+
+
+def _contend(lock: Lock, seconds: float, section_seconds: float, barrier: Barrier | threading.Barrier) -> tuple[int, float]:
+    """How often this contender got the lock, and how long it waited at most."""
+    acquire, release = lock.acquire, lock.release
     acquire()  # everything is opened and loaded once
     release()
     barrier.wait()
@@ -54,19 +67,56 @@ def _contender(label: str, port: int, name: str, seconds: float, barrier: Barrie
         acquire()
         now = time.perf_counter()
         longest = max(longest, now - asked)
+        if section_seconds:
+            time.sleep(section_seconds)
         release()
         count += 1
         now = time.perf_counter()
-    results.send((count, longest))
+    return count, longest
+
+
+def among_threads(label: str, port: int, threads: int, seconds: float) -> Run:
+    """In a process of its own, which is this one's child."""
+    receiving, sending = _spawn.Pipe(duplex=False)
+    process = _spawn.Process(target=_crowd, args=(label, port, threads, seconds, sending))
+    process.start()
+    run = receiving.recv()
+    process.join()
+    assert isinstance(run, Run)
+    return run
+
+
+def _crowd(label: str, port: int, threads: int, seconds: float, results: Connection) -> None:
+    barrier = threading.Barrier(threads + 1)
+    done: list[tuple[int, float]] = []
+    name = f"threads/{label}/{threads}"
+    # Ours is one lock for all threads of a process; the others' locks keep in themselves which thread holds them.
+    shared = CONTESTANTS[label](port, name) if label in OURS else None
+
+    def contend() -> None:
+        done.append(_contend(shared or CONTESTANTS[label](port, name), seconds, 0.0, barrier))
+
+    crowd = [threading.Thread(target=contend) for _ in range(threads)]
+    for thread in crowd:
+        thread.start()
+    barrier.wait()
+    stall, end = 0.0, time.perf_counter() + seconds
+    while (before := time.perf_counter()) < end:
+        time.sleep(BYSTANDER_SECONDS)
+        stall = max(stall, time.perf_counter() - before - BYSTANDER_SECONDS)
+    for thread in crowd:
+        thread.join()
+    counts, waits = zip(*done, strict=True)
+    results.send(Run(sum(counts) / seconds, max(waits), max(counts) / max(1, min(counts)), stall))
 
 
 def ping_pong(port: int, seconds: float) -> float:
     """Messages a second between two processes that answer each other over pub/sub: two messages make an exchange."""
-    ours, theirs = _spawn.Pipe(duplex=False)
-    process = _spawn.Process(target=_player, args=(port, b"pong", b"ping", seconds, theirs))
+    receiving, sending = _spawn.Pipe(duplex=False)
+    process = _spawn.Process(target=_player, args=(port, b"pong", b"ping", seconds, sending))
     process.start()
     threading.Thread(target=_player, args=(port, b"ping", b"pong", seconds, None), daemon=True).start()
-    rate = ours.recv()
+    rate = receiving.recv()
     process.join()
     assert isinstance(rate, float)
     return rate
@@ -99,34 +149,64 @@ def _player(port: int, listen: bytes, answer: bytes, seconds: float, results: Co
         results.send(count / (time.perf_counter() - begun))
 
 
-def measure(port: int, labels: Iterable[str], processes: int, rounds: int, seconds: float) -> dict[str, list[Run]]:
-    runs: dict[str, list[Run]] = {label: [] for label in labels}
+@dataclass(frozen=True)
+class Measured:
+    """What came of some interleaved rounds."""
+
+    runs: dict[str, list[Run]]
+    messages: list[float]
+    """The rate of bare messages in each round; empty if they were not asked for."""
+
+
+def measure(
+    port: int,
+    labels: Iterable[str],
+    processes: int,
+    rounds: int,
+    seconds: float,
+    *,
+    section_seconds: float = 0.0,
+    with_messages: bool = True,
+) -> Measured:
+    """Each in turn, in each round."""
+    run = partial(among_processes, port=port, processes=processes, seconds=seconds, section_seconds=section_seconds)
+    measured = Measured({label: [] for label in labels}, [])
     for _ in range(rounds):
-        for label, done in runs.items():
-            done.append(contend(label, port, processes, seconds))
-    return runs
+        if with_messages:
+            measured.messages.append(ping_pong(port, seconds))
+        for label, done in measured.runs.items():
+            done.append(run(label))
+    return measured
 
 
-def table(processes: int, runs: dict[str, list[Run]], peer: str, messages: float | None = None) -> list[list[str]]:
+def measure_threads(port: int, labels: Iterable[str], threads: int, rounds: int, seconds: float) -> Measured:
+    measured = Measured({label: [] for label in labels}, [])
+    for _ in range(rounds):
+        for label, done in measured.runs.items():
+            done.append(among_threads(label, port, threads, seconds))
+    return measured
+
+
+def table(name: str, title: str, measured: Measured, base: str, *, with_stall: bool = False) -> Table:
     """One row for each; with the rate of bare messages, also as a share of that."""
-    base = _median(runs[peer], lambda run: run.rate)
-    title = f"hand-off, {processes} processes"
-    wire = [] if messages is None else ["x ping-pong messages"]
-    rows = [[title, "acquisitions/s", f"x {peer}", *wire, "longest wait", "busiest/idlest"]]
-    for label, each in runs.items():
-        rate = _median(each, lambda run: run.rate)
-        rows.append(
-            [
-                label,
-                f"{rate:.0f}",
-                f"{rate / base:.2f}",
-                *([] if messages is None else [f"{rate / messages:.2f}"]),
-                f"{1000 * _median(each, lambda run: run.longest_wait):.1f} ms",
-                f"{_median(each, lambda run: run.spread):.2f}",
-            ]
-        )
-    return rows
+    made = Table(name, [title, "acquisitions/s", f"x {base}"])
+    made.headings += ["x bare messages"] if measured.messages else []
+    made.headings += ["longest wait", "busiest/idlest"]
+    made.headings += ["bystander's stall"] if with_stall else []
+    base_rates = _rates(measured.runs[base])
+    for label, runs in measured.runs.items():
+        rates = _rates(runs)
+        row = [label, f"{statistics.median(rates):.0f}", ratio(rates, base_rates)]
+        row += [ratio(rates, measured.messages)] if measured.messages else []
+        row += [_milliseconds([run.longest_wait for run in runs]), f"{statistics.median(run.spread for run in runs):.2f}"]
+        row += [_milliseconds([run.stall for run in runs])] if with_stall else []
+        made.rows.append(row)
+    return made
 
 
-def _median(runs: list[Run], value: Callable[[Run], float]) -> float:
-    return statistics.median(value(run) for run in runs)
+def _rates(runs: Sequence[Run]) -> list[float]:
+    return [run.rate for run in runs]
+
+
+def _milliseconds(seconds: Sequence[float]) -> str:
+    return f"{1000 * statistics.median(seconds):.1f} ms"

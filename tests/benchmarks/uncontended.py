@@ -1,37 +1,72 @@
-"""Acquire and release with nobody else around, server and client pinned to one CPU, in small alternating blocks."""
+"""With nobody else around, server and client pinned to one CPU, in small alternating blocks: free, nested, and held by another."""
 
 from __future__ import annotations
 
 import os
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-from tests.benchmarks.contestants import CONTESTANTS
+from tests.benchmarks.contestants import CONTESTANTS, Lock
+from tests.benchmarks.tables import Table, ratio
 from tests.etcd_servers import EtcdServer
 from tests.servers import RedisServer
 
 BLOCK = 100
+BLOCKS = 10
+"""Each round is the median of so many blocks, which alternate with the others' blocks."""
+
+Prepare = Callable[[Lock, Lock], Callable[[], object]]
+"""Makes what is measured of two handles of one lock, of two clients."""
 
 
-def measure(server: RedisServer | EtcdServer, labels: list[str], rounds: int) -> dict[str, list[float]]:
-    """Seconds for each acquire and release, one value a round."""
+def free(lock: Lock, other: Lock) -> Callable[[], object]:
+    """Acquire and release."""
+    acquire, release = lock.acquire, lock.release
+
+    def once() -> None:
+        acquire()
+        release()
+
+    return once
+
+
+def nested(lock: Lock, other: Lock) -> Callable[[], object]:
+    """Acquire and release while holding it already."""
+    lock.acquire()
+    return free(lock, other)
+
+
+def held(lock: Lock, other: Lock) -> Callable[[], object]:
+    """One try while somebody else holds it."""
+    other.acquire()
+    assert lock.attempt is not None
+    return lock.attempt
+
+
+def measure(server: RedisServer | EtcdServer, prepare: Prepare, labels: list[str], rounds: int) -> dict[str, list[float]]:
+    """Seconds for each, one value a round."""
     assert server.process is not None
     everywhere = os.sched_getaffinity(0)
     one = {min(everywhere)}
     _pin(server.process.pid, one)
     os.sched_setaffinity(0, one)
     try:
-        pairs = {label: CONTESTANTS[label](server.port, "uncontended") for label in labels}
-        times: dict[str, list[float]] = {label: [] for label in pairs}
+        name = prepare.__name__
+        measured = {label: prepare(CONTESTANTS[label](server.port, name), CONTESTANTS[label](server.port, name)) for label in labels}
+        times: dict[str, list[float]] = {label: [] for label in labels}
         for round_number in range(rounds + 1):
-            for label, (acquire, release) in pairs.items():
-                begun = time.perf_counter()
-                for _ in range(BLOCK):
-                    acquire()
-                    release()
-                if round_number:  # the first one warms up
-                    times[label].append((time.perf_counter() - begun) / BLOCK)
+            blocks: dict[str, list[float]] = {label: [] for label in labels}
+            for _ in range(BLOCKS):
+                for label, once in measured.items():
+                    begun = time.perf_counter()
+                    for _ in range(BLOCK):
+                        once()
+                    blocks[label].append((time.perf_counter() - begun) / BLOCK)
+            if round_number:  # the first one warms up
+                for label, seconds in blocks.items():
+                    times[label].append(statistics.median(seconds))
         return times
     finally:
         _pin(server.process.pid, everywhere)
@@ -44,9 +79,9 @@ def _pin(pid: int, cpus: set[int]) -> None:
         os.sched_setaffinity(int(thread.name), cpus)
 
 
-def table(times: dict[str, list[float]], peers: list[str]) -> list[list[str]]:
-    medians = {label: statistics.median(values) for label, values in times.items()}
-    rows = [["uncontended, pinned to one CPU", "µs", *(f"x {peer}" for peer in peers)]]
-    for label, median in medians.items():
-        rows.append([label, f"{1e6 * median:.1f}", *(f"{median / medians[peer]:.2f}" for peer in peers)])
-    return rows
+def table(name: str, what: str, times: dict[str, list[float]], bases: list[str]) -> Table:
+    made = Table(name, [f"{what}, pinned to one CPU", "µs", *(f"x {base}" for base in bases)])
+    for label, seconds in times.items():
+        median = 1e6 * statistics.median(seconds)
+        made.rows.append([label, f"{median:.1f}" if median >= 1 else f"{median:.3f}", *(ratio(seconds, times[base]) for base in bases)])
+    return made

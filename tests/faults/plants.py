@@ -41,7 +41,7 @@ def grant_to_the_dead() -> None:
     for script in (scripts.ACQUIRE, scripts.RELEASE, scripts.WITHDRAW):
         _rewrite(script, "if not deadline_us or deadline_us <= now_us then", "if not deadline_us then")
         _rewrite(script, "string.format('%d', math.ceil((deadline_us - now_us) / 1000))", "'86400000'")
-        _rewrite(script, "last.abandoned) ~= 0 then", "last.abandoned) then")
+        _rewrite(script, ".. abandoned) ~= 0 then", ".. abandoned) then")
 
 
 def deadline_from_the_reply() -> None:

@@ -184,7 +184,7 @@ class LockMachine(RuleBasedStateMachine):
         end_lease(self.server, self.name)
         self.model.take()
         for owner in list(self.waiting):  # they would ask by themselves when the lease that they were told of has run out
-            self.clients[owner]._table.heartbeat.beat_now()
+            self.clients[owner]._table.reconnected()
         self.granted(self.model.hand_over())
 
     @rule()

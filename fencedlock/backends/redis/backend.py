@@ -35,11 +35,12 @@ _SCAN_COUNT = "1000"
 _LEAST_RECHECK_MS = 10
 """A lease that has just run out is looked at again so soon."""
 _BUSY = Busy()
+_MOST_TTL_MS = 1000 * MOST_TTL_SECONDS
 _MOST_TERMS = 1000
 """Kinds of claims that are remembered; there are few, unless somebody gives each lock a lease of its own."""
 
-_CHUNK = 500
-"""Commands sent at once by a heartbeat; more of them would fill the buffers of both sides."""
+_CHUNK = 100
+"""Commands sent at once by a heartbeat; with more of them, others would wait for the server."""
 
 _Target = TypeVar("_Target", Hold, Claim)
 
@@ -76,10 +77,11 @@ class RedisBackend:
         self._inbox = Inbox(connector, inbox_prefix + client_id, request_timeout_seconds)
         self.doors: str = f"1 {inbox_prefix}"
         """The last argument of scripts that hand over: that PUBLISH counts who listens, and where the inboxes are."""
-        self.packed_doors: str = bulks(self.doors)
+        self.release_terms: str = bulks("0", self.doors)
+        """The last arguments of a release whose claim has no packet unanswered."""
         self.terms: _Terms = _Terms(self.doors)
         self.floors: Floors = Floors()
-        self._ahead_us = 0.0
+        self.ahead_us: float = 0.0
         """The server's time minus this process's, as of the last answer; the first request learns it."""
 
     # --- the operations of many locks
@@ -194,7 +196,7 @@ class RedisBackend:
         """Call a script for each of these; what ``read`` makes of the answers.
 
         ``make`` packs the call for a "not after" in µs of the server's clock. An answer "late" brings the server's
-        time, and the question is asked again.
+        time, and the question is asked again; so are the others when the first one has loaded the script.
         """
         answers: dict[_Target, ClaimAnswer | RenewAnswer | Exception] = {}
         for first in range(0, len(targets), _CHUNK):
@@ -208,12 +210,16 @@ class RedisBackend:
                     replies, _ = self.converse(talk, b"".join(packed), timeout_seconds, 1)
                 except FencedLockError as error:
                     return [answers.get(target, error) for target in targets]  # the others would wait as long
+                loaded = False
                 for target, call, reply in zip(unanswered, packed, replies, strict=True):
                     try:
-                        if isinstance(reply, self._connector.exceptions.NoScriptError):
-                            answer = read(target, self.call(script, call, timeout_seconds)[0], sent_at)
-                        else:
+                        if not isinstance(reply, self._connector.exceptions.NoScriptError):
                             answer = read(target, self._checked(reply), sent_at)
+                        elif loaded:
+                            continue
+                        else:
+                            answer = read(target, self.call(script, call, timeout_seconds)[0], sent_at)
+                            loaded = True
                         if answer is not None:
                             answers[target] = answer
                     except FencedLockError as error:
@@ -240,11 +246,11 @@ class RedisBackend:
 
     def server_us(self, at: float) -> int:
         """The server's time, in µs, at a time of this process."""
-        return int(at * 1e6 + self._ahead_us)
+        return int(at * 1e6 + self.ahead_us)
 
     def _learn_time(self, server_us: bytes, asked_at: float) -> None:
         """Grants and renewals tell the server's time; the next "not after" is reckoned by it."""
-        self._ahead_us = int(server_us) - asked_at * 1e6
+        self.ahead_us = int(server_us) - asked_at * 1e6
 
     def read_claim_answer(self, claim: Claim, reply: bytes, asked_at: float) -> ClaimAnswer | None:
         """The answer of acquire.lua to what was asked at this time; None if the packet was late."""
@@ -252,13 +258,16 @@ class RedisBackend:
             words = reply.split()
             kind = words[0]
             if kind == b"+granted":
-                now_us, token, lease_ms = map(int, words[1:4])
-                if lease_ms <= 1000 * MOST_TTL_SECONDS:
-                    self._ahead_us = now_us - asked_at * 1e6
-                    if self.floors.of_all < token <= now_us:
-                        self.floors.of_all = token
-                    else:
-                        self.floors.saw(claim.bound.name, token, now_us)
+                now_us, lease_ms = int(words[1]), int(words[3])
+                token = now_us if words[2] == words[1] else int(words[2])
+                if lease_ms <= _MOST_TTL_MS:
+                    self.ahead_us = now_us - asked_at * 1e6
+                    floors = self.floors
+                    if token > floors.of_all:
+                        if token <= now_us:
+                            floors.of_all = token
+                        else:
+                            floors.saw(claim.bound.name, token, now_us)
                     return Granted(token, asked_at + lease_ms / 1000, words[4] == b"1")
             if kind == b"+waiting":
                 return Waiting(asked_at, int(words[1]), now_seconds() + max(int(words[2]), _LEAST_RECHECK_MS) / 1000)
@@ -278,7 +287,7 @@ class RedisBackend:
         try:
             words = reply.split()
             self._learn_time(words[1], asked_at)
-            if words[0] == b"+renewed" and int(words[2]) <= 1000 * MOST_TTL_SECONDS:
+            if words[0] == b"+renewed" and int(words[2]) <= _MOST_TTL_MS:
                 return Renewed(asked_at + int(words[2]) / 1000)
             if words[0] == b"+lost":
                 return NotOurs()

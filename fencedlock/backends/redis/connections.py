@@ -33,7 +33,7 @@ IDLE_SECONDS = 1.0
 """A connection that no call has needed for so long is closed, but for one."""
 
 _CHUNK_BYTES = 4096
-_PLUS, _NEWLINE = b"+\n"
+_PLUS = b"+"[0]
 _LINE_BYTES = 256
 """An answer of ours is shorter than that; and Python makes room for so little sooner than for more."""
 
@@ -152,12 +152,14 @@ class Wire:
         try:
             sock.sendall(packed)
             received = sock.recv(_LINE_BYTES)
-            if not received or received[-1] != _NEWLINE:
+            end = received.find(b"\n")
+            if end < 0:
                 received = self._rest_of_lines(received, 1)
+                end = received.find(b"\n")
         except BlockingIOError:
             raise TimeoutError("no reply in time") from None
         self.rested = False
-        return received if received[0] == _PLUS else self._reply(received[:-2])
+        return received if end == len(received) - 1 and received[0] == _PLUS else self._reply(received[:-2])
 
     def ask_lines(self, packed: bytes, count: int) -> list[Any]:
         """The same for so many commands, and as many lines."""

@@ -21,8 +21,8 @@ logger: logging.Logger = logging.getLogger("fencedlock")
 
 _CHUNK_BYTES = 4096
 _MOST_UNREAD_BYTES = 65536
-_MESSAGE = re.compile(rb"\*3\r\n\$7\r\nmessage\r\n\$\d+\r\n[^\r]*\r\n\$\d+\r\n([^\r]*)\r\n")
-"""A whole message. redis-py's reader costs more than the rest of a hand-off, and here nothing else is of interest."""
+_MESSAGE = re.compile(rb"\*3\r\n\$7\r\nmessage\r\n\$\d+\r\n[^\r]*\r\n\$\d+\r\n([^\r ]*) ?([^\r]*)\r\n")
+"""A whole message, as the claim and what is said of it. redis-py's reader costs more than the rest of a hand-off does."""
 
 SILENCE_SECONDS = 5.0
 """An inbox so long without a word is asked whether it still lives; so long again without an answer, it is opened anew."""
@@ -104,8 +104,9 @@ class Inbox:
     def wait(self, bell: Bell, timeout_seconds: float) -> None:
         """Sleep until the bell rings, at most so long; meanwhile, read for all who sleep, if nobody else does."""
         until = now_seconds() + timeout_seconds
-        self._sleepers[bell] = None
+        inside = self._turn._is_owned()  # type: ignore[attr-defined]
         try:
+            self._sleepers[bell] = None
             while not bell.rung and (left := until - now_seconds()) > 0:
                 stream = self._stream
                 if stream is None or not self._turn.acquire(blocking=False):
@@ -120,8 +121,10 @@ class Inbox:
                 if stream.cut:
                     self._let_go(stream)
         finally:
+            if not inside and self._turn._is_owned():  # type: ignore[attr-defined]
+                self._turn.release()  # Ctrl-C between the acquisition and its try
             bell.rung = False
-            del self._sleepers[bell]
+            self._sleepers.pop(bell, None)
             self._pass_turn()
 
     def _pass_turn(self) -> None:
@@ -208,16 +211,16 @@ class _Stream:
         self.cut: bool = False
         """True once nothing comes in any more."""
         self._sock = sock
+        self._descriptor: int = sock.fileno()
         self._pending: Callable[[], int] = getattr(sock, "pending", int)
         self._listener = listener
         self._unread = b""
-        self._heard_at = now_seconds()
+        self._silent_at = now_seconds() + SILENCE_SECONDS
+        """If nothing comes in until then, the server is asked whether it lives, or was asked and does not."""
         self._asked = False
         self._kick, self._kicked = socket.socketpair()
         self._kick.setblocking(False)
-        self._poll = select.poll()
-        self._poll.register(sock, select.POLLIN)
-        self._poll.register(self._kicked, select.POLLIN)
+        self._poll: select.poll | None = None
         limit_waiting(sock, SILENCE_SECONDS)
 
     def read_until(self, bell: Bell, until: float) -> None:
@@ -225,24 +228,33 @@ class _Stream:
         try:
             while not self.cut:
                 bell.alarm = self._wake
-                now = now_seconds()
-                seconds = 0.0 if bell.rung else max(0.0, min(until - now, self._heard_at + SILENCE_SECONDS - now))
-                ready = self._poll.poll(1000 * seconds)
-                bell.alarm = None
+                seconds = 0.0 if bell.rung else min(until, self._silent_at) - now_seconds()
+                poll, self._poll = self._poll or self._make_poll(), None  # one that is in use can't be used again inside
+                ready = poll.poll(1000 * max(0.0, seconds))
+                bell.alarm, self._poll = None, poll
                 for descriptor, _ in ready:
-                    if descriptor == self._kicked.fileno():
-                        self._kicked.recv(_CHUNK_BYTES)
-                    else:
+                    if descriptor == self._descriptor:
                         self._take_in()
-                if not ready:
-                    self._check_silence()
-                if bell.rung or now_seconds() >= until:
+                    else:
+                        self._kicked.recv(_CHUNK_BYTES)
+                if bell.rung:
+                    return
+                now = now_seconds()
+                if now >= self._silent_at:
+                    self._break_silence(now)
+                if now >= until:
                     return
         except Exception as error:
             logger.debug("the inbox was cut: %s", error)
             self.cut = True
         finally:
             bell.alarm = None
+
+    def _make_poll(self) -> select.poll:
+        poll = select.poll()
+        poll.register(self._descriptor, select.POLLIN)
+        poll.register(self._kicked, select.POLLIN)
+        return poll
 
     def close(self) -> None:
         """Nobody reads it any more."""
@@ -256,31 +268,30 @@ class _Stream:
         except OSError:
             pass  # it will be woken anyway, or is not there any more
 
-    def _check_silence(self) -> None:
-        silence_seconds = now_seconds() - self._heard_at
-        if silence_seconds >= SILENCE_SECONDS and not self._asked:
-            self._asked = True
+    def _break_silence(self, now: float) -> None:
+        if self._asked:
+            self.cut = True
+        else:
+            self._asked, self._silent_at = True, now + SILENCE_SECONDS
             self._sock.sendall(pack("PING"))
-        self.cut = silence_seconds >= 2 * SILENCE_SECONDS
 
     def _take_in(self) -> None:
         received = self._sock.recv(_CHUNK_BYTES)
         while self._pending():  # TLS has read more than poll can see
             received += self._sock.recv(_CHUNK_BYTES)
         self.cut = not received
-        self._heard_at, self._asked = now_seconds(), False
+        self._asked, self._silent_at = False, now_seconds() + SILENCE_SECONDS
         unread, end = self._unread + received, 0
         for message in _MESSAGE.finditer(unread):
-            self._deliver(message[1])
+            self._deliver(*message.groups())
             end = message.end()
         self._unread = unread[max(end, len(unread) - _MOST_UNREAD_BYTES) :]
 
-    def _deliver(self, message: bytes) -> None:
-        claim_id, _, words = message.decode(errors="replace").partition(" ")
-        token, _, abandoned = words.partition(" ")
-        if token.isdecimal():
-            self._listener.doorbell(claim_id, int(token), abandoned=abandoned == "1")
-        elif words == "look":
-            self._listener.look_again(claim_id)
+    def _deliver(self, claim_id: bytes, words: bytes) -> None:
+        token, _, abandoned = words.partition(b" ")
+        if token.isdigit():
+            self._listener.doorbell(claim_id.decode(errors="replace"), int(token), abandoned=abandoned == b"1")
+        elif words == b"look":
+            self._listener.look_again(claim_id.decode(errors="replace"))
         else:
-            logger.warning("ignored a message on the inbox that is no doorbell: %r", message[:100])
+            logger.warning("ignored a message on the inbox that is no doorbell: %r", (claim_id + b" " + words)[:100])

@@ -34,7 +34,7 @@ class RedisLock:
         backend, before_us = self._backend, claim.unanswered
         for _ in range(MOST_LATE):
             asked_at = now_seconds()
-            not_after_us = backend.server_us(asked_at + timeout_seconds)
+            not_after_us = int((asked_at + timeout_seconds) * 1e6 + backend.ahead_us)
             packed = self.pack_acquire(claim, not_after_us, "queue" if queue else "try")
             claim.unanswered = max(before_us, not_after_us) if before_us else not_after_us
             reply, sent = backend.converse(Wire.ask_line, packed, timeout_seconds)
@@ -53,10 +53,11 @@ class RedisLock:
         # One f-string, for it is on the way of each acquisition. All of these are ASCII, so that they are as long in bytes.
         claim_id, holder, backend = claim.id, claim.owner.holder, self._backend
         floors = backend.floors
-        floor = floors.of(self.name) if floors.of_lifted else floors.of_all
+        floor = str(floors.of(self.name) if floors.of_lifted else floors.of_all)
+        not_after = str(not_after_us)
         return (
             f"{scripts.ACQUIRE.head}{self._keys}${len(claim_id)}\r\n{claim_id}\r\n"
-            f"$20\r\n{floor:020}\r\n$20\r\n{not_after_us:020}\r\n"
+            f"${len(floor)}\r\n{floor}\r\n${len(not_after)}\r\n{not_after}\r\n"
             f"${len(holder)}\r\n{holder}\r\n{backend.terms[claim.lease_seconds, mode, claim.fair]}"
         ).encode()
 
@@ -74,14 +75,14 @@ class RedisLock:
         )
 
     def release(self, hold: Hold, timeout_seconds: float, *, attempts: int = 1) -> ReleaseAnswer:
-        claim_id, token = hold.claim_id, str(hold.number)
+        claim_id, token, backend = hold.claim_id, str(hold.number), self._backend
+        terms = bulks(str(hold.unanswered), backend.doors) if hold.unanswered else backend.release_terms
         packed = (  # as in pack_acquire
-            f"{scripts.RELEASE.head}{self._keys}${len(claim_id)}\r\n{claim_id}\r\n${len(token)}\r\n{token}\r\n"
-            f"$20\r\n{hold.unanswered:020}\r\n{self._backend.packed_doors}"
+            f"{scripts.RELEASE.head}{self._keys}${len(claim_id)}\r\n{claim_id}\r\n${len(token)}\r\n{token}\r\n{terms}"
         ).encode()
-        reply, sent = self._backend.converse(Wire.ask_line, packed, timeout_seconds, attempts)
+        reply, sent = backend.converse(Wire.ask_line, packed, timeout_seconds, attempts)
         if type(reply) is not bytes:
-            reply, more = self._backend.call_with_text(scripts.RELEASE, packed, timeout_seconds, reply, attempts)
+            reply, more = backend.call_with_text(scripts.RELEASE, packed, timeout_seconds, reply, attempts)
             sent += more - 1
         if reply == b"+released\r\n":
             return RELEASED

@@ -278,8 +278,11 @@ def test_a_thousand_waiting_claims_need_one_stream_one_lease_and_one_connection(
     assert len(crowd._table.backend.connections._channels) == 1  # type: ignore[attr-defined]
     assert len(crowd._table.backend.connections._streams) == 1  # type: ignore[attr-defined]
     assert len(set(backend.ctl("lease", "list").split()[3:]) - leases) == 1
-    ours = {thread.name for thread in threading.enumerate() if thread not in waiters and thread.name.startswith("fencedlock")}
-    assert len(ours) == 2
+
+    def ours() -> set[str]:
+        return {thread.name for thread in threading.enumerate() if thread not in waiters and thread.name.startswith("fencedlock")}
+
+    eventually(lambda: ours() == {"fencedlock-inbox", "fencedlock-heartbeat"})  # the latter from the first beat on
     assert threading.active_count() - len(waiters) - before <= 4  # and gRPC's two for the stream
     for each in names:
         holding.ask("release", each)

@@ -10,6 +10,8 @@ import threading
 import time
 from collections.abc import Callable
 
+import pytest
+
 import fencedlock
 from tests.conftest import eventually
 from tests.contenders import Contender
@@ -108,3 +110,113 @@ def test_a_grant_at_the_moment_of_the_timeout_is_handed_on(
     assert next_one.ask("abandoned", name) is False
     next_one.ask("release", name)
     assert server.leftovers(name) == set()
+
+
+@pytest.mark.parametrize("leaves", ["granted", "out of time", "cancelled"])
+def test_who_reads_the_inbox_passes_it_on_when_it_leaves(
+    leaves: str, server: RedisServer, client: fencedlock.Client, connect: Callable[..., fencedlock.Client], name: str
+) -> None:
+    crowd, cancellation = connect(server.url, ttl=30), fencedlock.Cancellation()
+    first, second = client.RLock(f"{name}/first"), client.RLock(f"{name}/second")
+    first.acquire()
+    second.acquire()
+    ends: list[str] = []
+
+    def read() -> None:
+        try:
+            lock = crowd.RLock(first.name)
+            if lock.acquire(timeout=0.5 if leaves == "out of time" else 60, cancel=cancellation):
+                lock.release()
+                ends.append("granted")
+            else:
+                ends.append("out of time")
+        except fencedlock.AcquireCancelledError:
+            ends.append("cancelled")
+
+    reader, sleepers = threading.Thread(target=read), [threading.Thread(target=_visit, args=(crowd.RLock(second.name),)) for _ in range(3)]
+    reader.start()
+    eventually(lambda: client.inspect(first.name).waiters)
+    for sleeper in sleepers:
+        sleeper.start()
+    eventually(lambda: len(client.inspect(second.name).waiters) == 3)
+    if leaves == "granted":
+        first.release()
+    elif leaves == "cancelled":
+        cancellation.cancel()
+    reader.join(10)
+    assert ends == [leaves]
+    begun = time.monotonic()
+    second.release()
+    for sleeper in sleepers:
+        sleeper.join(10)
+    assert time.monotonic() - begun < 2  # a beat would tell them too, but after more than three seconds
+    if leaves != "granted":
+        first.release()
+
+
+def test_an_inbox_that_was_cut_while_nobody_slept_is_opened_for_the_next_who_does(
+    server: RedisServer, client: fencedlock.Client, connect: Callable[..., fencedlock.Client], name: str
+) -> None:
+    late = connect(server.url, ttl=30)
+    late._table.listen()
+    inbox = f"fencedlock:inbox:{late.id}"
+    with server.client() as raw:
+        eventually(lambda: raw.pubsub_numsub(inbox)[0][1] == 1)
+        raw.client_kill_filter(_type="pubsub")
+        with client.RLock(name):
+            waiter = threading.Thread(target=_visit, args=(late.RLock(name),))
+            waiter.start()
+            eventually(lambda: client.inspect(name).waiters and raw.pubsub_numsub(inbox)[0][1] == 1)
+            begun = time.monotonic()
+        waiter.join(10)
+        assert time.monotonic() - begun < 2
+
+
+SIGNALLED = """
+import signal, sys, fencedlock
+client = fencedlock.connect(sys.argv[1], ttl=30)
+def handle(*_):
+    with client.RLock(sys.argv[2] + "/inner"):
+        print("inner", flush=True)
+signal.signal(signal.SIGUSR1, handle)
+with client.RLock(sys.argv[2] + "/outer"):
+    print("outer", flush=True)
+"""
+
+
+def test_a_signal_handler_waits_while_its_thread_reads(server: RedisServer, client: fencedlock.Client, name: str) -> None:
+    outer, inner = client.RLock(f"{name}/outer"), client.RLock(f"{name}/inner")
+    outer.acquire()
+    inner.acquire()
+    command = [sys.executable, "-W", "ignore", "-c", SIGNALLED, server.url, name]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        eventually(lambda: client.inspect(outer.name).waiters)
+        process.send_signal(signal.SIGUSR1)
+        eventually(lambda: client.inspect(inner.name).waiters)
+        begun = time.monotonic()
+        inner.release()
+        assert process.stdout.readline() == "inner\n"
+        outer.release()
+        assert process.stdout.readline() == "outer\n"
+        assert time.monotonic() - begun < 2
+
+
+def test_beats_that_fall_due_about_the_same_time_share_an_exchange(
+    proxy: Callable[[RedisServer], Proxy], server: RedisServer, connect: Callable[..., fencedlock.Client], name: str
+) -> None:
+    wire = proxy(server)
+    crowd = connect(wire.url, ttl=6)
+    locks = [crowd.RLock(f"{name}/{number}") for number in range(20)]
+    for lock in locks:
+        assert lock.acquire()
+        time.sleep(0.005)  # each falls due at a time of its own
+    before = _renewals(wire)
+    eventually(lambda: all(lock.remaining() > 5 for lock in locks) and _renewals(wire) > before)
+    assert _renewals(wire) - before <= 3
+    for lock in locks:
+        lock.release()
+
+
+def _renewals(wire: Proxy) -> int:
+    return len([request for request in wire.requests if Proxy.is_call(request, "renew")])

@@ -90,7 +90,7 @@ if fair == '0' then
   call('HDEL', waiters, claim)
   return grant_now()
 end
-local winner = hand_off(now_us, doors, nil, { issued = issued, abandoned = abandoned }, claim, lease_ms)
+local winner = hand_off(now_us, doors, nil, issued, abandoned, nil, claim, lease_ms)
 if winner == claim then
   return granted(unpack(call('HMGET', lock, 'token', 'abandoned')))
 end

@@ -11,5 +11,5 @@ if call('HGET', lock, 'token') ~= ARGV[1] then
 end
 call('DEL', lock)
 local issued, abandoned = last_issued()
-hand_off(server_time_us(), ARGV[2], nil, { issued = issued, abandoned = abandoned })
+hand_off(server_time_us(), ARGV[2], nil, issued, abandoned)
 return answer('forced')

@@ -18,37 +18,15 @@ local function ring(doors, client, claim, message)
   return string.sub(doors, 1, 1) == '1' and type(heard) == 'number' and heard
 end
 
--- The next in line knows when the lease of the holder of before would have ended. If the new one's is shorter than its own
--- time between beats, it must look again, or it would learn too late that this holder died.
-local function tell_next(doors, winner_span_ms)
-  if winner_span_ms < MOST_SPAN_MS then
-    local next_claim = call('ZRANGE', queue, '0', '0')[1]
-    local _, span_ms = waiter(next_claim or '')
-    if span_ms and span_ms > winner_span_ms then
-      ring(doors, string.match(next_claim, '^[^/]*'), next_claim, 'look')
-    end
-  end
-end
-
--- Puts back places that were passed over, with their tickets.
-local function put_back(places)
-  for first = 1, #places, 1000 do
-    call('ZADD', queue, unpack(places, first, math.min(first + 999, #places)))
-  end
-  if #places > 0 then
-    call('PEXPIRE', queue, QUEUE_TTL_MS)
-  end
-end
-
 -- Gives the free lock to the first waiter that is alive and can be reached; its claim's id, or nil if there is none.
 -- Lapsed places are dropped. A grant lasts as long as the waiter has proved to be alive; its heartbeat extends it.
 -- PUBLISH tells how many got the doorbell: 0, outside a cluster, means that the process is gone or cut off. Such a waiter
 -- keeps its ticket until its deadline, and the next is served at once. The caller needs no doorbell: it reads the answer.
--- first: what ZPOPMIN gave, if it was asked already. last: issued, abandoned, and ended if the hold with that token ends by this script (see grant).
-local function hand_off(now_us, doors, first, last, caller, caller_lease_ms)
-  local winner, winner_span_ms
-  local silent, passed_over = {}, {}
-  last.issued = math.max(last.issued, tonumber(call('HGET', fence, 'floor') or '0'))
+-- The lock's hash may be there still, if it has no field but those that each grant writes. It is gone if nobody gets the lock.
+-- first: what ZPOPMIN gave, if it was asked already. issued: no token up to it is issued. abandoned: see last_issued.
+-- ended: the token of the hold that ends by this script, if one does (see grant).
+local function hand_off(now_us, doors, first, issued, abandoned, ended, caller, caller_lease_ms)
+  local winner, winner_span_ms, silent, passed_over
   for _ = 1, MOST_PLACES do
     local claim, ticket = unpack(first or call('ZPOPMIN', queue))
     first = nil
@@ -61,47 +39,52 @@ local function hand_off(now_us, doors, first, last, caller, caller_lease_ms)
       call('HDEL', waiters, claim)
     elseif claim == caller then
       winner, winner_span_ms = claim, span_ms
-      grant(claim, holder, caller_lease_ms, now_us, floor, last.issued, last.abandoned, last.ended)
+      grant(claim, holder, caller_lease_ms, now_us, floor, issued, abandoned, ended)
       break
-    elseif not silent[client] then
+    elseif not (silent and silent[client]) then
       -- Granted before it is published: a doorbell must never tell of a grant that a missing permission prevented.
       local lease_ms = string.format('%d', math.ceil((deadline_us - now_us) / 1000))
-      local token = grant(claim, holder, lease_ms, now_us, floor, last.issued, last.abandoned, last.ended)
-      if ring(doors, client, claim, token .. ' ' .. last.abandoned) ~= 0 then
+      local token = grant(claim, holder, lease_ms, now_us, floor, issued, abandoned, ended)
+      if ring(doors, client, claim, token .. ' ' .. abandoned) ~= 0 then
         winner, winner_span_ms = claim, span_ms
         break
       end
-      call('DEL', lock)
-      last.issued = tonumber(token)
-      if last.abandoned == '0' then -- nobody held under this token: who comes next must not look for what it left
+      issued = tonumber(token)
+      if abandoned == '0' then -- nobody held under this token: who comes next must not look for what it left
         note_end(token)
-        last.ended = token
+        ended = token
       end
+      silent = silent or {}
       silent[client] = true
     end
     if deadline_us and deadline_us > now_us then
+      passed_over = passed_over or {}
       passed_over[#passed_over + 1] = ticket
       passed_over[#passed_over + 1] = claim
     end
   end
-  put_back(passed_over)
-  if winner then
-    call('HDEL', waiters, winner)
-    tell_next(doors, winner_span_ms)
-  elseif last.ended then
-    note_end(last.ended)
+  if passed_over then -- they go back, with their tickets
+    for at = 1, #passed_over, 1000 do
+      call('ZADD', queue, unpack(passed_over, at, math.min(at + 999, #passed_over)))
+    end
+    call('PEXPIRE', queue, QUEUE_TTL_MS)
   end
-  return winner
-end
-
--- Refuses whatever packets of a claim may still come, until the last moment at which they may.
-local function bury(claim, until_us, now_us)
-  if until_us > now_us then
-    call('ZREMRANGEBYSCORE', withdrawn, '-inf', text(now_us))
-    call('ZADD', withdrawn, text(until_us), claim)
-    local ttl_ms = math.ceil((until_us - now_us) / 1000)
-    if ttl_ms > call('PTTL', withdrawn) then
-      call('PEXPIRE', withdrawn, ttl_ms)
+  if not winner then
+    call('DEL', lock)
+    if ended then
+      note_end(ended)
+    end
+    return nil
+  end
+  call('HDEL', waiters, winner)
+  if winner_span_ms < MOST_SPAN_MS then
+    -- The next in line knows when the lease of the holder of before would have ended. If the new one's is shorter than its own
+    -- time between beats, it must look again, or it would learn too late that this holder died.
+    local next_claim = call('ZRANGE', queue, '0', '0')[1]
+    local _, span_ms = waiter(next_claim or '')
+    if span_ms and span_ms > winner_span_ms then
+      ring(doors, string.match(next_claim, '^[^/]*'), next_claim, 'look')
     end
   end
+  return winner
 end

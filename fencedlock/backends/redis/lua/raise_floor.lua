@@ -9,5 +9,8 @@ local floor = ARGV[1]
 if tonumber(floor) > last_issued() then
   call('HSET', fence, 'floor', floor)
   call('PEXPIRE', fence, FENCE_TTL_MS)
+  if call('EXISTS', lock) == 1 then
+    call('HSET', lock, 'floor', floor) -- where whoever ends this hold finds it
+  end
 end
 return answer('raised')

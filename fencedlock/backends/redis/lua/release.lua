@@ -5,7 +5,7 @@
 -- Answers: released | lost ended
 --@include keys
 local claim, token = ARGV[1], ARGV[2]
-local held = call('HMGET', lock, 'owner', 'token')
+local held = call('HMGET', lock, 'owner', 'token', 'floor', 'operation', 'abandoned')
 local ours = held[1] == claim and held[2] == token
 local first = ours and call('ZPOPMIN', queue)
 local bury_until_us = tonumber(ARGV[3])
@@ -18,13 +18,17 @@ if ours and not first[1] and bury_until_us == 0 then -- nobody waits: the ordina
 end
 
 --@include grant
---@include queue
+local now_us = server_time_us()
 if bury_until_us > 0 then
-  bury(claim, bury_until_us, server_time_us())
+--@include bury
+  bury(claim, bury_until_us, now_us)
 end
 if not ours then
   return answer('lost', call('HGET', fence, 'ended') or '0')
 end
-call('DEL', lock)
-hand_off(server_time_us(), ARGV[4], first, { issued = tonumber(token), abandoned = '0', ended = token })
+--@include queue
+if held[3] or held[4] or held[5] then
+  call('DEL', lock) -- fields that the next grant would not write over
+end
+hand_off(now_us, ARGV[4], first, math.max(tonumber(token), tonumber(held[3]) or 0), '0', token)
 return answer('released')

@@ -1,0 +1,49 @@
+"""The tables' figures as pictures (SVG)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+
+mpl.use("svg")
+mpl.rcParams["svg.hashsalt"] = "fencedlock"  # the same figures give the same file
+
+_OURS, _OTHERS = "#1f6feb", "#9aa4b2"
+
+
+def bars(file: Path, title: str, unit: str, values: Mapping[str, float], spreads: Mapping[str, tuple[float, float]]) -> None:
+    """One bar for each, with the span of its rounds; ours in another colour."""
+    figure, axes = plt.subplots(figsize=(8, 0.6 + 0.36 * len(values)))
+    labels = list(values)[::-1]
+    colours = [_OURS if label.startswith("fencedlock") else _OTHERS for label in labels]
+    low = [values[label] - spreads[label][0] for label in labels]
+    high = [spreads[label][1] - values[label] for label in labels]
+    axes.barh(labels, [values[label] for label in labels], color=colours, xerr=[low, high], ecolor="#57606a", capsize=2)
+    axes.set_title(title, loc="left", fontsize=10)
+    axes.set_xlabel(unit)
+    axes.spines[["top", "right"]].set_visible(False)
+    _save(figure, file)
+
+
+def lines(file: Path, title: str, across: str, unit: str, counts: Sequence[int], values: Mapping[str, Sequence[float]]) -> None:
+    """How something grows."""
+    figure, axes = plt.subplots(figsize=(8, 3.2))
+    for label, each in values.items():
+        axes.plot(counts, each, marker="o", label=label)
+    axes.set_xscale("symlog")
+    axes.set_ylim(bottom=0)
+    axes.set_title(title, loc="left", fontsize=10)
+    axes.set_xlabel(across)
+    axes.set_ylabel(unit)
+    axes.legend(fontsize=8, frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    _save(figure, file)
+
+
+def _save(figure: plt.Figure, file: Path) -> None:
+    figure.tight_layout()
+    figure.savefig(file, metadata={"Date": None})
+    plt.close(figure)

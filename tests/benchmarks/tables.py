@@ -1,0 +1,41 @@
+"""Tables: printed as Markdown, kept as CSV."""
+
+from __future__ import annotations
+
+import csv
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass
+class Table:
+    """Rows of text below a line of headings; the first column names what was measured."""
+
+    name: str
+    """Of the file."""
+    headings: list[str]
+    rows: list[list[str]] = field(default_factory=list)
+
+    def show(self) -> None:
+        lines = [self.headings, *self.rows]
+        widths = [max(len(line[column]) for line in lines) for column in range(len(self.headings))]
+        for number, line in enumerate(lines):
+            cells = [
+                cell.rjust(width) if column else cell.ljust(width) for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+            ]
+            print("| " + " | ".join(cells) + " |")
+            if number == 0:
+                print("|" + "|".join("-" * (width + 1) + (":" if column else "-") for column, width in enumerate(widths)) + "|")
+        print(flush=True)
+
+    def save(self, folder: Path) -> None:
+        with (folder / f"{self.name}.csv").open("w", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([self.headings, *self.rows])
+
+
+def ratio(values: Sequence[float], base: Sequence[float]) -> str:
+    """The median of what was measured in each round over what the base was in the same round, and from where to where they went."""
+    quotients = [value / other for value, other in zip(values, base, strict=True)]
+    return f"{statistics.median(quotients):.2f} ({min(quotients):.2f}-{max(quotients):.2f})"
