@@ -257,7 +257,9 @@ class Heartbeat:
         now = now_seconds()
         holds = []
         for hold in due:
-            if not hold.owner.alive():
+            if not hold.wants_beats():
+                self.discard(hold)
+            elif not hold.owner.alive():
                 self._table.report_lost(hold, LeaseEvent.OWNER_DIED, "its thread ended without a release")
             elif now >= hold.deadline:
                 self._table.report_lost(hold, LeaseEvent.DEADLINE_PASSED, "its lease ended before a beat was answered")

@@ -19,7 +19,7 @@ from fencedlock.errors import BackendError, BackendUnavailableError, Configurati
 from fencedlock.heartbeat import SOON_SECONDS, Heartbeat
 from fencedlock.hold import Claim, Hold, LeaseEvent, LeaseState
 from fencedlock.identity import Owner, new_client_id
-from fencedlock.waiting import LEAST_REQUEST_SECONDS, REQUEST_SHARE_OF_LEASE, Cancellation, Wait, ask
+from fencedlock.waiting import LEAST_REQUEST_SECONDS, REQUEST_SHARE_OF_LEASE, Cancellation, Wait, ask, raise_if_ended
 
 if TYPE_CHECKING:
     from fencedlock.locks import RLock
@@ -158,9 +158,9 @@ class LockTable:
             self.raise_if_closed()
         patient = timeout_seconds > 0
         deadline = now_seconds() + timeout_seconds if timeout_seconds != _NEVER else _NEVER
+        if cancel is not None:
+            cancel.raise_if_cancelled(lock._resource.name)
         while True:
-            if cancel is not None:
-                cancel.raise_if_cancelled(lock._resource.name)
             claim_id = f"{self.client_id}/{owner.number}/{next(self._claim_numbers)}"
             claim = Claim(claim_id, lock._resource.bound, owner, lock._lease_seconds, lock._fair, patient)
             try:
@@ -176,6 +176,7 @@ class LockTable:
                 raise
             if grant is None:
                 return False
+            raise_if_ended(self, lock._resource.name, cancel)  # the client was closed, or the grant lapsed on its way: ask anew
 
     def _enter(self, lock: RLock, owner: Owner, claim: Claim, grant: Granted) -> bool:
         """Make the grant a hold; False if it lapsed on its way to us, and must not be used."""

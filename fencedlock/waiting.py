@@ -115,6 +115,16 @@ def ask(table: LockTable, claim: Claim, queue: bool, timeout_seconds: float) -> 
         return error
 
 
+def raise_if_ended(table: LockTable, name: str, cancel: Cancellation | None) -> None:
+    """Raise AcquireCancelledError if somebody cancelled the acquisition of this lock, or closed the client."""
+    if cancel is not None:
+        cancel.raise_if_cancelled(name)
+    if table.closed:
+        if table.at_exit and threading.current_thread().daemon:
+            threading.Event().wait()  # the interpreter ends without this thread, whose error would only be a traceback
+        raise AcquireCancelledError(f"the acquisition of {name!r} ended, for its client was closed", lock=name)
+
+
 class Wait:
     """One thread's way from what came of its first question to a grant, a time-out or an error."""
 
@@ -163,16 +173,16 @@ class Wait:
                     return None
                 queue = True
             elif isinstance(outcome, Gone):
-                self._raise_if_cancelled()  # closing the client withdraws its claims
+                raise_if_ended(self._table, self._claim.bound.name, self._cancel)  # closing the client withdraws its claims
                 raise BackendError("the lock server says that this claim was withdrawn, which nobody did", lock=claim.bound.name)
-            self._raise_if_cancelled()
+            raise_if_ended(self._table, self._claim.bound.name, self._cancel)
             outcome = ask(table, claim, queue, table.seconds_to_ask(claim, self._deadline))
 
     def _sleep(self) -> bool:
         """Sleep until there is something to ask (True), or the claim is granted or out of time (False)."""
         claim = self._claim
         while True:
-            self._raise_if_cancelled()
+            raise_if_ended(self._table, self._claim.bound.name, self._cancel)
             with self._table.mutex:
                 if claim.grant is not None:
                     return False
@@ -205,17 +215,6 @@ class Wait:
         wake_at = min(limit, now + random.uniform(0, bound))  # noqa: S311 - jitter, not a secret
         if not self._claim.patient or wake_at >= limit:
             self._bell.wait(limit - now if self._claim.patient else 0)
-            self._raise_if_cancelled()
+            raise_if_ended(self._table, self._claim.bound.name, self._cancel)
             raise error
         self._bell.wait(wake_at - now)
-
-    def _raise_if_cancelled(self) -> None:
-        if self._cancel is None and not self._table.closed:
-            return
-        name = self._claim.bound.name
-        if self._cancel is not None:
-            self._cancel.raise_if_cancelled(name)
-        if self._table.closed:
-            if self._table.at_exit and threading.current_thread().daemon:
-                threading.Event().wait()  # the interpreter ends without this thread, whose error would only be a traceback
-            raise AcquireCancelledError(f"the acquisition of {name!r} ended, for its client was closed", lock=name)

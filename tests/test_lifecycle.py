@@ -249,6 +249,27 @@ def _threads_of(client: fencedlock.Client) -> list[threading.Thread | None]:
     return [client._table.heartbeat._thread]
 
 
+def test_closing_ends_an_acquisition_whose_grant_is_on_its_way(
+    server: LockServer, client: fencedlock.Client, connect: Callable[..., fencedlock.Client], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leaving = connect(server.url)
+    lock = leaving.RLock(name)
+    bound = leaving._table.resource(name).bound
+    acquire = type(bound).acquire
+
+    def overtaken(*arguments: Any, **options: Any) -> object:
+        answer = acquire(*arguments, **options)
+        leaving.close()
+        return answer
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(bound), "acquire", overtaken)
+        with pytest.raises(fencedlock.AcquireCancelledError, match="closed"):
+            lock.acquire()
+    with client.RLock(name):
+        pass
+
+
 def test_ctrl_c_in_the_middle_of_a_release_lets_nobody_believe_in_the_lock(
     server: LockServer, client: fencedlock.Client, connect: Callable[..., fencedlock.Client], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

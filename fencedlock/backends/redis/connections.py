@@ -169,7 +169,10 @@ class Wire:
         except BlockingIOError:
             raise TimeoutError("no reply in time") from None
         self.rested = False
-        return [self._reply(line) for line in received[:-2].split(b"\r\n")]
+        lines = received[:-2].split(b"\r\n")
+        if len(lines) != count:
+            raise ValueError(f"{len(lines)} lines, where {count} were asked for")
+        return [self._reply(line) for line in lines]
 
     def _rest_of_lines(self, received: bytes, count: int) -> bytes:
         give_up_at = 0.0
@@ -285,6 +288,10 @@ class Connections:
 
     def _drop(self, wire: Wire) -> None:
         wire.close()
+        try:
+            self._idle.remove(wire)  # Ctrl-C just after it was given back
+        except ValueError:
+            pass
         with self._returned:
             self._open -= 1
         self._wake_one()

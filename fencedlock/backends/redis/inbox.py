@@ -30,6 +30,9 @@ SILENCE_SECONDS = 5.0
 LONGEST_PAUSE_SECONDS = 1.0
 """Between two attempts to open it anew."""
 
+STEADY_SECONDS = 1.0
+"""A connection that was cut sooner counts as one more attempt."""
+
 REFUSED_PAUSE_SECONDS = 30.0
 """The same when the server refuses, for want of a permission."""
 
@@ -55,6 +58,7 @@ class Inbox:
         self._closed = False
         self._warned = False
         self._connection: Any = None
+        self._opened_at = 0.0
         self._stream: _Stream | None = None
         """What comes in; None while nothing can."""
         self._turn = threading.RLock()  # reentrant: in the middle of it, a signal handler or a destructor may sleep for a claim too
@@ -84,6 +88,7 @@ class Inbox:
                     thread.start()
                 except RuntimeError:
                     self._thread = None
+                    self._disconnect()
                     raise
 
     def close(self) -> None:
@@ -93,7 +98,11 @@ class Inbox:
             thread = self._thread
         self._keeper.ring()
         if thread is not None and thread is not threading.current_thread():
-            thread.join()
+            try:
+                thread.join()
+            except RuntimeError:
+                pass  # Ctrl-C came before it began
+        self._disconnect()
 
     def forget(self) -> None:
         """In a forked child: close the child's copy of the connection, or the server would count a killed parent as listening."""
@@ -121,10 +130,12 @@ class Inbox:
                 if stream.cut:
                     self._let_go(stream)
         finally:
-            if not inside and self._turn._is_owned():  # type: ignore[attr-defined]
-                self._turn.release()  # Ctrl-C between the acquisition and its try
+            self._sleepers.pop(bell, None)  # first, so that no Ctrl-C can come before it
+            while not inside and self._turn._is_owned():  # type: ignore[attr-defined]
+                self._turn.release()  # Ctrl-C came between the acquisition and its try
             bell.rung = False
-            self._sleepers.pop(bell, None)
+            if inside and self._stream is not None:
+                self._stream.wake()  # whoever reads further out may have been rung meanwhile
             self._pass_turn()
 
     def _pass_turn(self) -> None:
@@ -146,10 +157,16 @@ class Inbox:
     def _keep(self, listener: Listener) -> None:
         pause = 0.0
         while not self._closed:
-            if self._stream is None:
-                pause = self._reopen(listener, pause)
-            elif self._turn.acquire(blocking=False):  # nobody reads: see what is there
-                stream = self._stream
+            stream = self._stream
+            if stream is None:
+                if self._connection is not None and now_seconds() >= self._opened_at + STEADY_SECONDS:
+                    pause = 0.0
+                self._disconnect()
+                self._keeper.wait(pause)
+                if not self._closed:
+                    pause = self._reopen(listener, pause)
+                continue
+            if self._turn.acquire(blocking=False):  # nobody reads: see what is there
                 try:
                     stream.read_until(self._keeper, now_seconds())
                 finally:
@@ -157,22 +174,22 @@ class Inbox:
                 if stream.cut:
                     self._let_go(stream)
                 self._pass_turn()
-            self._keeper.wait(pause or SILENCE_SECONDS)
+            self._keeper.wait(SILENCE_SECONDS)
         self._disconnect()
 
     def _reopen(self, listener: Listener, pause: float) -> float:
-        """Connect anew; 0, or how long to pause before the next attempt."""
-        self._disconnect()
+        """Connect anew; how long to pause before the next attempt, should there have to be one soon."""
         try:
             self._subscribe(listener)
         except BackendUnavailableError:
-            return min(LONGEST_PAUSE_SECONDS, 2 * pause + 0.01)
+            pass
         except BackendError as error:
             self._warn(error)
             return REFUSED_PAUSE_SECONDS
-        self._pass_turn()
-        listener.reconnected()
-        return 0.0
+        else:
+            self._pass_turn()
+            listener.reconnected()
+        return min(LONGEST_PAUSE_SECONDS, 2 * pause + 0.01)
 
     def _subscribe(self, listener: Listener) -> None:
         connection = self._connector()
@@ -182,7 +199,7 @@ class Inbox:
             connection.send_packed_command([pack("SUBSCRIBE", self._channel)], check_health=False)
             connection.read_response(disable_decoding=True)
             self._stream = _Stream(connection._sock.sock, listener)
-            self._connection = connection
+            self._connection, self._opened_at = connection, now_seconds()
         except Exception as error:
             connection.disconnect()
             raise self._connector.error_for(error) from error
@@ -227,7 +244,7 @@ class _Stream:
         """Read until the bell rings, at most until then; look at least once. Sets :attr:`cut` when the connection has ended."""
         try:
             while not self.cut:
-                bell.alarm = self._wake
+                bell.alarm = self.wake
                 seconds = 0.0 if bell.rung else min(until, self._silent_at) - now_seconds()
                 poll, self._poll = self._poll or self._make_poll(), None  # one that is in use can't be used again inside
                 ready = poll.poll(1000 * max(0.0, seconds))
@@ -261,7 +278,7 @@ class _Stream:
         self._kick.close()
         self._kicked.close()
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
         """End the reader's poll: its bell has rung."""
         try:
             self._kick.send(b".")

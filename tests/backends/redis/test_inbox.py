@@ -15,7 +15,7 @@ import pytest
 import fencedlock
 from tests.conftest import eventually
 from tests.contenders import Contender
-from tests.proxy import HOLD, Proxy
+from tests.proxy import HOLD, HOLD_AND_CUT, Proxy
 from tests.servers import RedisServer
 
 
@@ -220,3 +220,30 @@ def test_beats_that_fall_due_about_the_same_time_share_an_exchange(
 
 def _renewals(wire: Proxy) -> int:
     return len([request for request in wire.requests if Proxy.is_call(request, "renew")])
+
+
+def test_a_hand_off_that_was_missed_during_a_cut_is_made_up_for_at_the_reconnection(
+    proxy: Callable[[RedisServer], Proxy],
+    server: RedisServer,
+    client: fencedlock.Client,
+    connect: Callable[..., fencedlock.Client],
+    name: str,
+) -> None:
+    wire = proxy(server)
+    far = connect(wire.url, ttl=30)
+    lock = client.FairLock(name)
+    lock.acquire()
+    waiter = threading.Thread(target=_visit, args=(far.FairLock(name),))
+    waiter.start()
+    eventually(lambda: client.inspect(name).waiters)
+    wire.rule = lambda request: HOLD_AND_CUT if b"SUBSCRIBE" in request else None
+    with server.client() as raw:
+        wire.cut()
+        eventually(lambda: raw.pubsub_numsub(f"fencedlock:inbox:{far.id}")[0][1] == 0)
+        lock.release()  # nobody hears of it
+        wire.wait_for(lambda: bool(wire.held))
+    assert waiter.is_alive()
+    begun = time.monotonic()
+    wire.rule = lambda request: None
+    waiter.join(20)
+    assert time.monotonic() - begun < 2  # its beat would come after more than three seconds

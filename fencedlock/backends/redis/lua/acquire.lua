@@ -95,6 +95,10 @@ if winner == claim then
   return granted(unpack(call('HMGET', lock, 'token', 'abandoned')))
 end
 if mode == 'try' then
-  return winner and answer('busy') or grant_now()
+  if winner then
+    return answer('busy')
+  end
+  issued, abandoned = last_issued() -- tokens may have been spent on waiters that did not hear of them
+  return grant_now()
 end
 return answer('waiting', call('HGET', fence, 'issued') or '0', math.max(0, call('PTTL', lock)))
