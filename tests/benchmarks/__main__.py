@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import os
+import platform
+import shlex
 import statistics
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from tests.benchmarks import handoff, holds, server_side, start, uncontended, waiters
@@ -27,15 +32,36 @@ from tests.benchmarks.contestants import (
     WIRE,
 )
 from tests.benchmarks.tables import Table
-from tests.etcd_servers import EtcdServer, any_etcd
+from tests.etcd_servers import EtcdServer, any_etcd, find_etcd
 from tests.servers import RedisServer, any_redis_server, find_redis_server
 
 _PACKAGES = {
+    "python-redis-lock": "python-redis-lock",
+    "redis-py Lock": "redis",
     "pottery Redlock": "pottery",
-    "py-redis-semaphore": "redis_semaphore",
-    "redis-fifo-lock": "redis_fifo_lock",
+    "py-redis-semaphore": "py-redis-semaphore",
+    "redis-fifo-lock": "redis-fifo-lock",
     "fencekit": "fencekit",
 }
+"""Where each peer comes from."""
+
+
+def describe_run() -> str:
+    """How to repeat this run, and with what it was made."""
+    programs = [find_redis_server(any_redis_server()), find_etcd(any_etcd())]
+    servers = [subprocess.run([each, "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[0] for each in programs]
+    packages = [f"{name} {version(name)}" for name in ("hiredis", *_PACKAGES.values(), "grpcio") if found(name)]
+    command = shlex.join(["python", "-m", "tests.benchmarks", *sys.argv[1:]])
+    python = f"Python {platform.python_version()}"
+    return f"``{command}``\n\n{'; '.join([python, f'{os.cpu_count()} CPUs', platform.system(), *servers, *packages])}\n"
+
+
+def found(distribution: str) -> bool:
+    try:
+        version(distribution)
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 class Report:
@@ -45,6 +71,7 @@ class Report:
         self.folder = folder
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
+            (folder / "run.txt").write_text(describe_run())
 
     def add(self, table: Table) -> None:
         table.show()
@@ -165,7 +192,7 @@ def on_etcd(folder: Path, report: Report, rounds: int, seconds: float) -> None:
 
 def peers() -> list[str]:
     """Those that are installed."""
-    missing = [label for label, package in _PACKAGES.items() if find_spec(package) is None]
+    missing = [label for label, distribution in _PACKAGES.items() if not found(distribution)]
     if missing:
         print(f"not installed, so not compared: {', '.join(missing)}\n")
     return [label for label in PEERS if label not in missing]

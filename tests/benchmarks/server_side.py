@@ -30,7 +30,7 @@ class Cost:
     microseconds: list[float]
 
     def cells(self) -> list[str]:
-        return [str(statistics.median_low(self.commands)), f"{statistics.median(self.microseconds):.1f}"]
+        return [str(statistics.median_low(self.commands)), f"{statistics.median(self.microseconds):.0f}"]
 
 
 class Meter:

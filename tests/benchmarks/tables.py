@@ -38,4 +38,6 @@ class Table:
 def ratio(values: Sequence[float], base: Sequence[float]) -> str:
     """The median of what was measured in each round over what the base was in the same round, and from where to where they went."""
     quotients = [value / other for value, other in zip(values, base, strict=True)]
-    return f"{statistics.median(quotients):.2f} ({min(quotients):.2f}-{max(quotients):.2f})"
+    median = statistics.median(quotients)
+    digits = 2 if median >= 0.05 else 4
+    return f"{median:.{digits}f} ({min(quotients):.{digits}f}-{max(quotients):.{digits}f})"

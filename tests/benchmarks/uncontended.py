@@ -53,8 +53,10 @@ def measure(server: RedisServer | EtcdServer, prepare: Prepare, labels: list[str
     _pin(server.process.pid, one)
     os.sched_setaffinity(0, one)
     try:
-        name = prepare.__name__
-        measured = {label: prepare(CONTESTANTS[label](server.port, name), CONTESTANTS[label](server.port, name)) for label in labels}
+        measured = {}
+        for label in labels:
+            lock, other = (CONTESTANTS[label](server.port, f"{prepare.__name__}/{label}") for _ in range(2))
+            measured[label] = prepare(lock, other)
         times: dict[str, list[float]] = {label: [] for label in labels}
         for round_number in range(rounds + 1):
             blocks: dict[str, list[float]] = {label: [] for label in labels}
