@@ -136,7 +136,6 @@ def on_redis_handoff(server: RedisServer, report: Report, rounds: int, seconds: 
         (2, [*OURS, *peers()], 0.0),
         (8, [*OURS, *peers()], 0.0),
         (32, few, 0.0),
-        (2, few, 0.001),
         (8, few, 0.001),
         (32, few, 0.001),
     ):

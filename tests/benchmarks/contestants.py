@@ -26,6 +26,7 @@ LEASE_SECONDS = 30
 _NO_END = timedelta(days=1)
 
 logging.getLogger("fencedlock").setLevel(logging.ERROR)  # the server keeps nothing, on purpose
+logging.getLogger("redis_lock").setLevel(logging.ERROR)  # it warns of each try that failed
 
 
 class Lock(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from fencedlock.backends.base import (
     Backend,
@@ -43,6 +43,9 @@ _CHUNK = 100
 """Commands sent at once by a heartbeat; with more of them, others would wait for the server."""
 
 _Target = TypeVar("_Target", Hold, Claim)
+_Answer: TypeAlias = ClaimAnswer | RenewAnswer
+_Make: TypeAlias = Callable[[_Target, int], bytes]
+_Read: TypeAlias = Callable[[_Target, bytes, float], _Answer | None]
 
 
 class _Terms(dict[tuple[float, str, bool], str]):
@@ -93,13 +96,13 @@ class RedisBackend:
         def make(claim: Claim, not_after_us: int) -> bytes:
             return _bound(claim).pack_acquire(claim, not_after_us, "beat")
 
-        return self._ask_many(scripts.ACQUIRE, claims, make, self.read_claim_answer, timeout_seconds)
+        return self._ask(scripts.ACQUIRE, claims, make, self.read_claim_answer, timeout_seconds)
 
     def renew(self, holds: Sequence[Hold], timeout_seconds: float, *, exact: bool = False) -> list[RenewAnswer | Exception]:
         def make(hold: Hold, not_after_us: int) -> bytes:
             return _bound(hold).pack_renew(hold, not_after_us, exact)
 
-        return self._ask_many(scripts.RENEW, holds, make, self._read_renew_answer, timeout_seconds)
+        return self._ask(scripts.RENEW, holds, make, self._read_renew_answer, timeout_seconds)
 
     def lock_names(self, prefix: str) -> Iterator[str]:
         cursor, pattern = b"0", scan_pattern(self._namespace, prefix)
@@ -185,20 +188,37 @@ class RedisBackend:
         reply, sent = self.converse(Wire.ask_line, script.with_text(packed), timeout_seconds, attempts)
         return self._checked(reply), sent
 
-    def _ask_many(
-        self,
-        script: Script,
-        targets: Sequence[_Target],
-        make: Callable[[_Target, int], bytes],
-        read: Callable[[_Target, bytes, float], ClaimAnswer | RenewAnswer | None],
-        timeout_seconds: float,
+    def _ask(
+        self, script: Script, targets: Sequence[_Target], make: _Make[_Target], read: _Read[_Target], timeout_seconds: float
     ) -> list[Any]:
         """Call a script for each of these; what ``read`` makes of the answers.
 
         ``make`` packs the call for a "not after" in µs of the server's clock. An answer "late" brings the server's
-        time, and the question is asked again; so are the others when the first one has loaded the script.
+        time, and the question is asked again.
         """
-        answers: dict[_Target, ClaimAnswer | RenewAnswer | Exception] = {}
+        if len(targets) == 1:  # a nested acquire: it needs nothing to keep many apart
+            return [self._ask_one(script, targets[0], make, read, timeout_seconds)]
+        return self._ask_many(script, targets, make, read, timeout_seconds)
+
+    def _ask_one(
+        self, script: Script, target: _Target, make: _Make[_Target], read: _Read[_Target], timeout_seconds: float
+    ) -> _Answer | Exception:
+        try:
+            for _ in range(MOST_LATE):
+                sent_at = now_seconds()
+                reply, _ = self.call(script, make(target, self.server_us(sent_at + timeout_seconds)), timeout_seconds)
+                answer = read(target, reply, sent_at)
+                if answer is not None:
+                    return answer
+        except FencedLockError as error:
+            return error
+        return clock_jumps()
+
+    def _ask_many(
+        self, script: Script, targets: Sequence[_Target], make: _Make[_Target], read: _Read[_Target], timeout_seconds: float
+    ) -> list[_Answer | Exception]:
+        """In one exchange for some hundred. When one of them has loaded the script, the others are asked again, too."""
+        answers: dict[_Target, _Answer | Exception] = {}
         for first in range(0, len(targets), _CHUNK):
             unanswered = targets[first : first + _CHUNK]
             for _ in range(MOST_LATE):
