@@ -180,10 +180,11 @@ class Wait:
 
     def _sleep(self) -> bool:
         """Sleep until there is something to ask (True), or the claim is granted or out of time (False)."""
-        claim = self._claim
+        claim, table = self._claim, self._table
         while True:
-            raise_if_ended(self._table, self._claim.bound.name, self._cancel)
-            with self._table.mutex:
+            if self._cancel is not None or table.closed:
+                raise_if_ended(table, claim.bound.name, self._cancel)
+            with table.mutex:
                 if claim.grant is not None:
                     return False
                 now = now_seconds()
@@ -197,10 +198,10 @@ class Wait:
                 if claim.delay_seconds is None:  # most are served before their first beat falls due: so the heartbeat learns of it then
                     beat_at = claim.alive_until - 2 * claim.beat_every_seconds
                     if now >= beat_at:
-                        self._table.heartbeat.add(claim, 0.0)
+                        table.heartbeat.add(claim, 0.0)
                     else:
                         until = min(until, beat_at)
-            self._table.backend.wait(self._bell, until - now)
+            table.backend.wait(self._bell, until - now)
 
     def _pause(self, error: BackendUnavailableError) -> None:
         """Sleep a little before the next question, or raise the error when there is no time left."""

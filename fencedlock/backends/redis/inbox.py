@@ -298,7 +298,7 @@ class _Stream:
             received += self._sock.recv(_CHUNK_BYTES)
         self.cut = not received
         self._asked, self._silent_at = False, now_seconds() + SILENCE_SECONDS
-        unread, end = self._unread + received, 0
+        unread, end = self._unread + received if self._unread else received, 0
         for message in _MESSAGE.finditer(unread):
             self._deliver(*message.groups())
             end = message.end()
