@@ -62,7 +62,7 @@ class Released:
     """The hold has ended by this request or by an earlier copy of it."""
 
 
-RELEASED = Released()
+RELEASED: Released = Released()
 
 
 class NotOurs(NamedTuple):

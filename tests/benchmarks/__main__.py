@@ -146,13 +146,13 @@ def on_redis_handoff(server: RedisServer, report: Report, rounds: int, seconds: 
         title = f"{processes} processes, {section} section"
         name = f"handoff-{processes}-{section.replace(' ', '')}"
         report.add(handoff.table(name, title, measured, PEER))
-        report.rates(name, title, measured)
+        if len(labels) > len(few):
+            report.rates(name, title, measured)
 
 
 def on_redis_threads(server: RedisServer, report: Report, rounds: int, seconds: float) -> None:
     measured = handoff.measure_threads(server.port, [FAIR, PLAIN, IMPATIENT, PEER], 64, rounds, seconds)
     report.add(handoff.table("threads", "64 threads of one process", measured, IMPATIENT, with_stall=True))
-    report.rates("threads", "64 threads of one process", measured)
 
 
 def on_redis_holds(server: RedisServer, report: Report, rounds: int, seconds: float) -> None:
@@ -184,7 +184,6 @@ def on_etcd(folder: Path, report: Report, rounds: int, seconds: float) -> None:
         for processes in (2, 4, 8):
             measured = handoff.measure(server.port, [*ETCD_OURS, ETCD_PEER], processes, rounds, seconds, with_messages=False)
             report.add(handoff.table(f"etcd-handoff-{processes}", f"{processes} processes, empty section, etcd", measured, ETCD_PEER))
-            report.rates(f"etcd-handoff-{processes}", f"{processes} processes, etcd", measured)
     finally:
         server.kill()
 

@@ -74,8 +74,7 @@ class RedisBackend:
         self._connector = connector
         self._on_close = on_close
         self._namespace = checked_namespace(namespace)
-        self._connections = Connections(connector)
-        self.converse = self._connections.converse
+        self.connections: Connections = Connections(connector)
         inbox_prefix = f"{namespace}:inbox:"
         self._inbox = Inbox(connector, inbox_prefix + client_id, request_timeout_seconds)
         self.doors: str = f"1 {inbox_prefix}"
@@ -109,7 +108,7 @@ class RedisBackend:
         seen: set[str] = set()
         while True:
             try:
-                reply = self._connections.ask(
+                reply = self.connections.ask(
                     pack("SCAN", cursor.decode(), "MATCH", pattern, "COUNT", _SCAN_COUNT), self.request_timeout_seconds
                 )
                 cursor, keys = reply
@@ -127,7 +126,7 @@ class RedisBackend:
         settings: dict[bytes, bytes] = {}
         for setting in ("maxmemory-policy", "appendonly", "save"):
             try:
-                reply = self._connections.ask(pack("CONFIG", "GET", setting), timeout_seconds / 3)
+                reply = self.connections.ask(pack("CONFIG", "GET", setting), timeout_seconds / 3)
             except BackendError:
                 return []  # hosted servers often forbid it
             settings.update(zip(reply[::2], reply[1::2], strict=True))
@@ -158,22 +157,22 @@ class RedisBackend:
         self._inbox.wait(bell, timeout_seconds)
 
     def tend(self, now: float) -> float | None:
-        return self._connections.trim(now)
+        return self.connections.trim(now)
 
     def close(self) -> None:
         self._inbox.close()
-        self._connections.close()
+        self.connections.close()
         self._on_close()
 
     def forget_connections(self) -> None:
         self._inbox.forget()
-        self._connections.forget()
+        self.connections.forget()
 
     # --- for the locks of this server
 
     def call(self, script: Script, packed: bytes, timeout_seconds: float, attempts: int = 1) -> tuple[bytes, int]:
         """The line that a packed call of a script answers, with its sign and end, and how often it was sent."""
-        reply, sent = self.converse(Wire.ask_line, packed, timeout_seconds, attempts)
+        reply, sent = self.connections.converse(Wire.ask_line, packed, timeout_seconds, attempts)
         if type(reply) is bytes:
             return reply, sent
         reply, more = self.call_with_text(script, packed, timeout_seconds, reply, attempts)
@@ -185,7 +184,7 @@ class RedisBackend:
         """The same once the server has the script, if that is what this error wants; otherwise it is raised."""
         if not isinstance(error, self._connector.exceptions.NoScriptError):
             raise self._connector.error_for(error) from error
-        reply, sent = self.converse(Wire.ask_line, script.with_text(packed), timeout_seconds, attempts)
+        reply, sent = self.connections.converse(Wire.ask_line, script.with_text(packed), timeout_seconds, attempts)
         return self._checked(reply), sent
 
     def _ask(
@@ -227,7 +226,7 @@ class RedisBackend:
                 packed = [make(target, until_us) for target in unanswered]
                 try:
                     talk = partial(Wire.ask_lines, count=len(packed))
-                    replies, _ = self.converse(talk, b"".join(packed), timeout_seconds, 1)
+                    replies, _ = self.connections.converse(talk, b"".join(packed), timeout_seconds, 1)
                 except FencedLockError as error:
                     return [answers.get(target, error) for target in targets]  # the others would wait as long
                 loaded = False
@@ -253,11 +252,11 @@ class RedisBackend:
     def call_for_array(self, script: Script, packed: bytes, timeout_seconds: float) -> Any:
         """The reply to a packed call of a script that returns more than a line."""
         try:
-            return self._connections.ask(packed, timeout_seconds)
+            return self.connections.ask(packed, timeout_seconds)
         except BackendError as error:
             if not isinstance(error.__cause__, self._connector.exceptions.NoScriptError):
                 raise
-        return self._connections.ask(script.with_text(packed), timeout_seconds)
+        return self.connections.ask(script.with_text(packed), timeout_seconds)
 
     def _checked(self, reply: Any) -> Any:
         if isinstance(reply, Exception):

@@ -37,7 +37,7 @@ class RedisLock:
             not_after_us = int((asked_at + timeout_seconds) * 1e6 + backend.ahead_us)
             packed = self.pack_acquire(claim, not_after_us, "queue" if queue else "try")
             claim.unanswered = max(before_us, not_after_us) if before_us else not_after_us
-            reply, sent = backend.converse(Wire.ask_line, packed, timeout_seconds)
+            reply, sent = backend.connections.converse(Wire.ask_line, packed, timeout_seconds)
             if type(reply) is not bytes:
                 reply, more = backend.call_with_text(scripts.ACQUIRE, packed, timeout_seconds, reply)
                 sent += more - 1
@@ -80,7 +80,7 @@ class RedisLock:
         packed = (  # as in pack_acquire
             f"{scripts.RELEASE.head}{self._keys}${len(claim_id)}\r\n{claim_id}\r\n${len(token)}\r\n{token}\r\n{terms}"
         ).encode()
-        reply, sent = backend.converse(Wire.ask_line, packed, timeout_seconds, attempts)
+        reply, sent = backend.connections.converse(Wire.ask_line, packed, timeout_seconds, attempts)
         if type(reply) is not bytes:
             reply, more = backend.call_with_text(scripts.RELEASE, packed, timeout_seconds, reply, attempts)
             sent += more - 1
