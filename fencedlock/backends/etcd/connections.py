@@ -311,11 +311,13 @@ class Connections:
         self._closed = True
         self._hang_up()
 
-    def _hang_up(self) -> None:
+    def _hang_up(self) -> bool:
+        """Close the channels; True if there were any."""
         with self._mutex:
             channels, self._channels, self._calls = self._channels, {}, {}
         for channel in channels.values():
             channel.close()
+        return bool(channels)
 
     # --- forks: gRPC survives them only while it does nothing
 
@@ -323,11 +325,9 @@ class Connections:
         """Let no call begin, and end those under way: they are made again after the fork. True if there was anything to close."""
         self._gate.close()
         self._forks += 1
-        open_before = bool(self._channels)
-        self._hang_up()
+        had_channels = self._hang_up()
         self._gate.wait_until_empty(FORK_SECONDS)
-        self._hang_up()  # who was just inside may have opened a channel
-        return open_before
+        return self._hang_up() or had_channels  # who was just inside may have opened a channel
 
     def after_fork_in_parent(self) -> None:
         """Let calls begin again."""

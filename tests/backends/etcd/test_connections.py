@@ -195,15 +195,44 @@ def test_a_forked_child_calls_by_itself(start: Callable[..., EtcdServer], open_c
             thread.join()
 
 
+def test_a_fork_knows_of_a_channel_that_was_opened_while_it_waited(
+    start: Callable[..., EtcdServer], open_connection: Callable[..., Connections], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The child of a fork that does not wait for the end of gRPC's threads may be stuck in its first call."""
+    connection, inside, waits = open_connection(start().endpoint), threading.Event(), threading.Event()
+    wait_until_empty = connection._gate.wait_until_empty
+
+    def tell_and_wait(timeout_seconds: float) -> None:
+        waits.set()
+        wait_until_empty(timeout_seconds)
+
+    def call() -> None:
+        with connection._gate:
+            inside.set()
+            assert waits.wait(20)
+            connection._channel(0)
+
+    monkeypatch.setattr(connection._gate, "wait_until_empty", tell_and_wait)
+    thread = threading.Thread(target=call)
+    thread.start()
+    assert inside.wait(20)
+    assert connection.before_fork() is True
+    connection.after_fork_in_parent()
+    thread.join()
+    assert connection.before_fork() is False
+    connection.after_fork_in_parent()
+    assert status(connection)
+
+
 FORK_AT_ONCE = """
 import os, sys, threading
 import fencedlock
 client = fencedlock.connect(sys.argv[1], ttl=5)
-thread = threading.Thread(target=lambda: client.RLock("parent").acquire(False))
+thread = threading.Thread(target=lambda: client.RLock(f"parent {os.getpid()}").acquire(False))
 thread.start()
 child = os.fork()
 if not child:
-    os._exit(0 if client.RLock("child").acquire(timeout=8) else 1)
+    os._exit(0 if client.RLock(f"child {os.getpid()}").acquire(timeout=8) else 1)
 thread.join()
 sys.exit(os.waitpid(child, 0)[1])
 """
