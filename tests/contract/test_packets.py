@@ -12,6 +12,7 @@ import pytest
 
 import fencedlock
 from tests.conftest import eventually
+from tests.contenders import Contender
 from tests.proxy import HOLD, HOLD_AND_CUT, LOSE, LOSE_REPLY
 from tests.servers import LockServer
 
@@ -236,6 +237,35 @@ class TestLatePackets:
         eventually(lambda: backend.leftovers(name) == {":withdrawn"})
         wire.deliver()
         assert not client.inspect(name).locked
+
+
+def test_a_grant_that_is_read_after_its_lease_is_not_used(
+    backend: LockServer,
+    client: fencedlock.Client,
+    connect: Callable[..., fencedlock.Client],
+    contender: Callable[..., Contender],
+    wire: Any,
+    name: str,
+) -> None:
+    """Its process is frozen between the question and the answer, and a successor holds the lock when it wakes."""
+    frozen = contender("process", connect(wire.url, ttl=0.5))
+    frozen.ask("acquire", f"{name}/warm up")
+
+    def freeze(request: Any) -> None:
+        if wire.is_call(request, "acquire"):
+            wire.rule = lambda request: None
+            frozen.freeze()
+
+    wire.rule = freeze
+    frozen.tell("acquire", name)
+    eventually(lambda: client.inspect(name).locked)
+    with client.FairLock(name) as token:
+        frozen.thaw()
+        assert not frozen.answered(0.2)
+    assert frozen.answer() is True
+    assert frozen.ask("token", name) > token
+    frozen.ask("release", name)
+    eventually(partial(is_tidy, backend, name))
 
 
 def test_a_shorter_lease_whose_answer_is_lost_is_believed(
