@@ -73,8 +73,8 @@ def check_after_the_read() -> None:
 
     def wrong(self: PostgreSQLRegister, token: FencingToken) -> tuple[int, str]:
         found = self.read(token.lock)
-        time.sleep(0.05)
         self._fence.check(self._connection, token)
+        time.sleep(0.1)  # a successor that comes now reads what is about to be overwritten
         return found
 
     PostgreSQLRegister.check_and_read = wrong  # type: ignore[assignment, method-assign]
@@ -87,7 +87,7 @@ PLANTS: dict[str, Plant] = {
     "deadline from the reply": Plant(deadline_from_the_reply, ("delay",), ("deadlines",)),
     "retry counts twice": Plant(retry_counts_twice, ("lose-replies",), ("counts",)),
     "last come, first served": Plant(last_come_first_served, ("step-client-clock",), ("fairness",)),
-    "check after the read": Plant(check_after_the_read, ("wipe-server",), ("read-modify-write",)),
+    "check after the read": Plant(check_after_the_read, ("wipe-server", "freeze-client"), ("read-modify-write",)),
 }
 
 
