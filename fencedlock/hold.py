@@ -72,7 +72,7 @@ LEASE_TRANSITIONS: dict[tuple[LeaseState, LeaseEvent], LeaseState] = {
 }
 """The lease table. A pair that is not here changes nothing."""
 
-_LOST, _RELEASED = LeaseState.LOST, LeaseState.RELEASED
+_LOST = LeaseState.LOST
 
 
 class Claim:
@@ -171,8 +171,6 @@ class Hold:
     """Where the heartbeat keeps it: among what is due so long after it was added."""
     state: LeaseState = LeaseState.HELD
     reason: str = ""
-    unanswered: int = 0
-    anchor: Any = None
     _lost_event: threading.Event | None = None
 
     def __init__(self, claim: Claim, grant: Granted, handle: weakref.ref[RLock], siblings: dict[int, Hold]) -> None:
@@ -186,10 +184,8 @@ class Hold:
         self.abandoned: bool = grant.abandoned
         self.deadline: float = grant.deadline
         self.lease_seconds: float = claim.lease_seconds
-        if claim.unanswered:
-            self.unanswered = claim.unanswered
-        if claim.anchor is not None:
-            self.anchor = claim.anchor
+        self.unanswered: int = claim.unanswered
+        self.anchor: Any = claim.anchor
 
     def wants_beats(self) -> bool:
         """True while the lease stands."""
@@ -205,12 +201,6 @@ class Hold:
         with _changing:
             self.deadline = deadline
             self.happened(LeaseEvent.BEAT_ANSWERED)
-
-    def released(self) -> None:
-        """The same as ``happened(LeaseEvent.RELEASED)``, on the way of each release."""
-        with _changing:
-            if self.state is not _LOST:
-                self.state = _RELEASED
 
     def happened(self, event: LeaseEvent, reason: str = "") -> bool:
         """Move through the table; True when this event is what lost the lease."""

@@ -327,8 +327,7 @@ class LockTable:
                     self._release_later(hold)  # an old packet may still be under way: the server must know that this claim is over
                 raise
         try:
-            hold.siblings.pop(hold.owner.number, None)
-            hold.released()
+            self._unwind(hold, LeaseEvent.RELEASED)
             answer = hold.bound.release(hold, self.request_seconds(hold.lease_seconds), attempts=2)
             self.heartbeat.discard(hold)  # after the release, for somebody else waits for it
         except BaseException as error:
@@ -426,10 +425,7 @@ class LockTable:
 
     def seconds_to_ask(self, claim: Claim, deadline: float) -> float:
         """How long a question of this claim may wait for its answer, whose caller gives up at ``deadline``."""
-        longest = self.request_seconds(claim.lease_seconds)
-        if deadline == _NEVER:
-            return longest
-        return min(longest, max(LEAST_REQUEST_SECONDS, deadline - now_seconds()))
+        return min(self.request_seconds(claim.lease_seconds), max(LEAST_REQUEST_SECONDS, deadline - now_seconds()))
 
     def listen(self) -> None:
         """Make sure that doorbells arrive; needed before a claim takes its place in a queue."""

@@ -173,9 +173,9 @@ class Wait:
                     return None
                 queue = True
             elif isinstance(outcome, Gone):
-                raise_if_ended(self._table, self._claim.bound.name, self._cancel)  # closing the client withdraws its claims
+                self._raise_if_ended()  # closing the client withdraws its claims
                 raise BackendError("the lock server says that this claim was withdrawn, which nobody did", lock=claim.bound.name)
-            raise_if_ended(self._table, self._claim.bound.name, self._cancel)
+            self._raise_if_ended()
             outcome = ask(table, claim, queue, table.seconds_to_ask(claim, self._deadline))
 
     def _sleep(self) -> bool:
@@ -183,7 +183,7 @@ class Wait:
         claim, table = self._claim, self._table
         while True:
             if self._cancel is not None or table.closed:
-                raise_if_ended(table, claim.bound.name, self._cancel)
+                self._raise_if_ended()
             with table.mutex:
                 if claim.grant is not None:
                     return False
@@ -216,6 +216,9 @@ class Wait:
         wake_at = min(limit, now + random.uniform(0, bound))  # noqa: S311 - jitter, not a secret
         if not self._claim.patient or wake_at >= limit:
             self._bell.wait(limit - now if self._claim.patient else 0)
-            raise_if_ended(self._table, self._claim.bound.name, self._cancel)
+            self._raise_if_ended()
             raise error
         self._bell.wait(wake_at - now)
+
+    def _raise_if_ended(self) -> None:
+        raise_if_ended(self._table, self._claim.bound.name, self._cancel)

@@ -6,7 +6,6 @@ import argparse
 import os
 import platform
 import shlex
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -85,18 +84,16 @@ class Report:
 
             rates = {label: [run.rate for run in runs] for label, runs in measured.runs.items()}
             waits = {label: [1000 * run.longest_wait for run in runs] for label, runs in measured.runs.items()}
-            for kind, unit, each in (("rate", "acquisitions/s", rates), ("wait", "longest wait, ms", waits)):
-                medians = {label: statistics.median(values) for label, values in each.items()}
-                spans = {label: (min(values), max(values)) for label, values in each.items()}
-                plots.bars(self.folder / f"{name}-{kind}.svg", f"{title}: {unit}", unit, medians, spans)
+            plots.bars(self.folder / f"{name}-rate.svg", f"{title}: acquisitions/s", "acquisitions/s", rates)
+            plots.bars(self.folder / f"{name}-wait.svg", f"{title}: longest wait, ms", "longest wait, ms", waits)
 
     def times(self, name: str, title: str, seconds: dict[str, list[float]]) -> None:
         if self.folder is not None:
             from tests.benchmarks import plots
 
-            medians = {label: 1e6 * statistics.median(values) for label, values in seconds.items()}
-            spans = {label: (1e6 * min(values), 1e6 * max(values)) for label, values in seconds.items()}
-            plots.bars(self.folder / f"{name}.svg", title, "µs", medians, spans)
+            plots.bars(
+                self.folder / f"{name}.svg", title, "µs", {label: [1e6 * each for each in values] for label, values in seconds.items()}
+            )
 
     def growth(self, table: Table, beside: str, others: list[int]) -> None:
         self.add(table)

@@ -60,12 +60,12 @@ def _hold(port: int, server_pid: int, count: int, seconds: float, results: Conne
     memory = me.memory_info().rss - memory_before
     time.sleep(LEASE_SECONDS / 3)  # until the first renewals: from here on, the load is what it stays
     with redis.Redis(port=port) as raw:
-        here, there = _cpu_seconds(me), _cpu_seconds(server)
+        here, there = cpu_seconds(me), cpu_seconds(server)
         calls, begun = _calls(raw), time.perf_counter()
         time.sleep(seconds)
         elapsed = time.perf_counter() - begun
         renewals = (_calls(raw) - calls) / elapsed
-    here, there = _cpu_seconds(me) - here, _cpu_seconds(server) - there
+    here, there = cpu_seconds(me) - here, cpu_seconds(server) - there
     assert all(lock.remaining() > 0 for lock in locks)
     results.send(
         [
@@ -82,7 +82,8 @@ def _hold(port: int, server_pid: int, count: int, seconds: float, results: Conne
     os._exit(0)  # the releases of so many are not of interest here
 
 
-def _cpu_seconds(process: psutil.Process) -> float:
+def cpu_seconds(process: psutil.Process) -> float:
+    """What a process has used of all CPUs so far."""
     times = process.cpu_times()
     return float(times.user + times.system)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,14 +15,15 @@ mpl.rcParams["svg.hashsalt"] = "fencedlock"  # the same figures give the same fi
 _OURS, _OTHERS = "#1f6feb", "#9aa4b2"
 
 
-def bars(file: Path, title: str, unit: str, values: Mapping[str, float], spreads: Mapping[str, tuple[float, float]]) -> None:
-    """One bar for each, with the span of its rounds; ours in another colour."""
-    figure, axes = plt.subplots(figsize=(8, 0.6 + 0.36 * len(values)))
-    labels = list(values)[::-1]
+def bars(file: Path, title: str, unit: str, rounds: Mapping[str, Sequence[float]]) -> None:
+    """One bar for each, the median of its rounds with their span; ours in another colour."""
+    figure, axes = plt.subplots(figsize=(8, 0.6 + 0.36 * len(rounds)))
+    labels = list(rounds)[::-1]
     colours = [_OURS if label.startswith("fencedlock") else _OTHERS for label in labels]
-    low = [values[label] - spreads[label][0] for label in labels]
-    high = [spreads[label][1] - values[label] for label in labels]
-    axes.barh(labels, [values[label] for label in labels], color=colours, xerr=[low, high], ecolor="#57606a", capsize=2)
+    medians = [statistics.median(rounds[label]) for label in labels]
+    low = [median - min(rounds[label]) for label, median in zip(labels, medians, strict=True)]
+    high = [max(rounds[label]) - median for label, median in zip(labels, medians, strict=True)]
+    axes.barh(labels, medians, color=colours, xerr=[low, high], ecolor="#57606a", capsize=2)
     axes.set_title(title, loc="left", fontsize=10)
     axes.set_xlabel(unit)
     axes.spines[["top", "right"]].set_visible(False)

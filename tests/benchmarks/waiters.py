@@ -16,6 +16,7 @@ import redis
 import fencedlock
 from fencedlock.clock import now_seconds
 from tests.benchmarks.contestants import LEASE_SECONDS
+from tests.benchmarks.holds import cpu_seconds
 from tests.benchmarks.tables import Table
 
 _spawn = multiprocessing.get_context("spawn")
@@ -63,10 +64,10 @@ def _row(port: int, server_pid: int, count: int, seconds: float) -> list[str]:
     time.sleep(LEASE_SECONDS / 3)  # the herd has come in, idle connections are closed, and beats go on
     connections = (len(raw.client_list()) - strangers) / PROCESSES
     processes = [psutil.Process(process.pid) for process, _ in crowd]
-    here, there = [process.cpu_times() for process in processes], psutil.Process(server_pid).cpu_times()
+    server_process = psutil.Process(server_pid)
+    here, there = sum(map(cpu_seconds, processes)), cpu_seconds(server_process)
     time.sleep(seconds)
-    clients = sum(_spent(process.cpu_times()) - _spent(before) for process, before in zip(processes, here, strict=True))
-    server = _spent(psutil.Process(server_pid).cpu_times()) - _spent(there)
+    clients, server = sum(map(cpu_seconds, processes)) - here, cpu_seconds(server_process) - there
     lock.release()
     time.sleep(seconds)  # they take turns; who had the lock comes back, so that there are as many to the end
     turns: list[Turn] = []
@@ -109,7 +110,3 @@ def _wait(port: int, name: str, count: int, results: Connection) -> None:
     results.recv()
     results.send(list(turns))
     time.sleep(3600)
-
-
-def _spent(times: Any) -> float:
-    return float(times.user + times.system)

@@ -173,19 +173,18 @@ class RedisBackend:
     def call(self, script: Script, packed: bytes, timeout_seconds: float, attempts: int = 1) -> tuple[bytes, int]:
         """The line that a packed call of a script answers, with its sign and end, and how often it was sent."""
         reply, sent = self.connections.converse(Wire.ask_line, packed, timeout_seconds, attempts)
-        if type(reply) is bytes:
-            return reply, sent
-        reply, more = self.call_with_text(script, packed, timeout_seconds, reply, attempts)
-        return reply, sent + more - 1
+        return (reply, sent) if type(reply) is bytes else self.call_with_text(script, packed, timeout_seconds, attempts, reply, sent)
 
     def call_with_text(
-        self, script: Script, packed: bytes, timeout_seconds: float, error: Exception, attempts: int = 1
+        self, script: Script, packed: bytes, timeout_seconds: float, attempts: int, error: Exception, sent: int
     ) -> tuple[bytes, int]:
-        """The same once the server has the script, if that is what this error wants; otherwise it is raised."""
+        """The same after this error, if it says that the server has not loaded the script; otherwise it is raised."""
         if not isinstance(error, self._connector.exceptions.NoScriptError):
             raise self._connector.error_for(error) from error
-        reply, sent = self.connections.converse(Wire.ask_line, script.with_text(packed), timeout_seconds, attempts)
-        return self._checked(reply), sent
+        reply, more = self.connections.converse(Wire.ask_line, script.with_text(packed), timeout_seconds, attempts)
+        if isinstance(reply, Exception):
+            raise self._connector.error_for(reply) from reply
+        return reply, sent + more - 1
 
     def _ask(
         self, script: Script, targets: Sequence[_Target], make: _Make[_Target], read: _Read[_Target], timeout_seconds: float
@@ -232,13 +231,13 @@ class RedisBackend:
                 loaded = False
                 for target, call, reply in zip(unanswered, packed, replies, strict=True):
                     try:
-                        if not isinstance(reply, self._connector.exceptions.NoScriptError):
-                            answer = read(target, self._checked(reply), sent_at)
-                        elif loaded:
-                            continue
-                        else:
-                            answer = read(target, self.call(script, call, timeout_seconds)[0], sent_at)
+                        line = reply
+                        if type(reply) is not bytes:
+                            if loaded and isinstance(reply, self._connector.exceptions.NoScriptError):
+                                continue
+                            line, _ = self.call_with_text(script, call, timeout_seconds, 1, reply, 1)
                             loaded = True
+                        answer = read(target, line, sent_at)
                         if answer is not None:
                             answers[target] = answer
                     except FencedLockError as error:
@@ -257,11 +256,6 @@ class RedisBackend:
             if not isinstance(error.__cause__, self._connector.exceptions.NoScriptError):
                 raise
         return self.connections.ask(script.with_text(packed), timeout_seconds)
-
-    def _checked(self, reply: Any) -> Any:
-        if isinstance(reply, Exception):
-            raise self._connector.error_for(reply) from reply
-        return reply
 
     def server_us(self, at: float) -> int:
         """The server's time, in µs, at a time of this process."""

@@ -36,11 +36,10 @@ class RedisLock:
             asked_at = now_seconds()
             not_after_us = int((asked_at + timeout_seconds) * 1e6 + backend.ahead_us)
             packed = self.pack_acquire(claim, not_after_us, "queue" if queue else "try")
-            claim.unanswered = max(before_us, not_after_us) if before_us else not_after_us
+            claim.unanswered = max(before_us, not_after_us)
             reply, sent = backend.connections.converse(Wire.ask_line, packed, timeout_seconds)
             if type(reply) is not bytes:
-                reply, more = backend.call_with_text(scripts.ACQUIRE, packed, timeout_seconds, reply)
-                sent += more - 1
+                reply, sent = backend.call_with_text(scripts.ACQUIRE, packed, timeout_seconds, 1, reply, sent)
             if sent == 1:
                 claim.unanswered = before_us
             answer = backend.read_claim_answer(claim, reply, asked_at)
@@ -82,8 +81,7 @@ class RedisLock:
         ).encode()
         reply, sent = backend.connections.converse(Wire.ask_line, packed, timeout_seconds, attempts)
         if type(reply) is not bytes:
-            reply, more = backend.call_with_text(scripts.RELEASE, packed, timeout_seconds, reply, attempts)
-            sent += more - 1
+            reply, sent = backend.call_with_text(scripts.RELEASE, packed, timeout_seconds, attempts, reply, sent)
         if reply == b"+released\r\n":
             return RELEASED
         return NotOurs(ended=_number(reply, b"+lost"), replayed=sent > 1)
