@@ -48,7 +48,8 @@ class ReadyConnections(Connections):
         self._raise_if_closed()
         return self._client.channel
 
-    def _hang_up(self) -> None:
+    def _hang_up(self) -> bool:
         self._calls.clear()
         for stream in list(self._streams):
             stream.cancel()
+        return False
