@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
@@ -38,6 +37,13 @@ _CLOSE = object()
 _Target = TypeVar("_Target", Hold, Claim)
 
 
+class Queue(dict[Hold | Claim, float]):
+    """What is beaten for so long after it was added, in the order in which it falls due, each with the local time of that."""
+
+    def __init__(self, delay_seconds: float) -> None:
+        self.delay_seconds: float = delay_seconds
+
+
 @dataclass(slots=True)
 class _Undo:
     what: str
@@ -57,7 +63,7 @@ class Heartbeat:
     def __init__(self, table: LockTable) -> None:
         self._table = table
         self._mutex = table.mutex
-        self._queues: defaultdict[float, dict[Hold | Claim, float]] = defaultdict(dict)
+        self._queues: dict[float, Queue] = {}
         self._undos: list[_Undo] = []
         self._retry_undos_at = 0.0
         self._wake_at = float("inf")
@@ -77,8 +83,11 @@ class Heartbeat:
 
     def begin(self, target: Hold | Claim, delay_seconds: float, due: float) -> None:
         """Beat for a target for which nothing is planned; for callers who have the table's mutex."""
-        target.delay_seconds = delay_seconds
-        self._queues[delay_seconds][target] = due
+        queue = self._queues.get(delay_seconds)
+        if queue is None:
+            queue = self._queues[delay_seconds] = Queue(delay_seconds)
+        target.queue = queue
+        queue[target] = due
         if due < self._wake_at:
             self._wake_at = due
             self._mailbox.put(None)
@@ -87,11 +96,10 @@ class Heartbeat:
 
     def discard(self, target: Hold | Claim) -> None:
         """Beat for the target no more."""
-        if target.delay_seconds is not None:
+        queue = target.queue
+        if queue is not None:
             with self._mutex:
-                queue = self._queues.get(target.delay_seconds)
-                if queue is not None:
-                    queue.pop(target, None)
+                queue.pop(target, None)
 
     def holds(self) -> list[Hold]:
         """All holds that it beats for."""
@@ -241,7 +249,7 @@ class Heartbeat:
             if isinstance(answer, Renewed):
                 if hold.operation == operation:  # else a renewal overtook it, perhaps for a shorter lease: it knows better
                     hold.extend(answer.deadline)
-                if hold.delay_seconds != hold.lease_seconds / 3:
+                if hold.queue is None or hold.queue.delay_seconds != hold.lease_seconds / 3:
                     self.add(hold, hold.lease_seconds / 3)
             elif isinstance(answer, Exception):
                 if hold.state is LeaseState.HELD:
@@ -287,7 +295,7 @@ class Heartbeat:
                 ring = claim.must_ask or claim.grant is not None or claim.recheck_at < recheck_before
             if ring:
                 claim.ring()
-            if claim.delay_seconds != claim.beat_every_seconds:
+            if claim.queue is None or claim.queue.delay_seconds != claim.beat_every_seconds:
                 self.add(claim, claim.beat_every_seconds)
 
     def _retry_undos(self) -> None:

@@ -17,6 +17,7 @@ from fencedlock.token import FencingToken
 
 if TYPE_CHECKING:
     from fencedlock.backends.base import BoundLock, Waiting
+    from fencedlock.heartbeat import Queue
     from fencedlock.identity import Owner
     from fencedlock.locks import RLock
     from fencedlock.waiting import Bell
@@ -84,8 +85,8 @@ class Claim:
     # What few claims need stands here once, for the making of a claim is on the way of each acquisition.
     bell: Bell | None = None
     """Wakes the thread, once it sleeps for the claim."""
-    delay_seconds: float | None = None
-    """Where the heartbeat keeps it: among what is due so long after it was added."""
+    queue: Queue | None = None
+    """Where the heartbeat keeps it."""
     may_exist: bool = False
     """True while the server may know of it, so that it has to be withdrawn when it is given up."""
     grant: Granted | None = None
@@ -167,16 +168,14 @@ class Hold:
     depth: int = 1
     operation: int = 0
     """Rises with every change of the depth or of the lease's length, so that a late packet can't undo a later one."""
-    delay_seconds: float | None = None
-    """Where the heartbeat keeps it: among what is due so long after it was added."""
+    queue: Queue | None = None
+    """Where the heartbeat keeps it."""
     state: LeaseState = LeaseState.HELD
     reason: str = ""
     _lost_event: threading.Event | None = None
 
     def __init__(self, claim: Claim, grant: Granted, handle: weakref.ref[RLock], siblings: dict[int, Hold]) -> None:
-        self.claim_id: str = claim.id
-        self.bound: BoundLock = claim.bound
-        self.owner: Owner = claim.owner
+        self.claim: Claim = claim
         self.handle: weakref.ref[RLock] = handle
         self.siblings: dict[int, Hold] = siblings
         """The holds of this lock in this process, by the number of the owner; this one is among them until it is unwound."""
@@ -184,8 +183,31 @@ class Hold:
         self.abandoned: bool = grant.abandoned
         self.deadline: float = grant.deadline
         self.lease_seconds: float = claim.lease_seconds
-        self.unanswered: int = claim.unanswered
-        self.anchor: Any = claim.anchor
+
+    @property
+    def claim_id(self) -> str:
+        """The claim's id."""
+        return self.claim.id
+
+    @property
+    def bound(self) -> BoundLock:
+        """The lock."""
+        return self.claim.bound
+
+    @property
+    def owner(self) -> Owner:
+        """The thread that holds it."""
+        return self.claim.owner
+
+    @property
+    def unanswered(self) -> int:
+        """As the claim's."""
+        return self.claim.unanswered
+
+    @property
+    def anchor(self) -> Any:
+        """As the claim's."""
+        return self.claim.anchor
 
     def wants_beats(self) -> bool:
         """True while the lease stands."""

@@ -11,6 +11,11 @@ import weakref
 from functools import cache
 
 
+@cache
+def _host() -> str:
+    return ascii(socket.gethostname())[1:-1]
+
+
 class _Life:
     """Referred to by one thread's local storage and by nothing else: it ends when the thread does."""
 
@@ -37,17 +42,22 @@ class Owner:
 
 
 _numbers = itertools.count(1)
-_thread = threading.local()
 
 
-def current_owner() -> Owner:
-    """The owner of the calling thread. Thread ids are recycled, so each thread gets a number of its own once."""
-    try:
-        return _thread.owner  # type: ignore[no-any-return]
-    except AttributeError:
-        _thread.life = _Life()
-        _thread.owner = owner = Owner(_thread.life)
-        return owner
+class _ThisThread(threading.local):
+    """Made anew by each thread that looks into it. Thread ids are recycled, so each thread gets a number of its own once."""
+
+    def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """Be another owner from now on, as the one thread of a forked child is."""
+        self._life = _Life()
+        self.owner: Owner = Owner(self._life)
+
+
+this_thread: _ThisThread = _ThisThread()
+"""``this_thread.owner`` is the owner of the calling thread."""
 
 
 def new_client_id() -> str:
@@ -55,16 +65,5 @@ def new_client_id() -> str:
     return secrets.token_hex(8)
 
 
-@cache
-def _host() -> str:
-    return ascii(socket.gethostname())[1:-1]
-
-
-def _forget_threads_of_parent() -> None:
-    """A forked child is another process: its one thread gets an owner that names the right pid."""
-    global _thread
-    _thread = threading.local()
-
-
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_threads_of_parent)
+    os.register_at_fork(after_in_child=this_thread.begin)

@@ -29,7 +29,7 @@ logger: logging.Logger = logging.getLogger("fencedlock")
 WITHDRAW_SECONDS = 0.25
 """A caller who gives up waits so long for the withdrawal; after that it goes on in the background."""
 
-_HELD = LeaseState.HELD
+_HELD, _LOST, _RELEASED = LeaseState.HELD, LeaseState.LOST, LeaseState.RELEASED
 _NEVER = float("inf")
 
 LossCallback = Callable[["RLock", str], object]
@@ -195,7 +195,7 @@ class LockTable:
             if self._claims:
                 self._claims.pop(claim.id, None)
             holds[owner.number] = hold
-            if claim.delay_seconds is not None:
+            if claim.queue is not None:
                 self.heartbeat.discard(claim)
             self.heartbeat.begin(hold, beat_after, now + beat_after)
         lock._latest = hold
@@ -327,8 +327,11 @@ class LockTable:
                     self._release_later(hold)  # an old packet may still be under way: the server must know that this claim is over
                 raise
         try:
-            self._unwind(hold, LeaseEvent.RELEASED)
-            answer = hold.bound.release(hold, self.request_seconds(hold.lease_seconds), attempts=2)
+            claim = hold.claim
+            hold.siblings.pop(claim.owner.number, None)
+            if hold.state is not _LOST:  # _unwind, spelt out, for it is on the way of each release
+                hold.state = _RELEASED
+            answer = claim.bound.release(hold, self.request_seconds(hold.lease_seconds), attempts=2)
             self.heartbeat.discard(hold)  # after the release, for somebody else waits for it
         except BaseException as error:
             self._forget(hold, LeaseEvent.RELEASED)

@@ -14,7 +14,7 @@ from fencedlock.clock import now_seconds
 from fencedlock.connecting import checked_ttl, default_client
 from fencedlock.errors import LockLostError, NotOwnedError
 from fencedlock.hold import Hold, LeaseState
-from fencedlock.identity import current_owner
+from fencedlock.identity import this_thread
 from fencedlock.token import FencingToken
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class RLock:
         thread still holds a lease that was lost; and for arguments what ``threading`` raises: ValueError, OverflowError, TypeError.
         """
         timeout_seconds = _FOR_EVER if blocking and timeout == -1 else _checked_timeout(blocking, timeout)
-        owner = current_owner()
+        owner = this_thread.owner
         hold = self._resource.holds.get(owner.number)
         if hold is not None and hold.state is not _RELEASED:
             self._table.deepen(hold)
@@ -87,7 +87,7 @@ class RLock:
         Raises NotOwnedError if this thread does not hold the lock, and LockLostError if the lease ended before. A server that
         is down raises nothing: the background goes on trying until the lease has ended.
         """
-        hold = self._resource.holds.get(current_owner().number)
+        hold = self._resource.holds.get(this_thread.owner.number)
         if hold is None:
             hold = self._owned("cannot release un-acquired lock")
         if hold.depth > 1:
@@ -192,7 +192,7 @@ class RLock:
         return depth
 
     def _acquire_restore(self, depth: int) -> None:
-        self._table.acquire(self, current_owner(), _FOR_EVER, None)
+        self._table.acquire(self, this_thread.owner, _FOR_EVER, None)
         self._table.set_depth(self._owned(), depth)
 
     def _at_fork_reinit(self) -> None:
@@ -201,7 +201,7 @@ class RLock:
     # ---
 
     def _hold(self) -> Hold | None:
-        hold = self._resource.holds.get(current_owner().number)
+        hold = self._resource.holds.get(this_thread.owner.number)
         return None if hold is None or hold.state is _RELEASED else hold
 
     def _owned(self, otherwise: str = "this thread does not hold the lock") -> Hold:

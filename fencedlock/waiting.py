@@ -195,7 +195,7 @@ class Wait:
                     claim.must_ask = False
                     return True
                 until = min(self._deadline, claim.recheck_at)
-                if claim.delay_seconds is None:  # most are served before their first beat falls due: so the heartbeat learns of it then
+                if claim.queue is None:  # most are served before their first beat falls due: so the heartbeat learns of it then
                     beat_at = claim.alive_until - 2 * claim.beat_every_seconds
                     if now >= beat_at:
                         table.heartbeat.add(claim, 0.0)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import gc
 import threading
 
-from fencedlock.identity import Owner, current_owner
+from fencedlock.identity import Owner, this_thread
 
 
 def test_a_dead_thread_is_dead_although_a_cycle_keeps_its_frames() -> None:
     owners: list[Owner] = []
 
     def fail() -> None:
-        owner = current_owner()
+        owner = this_thread.owner
         owners.append(owner)
         try:
             raise ValueError
@@ -32,9 +32,9 @@ def test_a_dead_thread_is_dead_although_a_cycle_keeps_its_frames() -> None:
 def test_threads_one_after_another_are_different_owners() -> None:
     numbers: list[int] = []
     for _ in range(20):
-        thread = threading.Thread(target=lambda: numbers.append(current_owner().number))
+        thread = threading.Thread(target=lambda: numbers.append(this_thread.owner.number))
         thread.start()
         thread.join()
     assert len(set(numbers)) == 20
-    assert current_owner() is current_owner()
-    assert current_owner().alive()
+    assert this_thread.owner is this_thread.owner
+    assert this_thread.owner.alive()

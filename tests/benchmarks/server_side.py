@@ -15,7 +15,7 @@ import redis
 import fencedlock
 from fencedlock.backends.base import ClaimAnswer, Granted
 from fencedlock.hold import Claim, Hold
-from fencedlock.identity import current_owner
+from fencedlock.identity import this_thread
 from tests.benchmarks.contestants import LEASE_SECONDS, PEER, PEERS, REDIS_PY
 from tests.benchmarks.tables import Table
 
@@ -66,7 +66,7 @@ class Scene:
     def claim(self) -> Claim:
         number = next(self._numbers)
         handle, client = self._handles[number % 2], self._clients[number % 2]
-        return Claim(f"{client.id}/bench/{number}", handle._resource.bound, current_owner(), LEASE_SECONDS, True, True)
+        return Claim(f"{client.id}/bench/{number}", handle._resource.bound, this_thread.owner, LEASE_SECONDS, True, True)
 
     def hold(self, claim: Claim) -> Hold:
         """Of a claim that has the lock, or will have it when it asks."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
@@ -35,9 +36,11 @@ _SCAN_COUNT = "1000"
 _LEAST_RECHECK_MS = 10
 """A lease that has just run out is looked at again so soon."""
 _BUSY = Busy()
+_granted = partial(tuple.__new__, Granted)
+"""What ``Granted`` makes, without the function in Python that would make it."""
 _MOST_TTL_MS = 1000 * MOST_TTL_SECONDS
 _MOST_TERMS = 1000
-"""Kinds of claims that are remembered; there are few, unless somebody gives each lock a lease of its own."""
+"""So many are remembered: with more threads and leases than that, all are forgotten now and then."""
 
 _CHUNK = 100
 """Commands sent at once by a heartbeat; with more of them, others would wait for the server."""
@@ -48,19 +51,19 @@ _Make: TypeAlias = Callable[[_Target, int], bytes]
 _Read: TypeAlias = Callable[[_Target, bytes, float], _Answer | None]
 
 
-class _Terms(dict[tuple[float, str, bool], str]):
-    """The arguments of acquire.lua that are the same for all claims of a kind: a lease in seconds, a mode, and fair or not."""
+class _Terms(dict[tuple[str, float, str, bool], str]):
+    """The last arguments of acquire.lua, of a holder, a lease in seconds, a mode, and fair or not: most claims' are not new."""
 
     def __init__(self, doors: str) -> None:
         self._doors = doors
 
-    def __missing__(self, kind: tuple[float, str, bool]) -> str:
-        lease_seconds, mode, fair = kind
-        lease_ms = round(lease_seconds * 1000)
+    def __missing__(self, kind: tuple[str, float, str, bool]) -> str:
+        holder, lease_seconds, mode, fair = kind
+        lease_ms = math.ceil(lease_seconds * 1000)
         span_ms = min(lease_ms, round(MOST_SPAN_SECONDS * 1000))
-        terms = bulks(str(lease_ms), mode, f"{fair:d} {span_ms} {self._doors}")
-        if len(self) < _MOST_TERMS:
-            self[kind] = terms
+        if len(self) >= _MOST_TERMS:
+            self.clear()
+        terms = self[kind] = bulks(holder, str(lease_ms), mode, f"{fair:d} {span_ms} {self._doors}")
         return terms
 
 
@@ -172,7 +175,7 @@ class RedisBackend:
 
     def call(self, script: Script, packed: bytes, timeout_seconds: float, attempts: int = 1) -> tuple[bytes, int]:
         """The line that a packed call of a script answers, with its sign and end, and how often it was sent."""
-        reply, sent = self.connections.converse(Wire.ask_line, packed, timeout_seconds, attempts)
+        reply, sent = self.connections.converse(packed, timeout_seconds, attempts)
         return (reply, sent) if type(reply) is bytes else self.call_with_text(script, packed, timeout_seconds, attempts, reply, sent)
 
     def call_with_text(
@@ -181,7 +184,7 @@ class RedisBackend:
         """The same after this error, if it says that the server has not loaded the script; otherwise it is raised."""
         if not isinstance(error, self._connector.exceptions.NoScriptError):
             raise self._connector.error_for(error) from error
-        reply, more = self.connections.converse(Wire.ask_line, script.with_text(packed), timeout_seconds, attempts)
+        reply, more = self.connections.converse(script.with_text(packed), timeout_seconds, attempts)
         if isinstance(reply, Exception):
             raise self._connector.error_for(reply) from reply
         return reply, sent + more - 1
@@ -225,7 +228,7 @@ class RedisBackend:
                 packed = [make(target, until_us) for target in unanswered]
                 try:
                     talk = partial(Wire.ask_lines, count=len(packed))
-                    replies, _ = self.connections.converse(talk, b"".join(packed), timeout_seconds, 1)
+                    replies, _ = self.connections.converse(b"".join(packed), timeout_seconds, 1, talk)
                 except FencedLockError as error:
                     return [answers.get(target, error) for target in targets]  # the others would wait as long
                 loaded = False
@@ -268,19 +271,20 @@ class RedisBackend:
     def read_claim_answer(self, claim: Claim, reply: bytes, asked_at: float) -> ClaimAnswer | None:
         """The answer of acquire.lua to what was asked at this time; None if the packet was late."""
         try:
+            if reply.startswith(b"+new "):  # on the way of each acquisition
+                token = int(reply[5:])
+                self.ahead_us = token - asked_at * 1e6
+                floors = self.floors
+                if token > floors.of_all:  # noqa: PLR1730 - max() takes longer
+                    floors.of_all = token
+                return _granted((token, asked_at + claim.lease_seconds, False, False))
             words = reply.split()
             kind = words[0]
             if kind == b"+granted":
-                now_us, lease_ms = int(words[1]), int(words[3])
-                token = now_us if words[2] == words[1] else int(words[2])
+                now_us, token, lease_ms = int(words[1]), int(words[2]), int(words[3])
                 if lease_ms <= _MOST_TTL_MS:
                     self.ahead_us = now_us - asked_at * 1e6
-                    floors = self.floors
-                    if token > floors.of_all:
-                        if token <= now_us:
-                            floors.of_all = token
-                        else:
-                            floors.saw(claim.bound.name, token, now_us)
+                    self.floors.saw(claim.bound.name, token, now_us)
                     return Granted(token, asked_at + lease_ms / 1000, words[4] == b"1")
             if kind == b"+waiting":
                 return Waiting(asked_at, int(words[1]), now_seconds() + max(int(words[2]), _LEAST_RECHECK_MS) / 1000)

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from importlib import import_module
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any
 
 from fencedlock.backends.redis.bounded import bounded
 from fencedlock.clock import now_seconds
@@ -33,13 +33,11 @@ IDLE_SECONDS = 1.0
 """A connection that no call has needed for so long is closed, but for one."""
 
 _CHUNK_BYTES = 4096
-_PLUS = b"+"[0]
 _LINE_BYTES = 256
 """An answer of ours is shorter than that; and Python makes room for so little sooner than for more."""
 
 _MOST_LINE_BYTES = 1 << 16
 """Far more than any script of ours answers, or Redis says of an error."""
-_Reply = TypeVar("_Reply")
 
 _TEMPORARY = ("LOADING", "BUSY", "MASTERDOWN", "TRYAGAIN", "CLUSTERDOWN")
 _NOT_OURS_TO_COPY = ("maint_notifications", "oss_cluster_maint", "orig_", "maintenance_", "event_dispatcher", "himport")
@@ -121,11 +119,11 @@ def close_copy(connection: Any) -> None:
 class Wire:
     """One connection, used by one thread at a time."""
 
-    __slots__ = ("_connection", "_sock", "rested", "timeout_seconds")
+    __slots__ = ("_connection", "rested", "sock", "timeout_seconds")
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
-        self._sock: Any = None
+        self.sock: Any = None
         self.timeout_seconds: float = -1.0
         """How long a call may wait for its answer; set by :meth:`open`."""
         self.rested: bool | None = None
@@ -135,40 +133,25 @@ class Wire:
 
     def open(self, timeout_seconds: float) -> None:
         """Connect, authenticate and select the database, if that is not done, and set the time limit of what follows."""
-        if self._sock is None:
+        if self.sock is None:
             connection = self._connection
             connection.socket_timeout = connection.socket_connect_timeout = timeout_seconds
             connection.connect()
-            self._sock = connection._sock.sock
-        limit_waiting(self._sock, timeout_seconds)
+            self.sock = connection._sock.sock
+        limit_waiting(self.sock, timeout_seconds)
         self.timeout_seconds = timeout_seconds
 
-    def ask_line(self, packed: bytes) -> Any:
-        """Send one packed command, and read its reply of one line; an error that the server answered is returned.
+    def ask_lines(self, packed: bytes, count: int) -> list[Any]:
+        """Send so many packed commands, and read their replies of one line each; an error that the server answered is returned.
 
         redis-py's reader costs as much as the rest of the round trip, and our scripts answer with single lines.
         """
-        sock = self._sock
-        try:
-            sock.sendall(packed)
-            received = sock.recv(_LINE_BYTES)
-            end = received.find(b"\n")
-            if end < 0:
-                received = self._rest_of_lines(received, 1)
-                end = received.find(b"\n")
-        except BlockingIOError:
-            raise TimeoutError("no reply in time") from None
-        self.rested = False
-        return received if end == len(received) - 1 and received[0] == _PLUS else self._reply(received[:-2])
+        self.sock.sendall(packed)
+        return self.lines(self.sock.recv(_CHUNK_BYTES), count)
 
-    def ask_lines(self, packed: bytes, count: int) -> list[Any]:
-        """The same for so many commands, and as many lines."""
-        try:
-            self._sock.sendall(packed)
-            received = self._rest_of_lines(self._sock.recv(_CHUNK_BYTES), count)
-        except BlockingIOError:
-            raise TimeoutError("no reply in time") from None
-        self.rested = False
+    def lines(self, received: bytes, count: int) -> list[Any]:
+        """The same for commands that are sent, and whose replies begin with what was received."""
+        received = self._rest_of_lines(received, count)
         lines = received[:-2].split(b"\r\n")
         if len(lines) != count:
             raise ValueError(f"{len(lines)} lines, where {count} were asked for")
@@ -177,7 +160,7 @@ class Wire:
     def _rest_of_lines(self, received: bytes, count: int) -> bytes:
         give_up_at = 0.0
         while not received.endswith(b"\r\n") or received.count(b"\r\n") < count:
-            more = self._sock.recv(_CHUNK_BYTES)
+            more = self.sock.recv(_CHUNK_BYTES)
             if not more:
                 raise ConnectionResetError("Connection closed by server.")
             received += more
@@ -198,9 +181,7 @@ class Wire:
         """Send one packed command and read its reply of any form; an error that the server answered is raised."""
         self._connection._sock.allow(self.timeout_seconds)
         self._connection.send_packed_command([packed], check_health=False)
-        reply = self._connection.read_response(disable_decoding=True)
-        self.rested = False
-        return reply
+        return self._connection.read_response(disable_decoding=True)
 
     def close(self) -> None:
         """Close it; a reply that is still under way is lost."""
@@ -225,19 +206,18 @@ class Connections:
 
     def ask(self, packed: bytes, timeout_seconds: float) -> Any:
         """Send one packed command and read its reply of any form. Raises BackendError."""
-        return self.converse(Wire.ask, packed, timeout_seconds)[0]
+        return self.converse(packed, timeout_seconds, 1, Wire.ask)[0]
 
     def converse(
-        self, talk: Callable[[Wire, bytes], _Reply], packed: bytes, timeout_seconds: float, attempts: int = 1
-    ) -> tuple[_Reply, int]:
-        """What came of one of :class:`Wire`'s ways to ask, and how often it was tried.
+        self, packed: bytes, timeout_seconds: float, attempts: int = 1, talk: Callable[[Wire, bytes], Any] | None = None
+    ) -> tuple[Any, int]:
+        """What came of one of :class:`Wire`'s ways to ask, and how often it was tried; without one, a line as of :meth:`Wire.ask_lines`.
 
         Raises BackendUnavailableError when the last attempt had no answer either.
         """
-        sent = 0
+        sent = 1
         while True:
             wire: Wire | None = None
-            sent += 1
             try:
                 try:
                     wire = self._idle.pop()
@@ -245,10 +225,19 @@ class Connections:
                     wire = self._take(timeout_seconds)
                 if wire.timeout_seconds != timeout_seconds:
                     wire.open(timeout_seconds)
-                reply = talk(wire, packed)
+                if talk is None:  # spelt out, for it is on the way of each acquisition
+                    sock = wire.sock
+                    sock.sendall(packed)
+                    reply = sock.recv(_LINE_BYTES)
+                    if not (reply.startswith(b"+") and reply.find(b"\n") == len(reply) - 1):
+                        reply = wire.lines(reply, 1)[0]
+                else:
+                    reply = talk(wire, packed)
+                wire.rested = False
                 self._idle.append(wire)
             except BaseException as error:
                 attempts = self._attempts_after(error, wire, sent, attempts)
+                sent += 1
             else:
                 if self._queueing:
                     self._wake_one()
@@ -262,6 +251,8 @@ class Connections:
             self._drop(wire)  # whatever it was: a reply that is still to come must not be taken for the next one's
         if not isinstance(error, Exception):
             raise error
+        if isinstance(error, BlockingIOError):
+            error = TimeoutError("no reply in time")
         if wire is not None and wire.rested is not None and self._connector.is_cut(error) and sent <= attempts:
             # Everything that we send may be repeated: so what was sent through a connection that the server had closed while it
             # was idle is sent again at once, besides the attempts asked for.

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from fencedlock.backends.base import RELEASED, ClaimAnswer, LockInfo, NotOurs, ReleaseAnswer, Waiter
 from fencedlock.backends.redis import scripts
-from fencedlock.backends.redis.connections import Wire
 from fencedlock.backends.redis.scripts import bulks
 from fencedlock.clock import now_seconds
 from fencedlock.errors import BackendError, BackendUnavailableError
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 MOST_LATE = 3
 """A question that came late is asked again so often."""
+
+_TRIES = range(MOST_LATE)
 
 
 class RedisLock:
@@ -31,17 +33,19 @@ class RedisLock:
         self._keys = bulks(*keys)
 
     def acquire(self, claim: Claim, *, queue: bool, timeout_seconds: float) -> ClaimAnswer:
-        backend, before_us = self._backend, claim.unanswered
-        for _ in range(MOST_LATE):
+        backend = self._backend
+        for _ in _TRIES:
             asked_at = now_seconds()
             not_after_us = int((asked_at + timeout_seconds) * 1e6 + backend.ahead_us)
             packed = self.pack_acquire(claim, not_after_us, "queue" if queue else "try")
-            claim.unanswered = max(before_us, not_after_us)
-            reply, sent = backend.connections.converse(Wire.ask_line, packed, timeout_seconds)
-            if type(reply) is not bytes:
-                reply, sent = backend.call_with_text(scripts.ACQUIRE, packed, timeout_seconds, 1, reply, sent)
-            if sent == 1:
-                claim.unanswered = before_us
+            sent = 0
+            try:
+                reply, sent = backend.connections.converse(packed, timeout_seconds)
+                if type(reply) is not bytes:
+                    reply, sent = backend.call_with_text(scripts.ACQUIRE, packed, timeout_seconds, 1, reply, sent)
+            finally:
+                if sent != 1:
+                    claim.unanswered = max(claim.unanswered, not_after_us)
             answer = backend.read_claim_answer(claim, reply, asked_at)
             if answer is not None:
                 return answer
@@ -50,14 +54,14 @@ class RedisLock:
     def pack_acquire(self, claim: Claim, not_after_us: int, mode: str) -> bytes:
         """The call of acquire.lua."""
         # One f-string, for it is on the way of each acquisition. All of these are ASCII, so that they are as long in bytes.
-        claim_id, holder, backend = claim.id, claim.owner.holder, self._backend
+        claim_id, backend = claim.id, self._backend
         floors = backend.floors
         floor = str(floors.of(self.name) if floors.of_lifted else floors.of_all)
         not_after = str(not_after_us)
         return (
             f"{scripts.ACQUIRE.head}{self._keys}${len(claim_id)}\r\n{claim_id}\r\n"
             f"${len(floor)}\r\n{floor}\r\n${len(not_after)}\r\n{not_after}\r\n"
-            f"${len(holder)}\r\n{holder}\r\n{backend.terms[claim.lease_seconds, mode, claim.fair]}"
+            f"{backend.terms[claim.owner.holder, claim.lease_seconds, mode, claim.fair]}"
         ).encode()
 
     def pack_renew(self, hold: Hold, not_after_us: int, exact: bool) -> bytes:
@@ -66,7 +70,7 @@ class RedisLock:
             self._keys,
             hold.claim_id,
             str(hold.number),
-            str(round(hold.lease_seconds * 1000)),
+            str(math.ceil(hold.lease_seconds * 1000)),
             str(not_after_us),
             str(hold.operation),
             str(hold.depth),
@@ -74,12 +78,13 @@ class RedisLock:
         )
 
     def release(self, hold: Hold, timeout_seconds: float, *, attempts: int = 1) -> ReleaseAnswer:
-        claim_id, token, backend = hold.claim_id, str(hold.number), self._backend
-        terms = bulks(str(hold.unanswered), backend.doors) if hold.unanswered else backend.release_terms
+        claim, token, backend = hold.claim, str(hold.number), self._backend
+        claim_id = claim.id
+        terms = bulks(str(claim.unanswered), backend.doors) if claim.unanswered else backend.release_terms
         packed = (  # as in pack_acquire
             f"{scripts.RELEASE.head}{self._keys}${len(claim_id)}\r\n{claim_id}\r\n${len(token)}\r\n{token}\r\n{terms}"
         ).encode()
-        reply, sent = backend.connections.converse(Wire.ask_line, packed, timeout_seconds, attempts)
+        reply, sent = backend.connections.converse(packed, timeout_seconds, attempts)
         if type(reply) is not bytes:
             reply, sent = backend.call_with_text(scripts.RELEASE, packed, timeout_seconds, attempts, reply, sent)
         if reply == b"+released\r\n":

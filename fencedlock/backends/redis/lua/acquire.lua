@@ -3,7 +3,8 @@
 -- ARGV: 1 claim, 2 floor, 3 not_after_us, 4 holder, 5 lease_ms,
 --       6 mode ('try', 'queue', or 'beat', which never takes a new place),
 --       7 'fair span_ms doors': fair is 1 or 0; a waiter is alive for span_ms after its last beat; for doors see queue.lua
--- Answers: granted now_us token ttl_ms abandoned
+-- Answers: new token: for lease_ms, the token is the time, and the hold before ended by a release
+--          granted now_us token ttl_ms abandoned
 --          waiting issued remaining_ms
 --          busy | gone | late now_us
 --@include keys
@@ -28,7 +29,7 @@ if free then
     call('HSET', fence, 'issued', token)
     call('HSET', lock, 'owner', claim, 'count', '1', 'token', token, 'holder', holder)
     call('PEXPIRE', lock, lease_ms)
-    return { ok = 'granted ' .. token .. ' ' .. token .. ' ' .. lease_ms .. ' 0' }
+    return { ok = 'new ' .. token }
   end
 end
 
