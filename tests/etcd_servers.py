@@ -106,13 +106,13 @@ class EtcdServer(ServerProcess):
         return subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | {"ETCDCTL_API": "3"}).stdout
 
     def leftovers(self, name: str) -> set[str]:
-        """What is left of a lock, besides the memory of its tokens; everything there must have a lease."""
+        """What is left of a lock, besides the memory of its tokens and of who left last; everything there must have a lease."""
         found = set()
         for kv in self._keys_of(name):
             kind = kv.key.split(b"/")[3].decode()
             assert kv.lease or kind == "floor", kv
             found.add("" if kind == "holder" else f":{kind}")
-        return found - {":dirty", ":floor"}
+        return found - {":dirty", ":floor", ":left"}
 
     def wipe(self, name: str) -> None:
         """Delete all that the server knows of the lock."""

@@ -39,6 +39,9 @@ class _Watch:
 class Inbox:
     """The stream, the thread that reads it, and the queues that it follows.
 
+    Only the holder's key is watched, and the one that tells who left: an event wakes each process that waits, so there should be few.
+    A place that ends with its lease, for its process is dead, tells nobody; its turn is waited for once, as for a place of the dead.
+
     A watcher that begins at a past revision waits up to 100 ms for its first events: so each begins now, and when the server has said
     that it has begun, the queue is read; later events are then all that is missing.
     """
@@ -74,8 +77,8 @@ class Inbox:
                     self._thread = None
                     raise
 
-    def wait(self, keys: LockKeys, claim_id: str) -> None:
-        """A claim waits in this lock's queue."""
+    def wait(self, keys: LockKeys, claim_id: str, revision: int, ahead: list[str], *, are_all: bool) -> None:
+        """A claim waits in this lock's queue, as :meth:`LockQueue.placed` is told."""
         with self._mutex:
             watch = self._watches.get(keys.queue)
             if watch is None:
@@ -83,6 +86,8 @@ class Inbox:
                 watch = self._watches[keys.queue] = self._by_id[self._last_id] = _Watch(self._last_id, keys)
                 self._send(self._create_request(watch))
             watch.queue.wait(claim_id)
+            if not watch.queue.placed(claim_id, revision, ahead, are_all=are_all) and self._responses is not None:
+                self._responses.cancel()  # everything is read anew with a new stream
             self._call_next(watch)
 
     def give_up(self, keys: LockKeys, claim_id: str) -> None:
@@ -155,7 +160,7 @@ class Inbox:
     @staticmethod
     def _create_request(watch: _Watch) -> Any:
         known = messages()
-        create = known.WatchCreateRequest(key=watch.keys.holder, range_end=watch.keys.queue_end, watch_id=watch.id)
+        create = known.WatchCreateRequest(key=watch.keys.holder, range_end=watch.keys.left_end, watch_id=watch.id)
         return known.WatchRequest(create_request=create)
 
     # --- the thread
@@ -212,27 +217,26 @@ class Inbox:
     def _read_queue(self, watch: _Watch) -> None:
         request = messages().RangeRequest(key=watch.keys.holder, range_end=watch.keys.queue_end, **OLDEST_FIRST)
         answer = self._connections.call(RANGE, request, self._timeout_seconds)
-        claim_ids = [kv.key[len(watch.keys.queue) :].decode() for kv in answer.kvs if kv.key != watch.keys.holder]
-        held = len(claim_ids) < len(answer.kvs)
+        claim_ids = watch.keys.claims_in(answer.kvs)
+        held = any(kv.key == watch.keys.holder for kv in answer.kvs)
         with self._mutex:
             watch.queue.read(answer.header.revision, held=held, claim_ids=claim_ids, now=now_seconds())
             self._call_next(watch)
 
     def _follow(self, watch: _Watch, response: Any) -> None:
-        queue, holder, start = watch.queue, watch.keys.holder, len(watch.keys.queue)
+        queue, holder = watch.queue, watch.keys.holder
         with self._mutex:
             for event in response.events:
-                if event.kv.mod_revision <= queue.revision:
+                kv, ended = event.kv, event.type == DELETE
+                if kv.mod_revision <= queue.revision:
                     continue
-                if event.kv.key == holder:
-                    if event.type == DELETE:
+                if kv.key == holder:
+                    if ended:
                         queue.freed(now_seconds())
-                    elif event.kv.version == 1:
-                        queue.held_by(claim_of_holder(event.kv.value))
-                elif event.type == DELETE:
-                    queue.left(event.kv.key[start:].decode())
-                else:
-                    queue.joined(event.kv.key[start:].decode())
+                    elif kv.version == 1:
+                        queue.held_by(claim_of_holder(kv.value), kv.mod_revision)
+                elif not ended:
+                    queue.left(kv.value.decode(), kv.mod_revision)
             # Not the header's revision: it is the server's newest, and events up to it may still be on their way.
             queue.revision = max(queue.revision, response.events[-1].kv.mod_revision)
             self._call_next(watch)

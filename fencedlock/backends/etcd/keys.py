@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from fencedlock.backends.names import checked_name, encoded
@@ -31,15 +31,26 @@ class LockKeys:
     """What :meth:`Client.raise_floor` has raised the tokens by."""
     holder: bytes
     """Exists while the lock is held; its ``create_revision`` is the token."""
+    left: bytes
+    """Written by whoever leaves the queue without the lock: so that it need not be watched who comes and goes."""
     queue: bytes
     """Begins the key of each waiting claim; the one with the lowest ``create_revision`` is the next."""
     withdrawn: bytes
     """Begins the key of each claim that is over, but of which a packet may still be under way."""
 
     @property
+    def left_end(self) -> bytes:
+        """The end of the range that is watched, which begins with the holder."""
+        return self.left + b"\0"
+
+    @property
     def queue_end(self) -> bytes:
         """The end of the range of the queue, and of the one that begins with the holder."""
         return after(self.queue)
+
+    def claims_in(self, kvs: Any) -> list[str]:
+        """The ids of the claims whose places are among these, in that order."""
+        return [kv.key[len(self.queue) :].decode() for kv in kvs if kv.key.startswith(self.queue)]
 
     def of_claim(self, claim_id: str) -> ClaimKeys:
         """The keys of one claim."""
@@ -58,7 +69,7 @@ def lock_keys(namespace: str, name: str) -> LockKeys:
     Raises ConfigurationError for what can't be a name.
     """
     own = locks_prefix(namespace, checked_name(name)) + b"/"
-    return LockKeys(own + b"dirty", own + b"floor", own + b"holder", own + b"queue/", own + b"withdrawn/")
+    return LockKeys(own + b"dirty", own + b"floor", own + b"holder", own + b"left", own + b"queue/", own + b"withdrawn/")
 
 
 def locks_prefix(namespace: str, prefix: str) -> bytes:

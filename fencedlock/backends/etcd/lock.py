@@ -50,6 +50,9 @@ MARK_SECONDS = 90 * 24 * 3600
 TOMBSTONE_SECONDS = 24 * 3600
 """A claim that is over is remembered at least so long, if a packet of it may still be under way."""
 
+MOST_IN_LINE = 1000
+"""Who takes a place is told of so many before it; of more when these have left."""
+
 _MOST_LEASES = 3
 """Leases of one question that may be found gone, one after the other."""
 
@@ -59,6 +62,7 @@ class _FixedOps(NamedTuple):
 
     is_free: Any
     look: Any
+    look_at_queue: Any
     look_for_dirty: Any
     delete_holder: Any
     delete_dirty: Any
@@ -69,6 +73,11 @@ class _FixedOps(NamedTuple):
         return _FixedOps(
             is_free=known.Compare(result=EQUAL, target=CREATE, key=keys.holder, create_revision=0),
             look=known.RequestOp(request_range=known.RangeRequest(key=keys.dirty, range_end=keys.holder_end)),
+            look_at_queue=known.RequestOp(
+                request_range=known.RangeRequest(
+                    key=keys.queue, range_end=keys.queue_end, keys_only=True, limit=MOST_IN_LINE, **OLDEST_FIRST
+                )
+            ),
             look_for_dirty=known.RequestOp(request_range=known.RangeRequest(key=keys.dirty)),
             delete_holder=_delete(keys.holder),
             delete_dirty=_delete(keys.dirty),
@@ -126,7 +135,7 @@ class EtcdLock:
             return self._granted(claim, anchor, state.holder.create_revision, state.floors, abandoned=abandoned)
         if not queue:
             return Busy()
-        join = answer.responses[1].response_txn
+        line, join = answer.responses[1].response_range, answer.responses[2].response_txn
         if join.succeeded:
             anchor.place, anchor.since = answer.header.revision, now_seconds()
         else:
@@ -139,7 +148,8 @@ class EtcdLock:
                 backend.connections.call(DELETE_RANGE, request, give_up_at - now_seconds())
                 raise LeaseGoneError("the claim's place was tied to a lease that is over")
             anchor.place = place[0].create_revision
-        backend.inbox.wait(self.keys, claim.id)
+        ahead = self.keys.claims_in(line.kvs)
+        backend.inbox.wait(self.keys, claim.id, answer.header.revision, ahead, are_all=not line.more)
         return self.waiting(now_seconds() + RECHECK_SECONDS)
 
     def _tie(self, holder: Any, lease: Lease, give_up_at: float) -> None:
@@ -206,7 +216,7 @@ class EtcdLock:
                 ],
                 failure=[known.RequestOp(request_range=known.RangeRequest(key=key)) for key in place],
             )
-            otherwise.append(known.RequestOp(request_txn=join))
+            otherwise += [self._ops.look_at_queue, known.RequestOp(request_txn=join)]
         return known.TxnRequest(compare=compare, success=take, failure=otherwise)
 
     def _try_again_if_free(self, claim: Claim, anchor: Anchor, shared_id: int, answer: Any) -> Any:
@@ -261,7 +271,8 @@ class EtcdLock:
         compare = [known.Compare(result=EQUAL, target=CREATE, key=keys.holder, create_revision=anchor.revision)]
         ops = self._ops
 
-        def make(bury: list[Any]) -> Any:
+        def make(marks: list[Any]) -> Any:
+            bury = [_delete(keys.of_claim(hold.claim_id).queue), *marks] if marks else []
             return known.TxnRequest(
                 compare=compare, success=[ops.delete_holder, ops.delete_dirty, *bury], failure=[ops.look_for_dirty, *bury]
             )
@@ -294,30 +305,42 @@ class EtcdLock:
             known.Compare(result=LESS, target=VALUE, key=keys.holder, value=last),
         ]
 
-        def make(bury: list[Any]) -> Any:
-            forget = bury or [leave]
+        def make(marks: list[Any]) -> Any:
+            forget = [leave, *marks]
             return known.TxnRequest(
                 compare=compare, success=[_delete(keys.holder), known.RequestOp(request_txn=clean), *forget], failure=forget
             )
 
-        self._end_claim(claim, make, timeout_seconds)
+        self._end_claim(claim, make, timeout_seconds, leaving=claim.unanswered > 0 or claim.anchor.place > 0)
 
     def _end_claim(
-        self, target: Claim | Hold, make: Callable[[list[Any]], Any], timeout_seconds: float, *, attempts: int = 1
+        self,
+        target: Claim | Hold,
+        make: Callable[[list[Any]], Any],
+        timeout_seconds: float,
+        *,
+        attempts: int = 1,
+        leaving: bool = False,
     ) -> tuple[Any, int]:
-        """Send the transaction that ends a claim. If a packet of it may still be under way, it buries the claim, too."""
+        """Send the transaction that ends a claim, with the marks that it leaves.
+
+        If a packet of it may still be under way, it buries the claim; if it is ``leaving`` the queue without the lock, it tells the others.
+        """
         known, backend = messages(), self.backend
-        if not target.unanswered:
+        if not (target.unanswered or leaving):
             return backend.connections.call_counted(TXN, make([]), timeout_seconds, attempts=attempts)
-        place = self.keys.of_claim(target.claim_id if isinstance(target, Hold) else target.id)
+        claim_id = target.claim_id if isinstance(target, Hold) else target.id
         give_up_at = now_seconds() + timeout_seconds
         for last_try in (False, True):
             lease_id = backend.leases.shared_id(TOMBSTONE_SECONDS, give_up_at - now_seconds())
-            tombstone = known.RequestOp(request_put=known.PutRequest(key=place.withdrawn, lease=lease_id))
+            puts = []
+            if target.unanswered:
+                puts.append(known.PutRequest(key=self.keys.of_claim(claim_id).withdrawn, lease=lease_id))
+            if leaving:
+                puts.append(known.PutRequest(key=self.keys.left, value=claim_id.encode(), lease=lease_id))
+            marks = [known.RequestOp(request_put=put) for put in puts]
             try:
-                return backend.connections.call_counted(
-                    TXN, make([_delete(place.queue), tombstone]), give_up_at - now_seconds(), attempts=attempts
-                )
+                return backend.connections.call_counted(TXN, make(marks), give_up_at - now_seconds(), attempts=attempts)
             except LeaseGoneError:
                 backend.leases.forget_shared()
                 if last_try:

@@ -178,6 +178,43 @@ def test_a_watch_that_the_server_cancels_is_opened_anew(client: fencedlock.Clien
     assert time.monotonic() - released < 5
 
 
+def test_others_hear_who_leaves_the_queue_and_who_stood_before_them(
+    backend: EtcdServer,
+    connect: Callable[..., fencedlock.Client],
+    client: fencedlock.Client,
+    contender: Callable[..., Contender],
+    name: str,
+) -> None:
+    """Who comes is not watched, so that it wakes nobody. Who goes is, or its turn would be waited for."""
+    holder, other = connect(backend.url, ttl=10), connect(backend.url, ttl=10)
+    bound, inbox = client._table.resource(name).bound, client._table.backend.inbox  # type: ignore[attr-defined]
+    assert isinstance(bound, EtcdLock)
+
+    def line() -> list[str]:
+        watch = inbox._watches.get(bound.keys.queue)
+        return [] if watch is None or not watch.queue.revision else [place.partition("/")[0] for place in watch.queue._places]
+
+    for _ in range(3):  # the watch lives on
+        waiter = contender("thread", client)
+        with holder.FairLock(name):
+            cancellation = fencedlock.Cancellation()
+            leaver = threading.Thread(target=wait_until_cancelled, args=(other.FairLock(name), cancellation))
+            leaver.start()
+            eventually(lambda: len(client.inspect(name).waiters) == 1)
+            waiter.tell("acquire", name)
+            eventually(lambda: line() == [other.id, client.id])
+            cancellation.cancel()
+            eventually(lambda: line() == [client.id])
+            leaver.join()
+        assert waiter.answer() is True
+        waiter.ask("release", name)
+
+
+def wait_until_cancelled(lock: fencedlock.RLock, cancellation: fencedlock.Cancellation) -> None:
+    with pytest.raises(fencedlock.AcquireCancelledError):
+        lock.acquire(cancel=cancellation)
+
+
 class TestUsers:
     def test_an_expired_token_during_acquire_wait_and_renewal_is_renewed(
         self, guarded: EtcdServer, connect: Callable[..., fencedlock.Client], contender: Callable[..., Contender]
