@@ -23,7 +23,7 @@ if free then
   -- every case, but making and calling them takes longer than what they do.
   local last = call('HMGET', fence, 'issued', 'ended', 'floor')
   local issued = tonumber(last[1])
-  if issued and last[1] == last[2] and not last[3] and math.max(issued, tonumber(floor)) < now_us
+  if issued and last[1] == last[2] and not last[3] and issued < now_us and tonumber(floor) < now_us
     and now_us < issued - issued % DAY_US + DAY_US then
     local token = time[1] .. string.format('%06d', time[2])
     call('HSET', fence, 'issued', token)

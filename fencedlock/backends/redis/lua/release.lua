@@ -8,8 +8,7 @@ local claim, token = ARGV[1], ARGV[2]
 local held = call('HMGET', lock, 'owner', 'token', 'floor', 'operation', 'abandoned')
 local ours = held[1] == claim and held[2] == token
 local first = ours and call('ZPOPMIN', queue)
-local bury_until_us = tonumber(ARGV[3])
-if ours and not first[1] and bury_until_us == 0 then -- nobody waits: the ordinary case, without functions
+if ours and not first[1] and ARGV[3] == '0' then -- nobody waits: the ordinary case, without functions
   call('DEL', lock)
   if call('HSET', fence, 'ended', token) == 1 then
     call('PEXPIRE', fence, FENCE_TTL_MS)
@@ -18,7 +17,7 @@ if ours and not first[1] and bury_until_us == 0 then -- nobody waits: the ordina
 end
 
 --@include grant
-local now_us = server_time_us()
+local now_us, bury_until_us = server_time_us(), tonumber(ARGV[3])
 if bury_until_us > 0 then
 --@include bury
   bury(claim, bury_until_us, now_us)
