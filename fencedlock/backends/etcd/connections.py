@@ -115,7 +115,7 @@ class Connections:
         self._forks = 0
         _open.add(self)
         with self._gate:  # a child that is forked while another thread imports waits for ever for that thread
-            import_module("grpc")
+            self._grpc = import_module("grpc")
             messages()
 
     # --- calls
@@ -165,8 +165,6 @@ class Connections:
     @contextmanager
     def stream(self, method: Method, requests: Iterator[Any]) -> Iterator[Any]:
         """A stream without an end, to a member that has a leader. Raises as :meth:`call`, also while it is read."""
-        import grpc
-
         index = self._index
         with self._gate:
             try:
@@ -181,7 +179,7 @@ class Connections:
                 finally:
                     del self._streams[stream]
                     stream.cancel()
-            except grpc.RpcError as error:
+            except self._grpc.RpcError as error:
                 if self._token_expired(error):
                     self._forget_token(auth_token)
                 else:
@@ -201,8 +199,6 @@ class Connections:
 
     def _try_all(self, attempt: Callable[[int, float], Any], timeout_seconds: float, attempts: int) -> tuple[Any, int]:
         """Try each endpoint once, or the only one so often, from the one in turn on; again after an expired token was renewed."""
-        import grpc
-
         give_up_at = now_seconds() + timeout_seconds * attempts
         tries = max(attempts, len(self._settings.endpoints))
         sent = 0
@@ -214,7 +210,7 @@ class Connections:
                     auth_token = self._authenticated(index, seconds)
                     sent += 1
                     return attempt(index, seconds), sent
-            except grpc.RpcError as error:
+            except self._grpc.RpcError as error:
                 if self._token_expired(error) and auth_token is not None:
                     self._forget_token(auth_token)
                     if now_seconds() < give_up_at:
@@ -261,9 +257,7 @@ class Connections:
 
     def _error_for(self, error: Any, index: int) -> BackendError:
         """The error in the library's words."""
-        import grpc
-
-        codes, code, details = grpc.StatusCode, error.code(), error.details() or ""
+        codes, code, details = self._grpc.StatusCode, error.code(), error.details() or ""
         endpoint = self._settings.endpoints[index]
         if code in (codes.UNAVAILABLE, codes.DEADLINE_EXCEEDED, codes.CANCELLED, codes.ABORTED) or _BUSY.search(details):
             return BackendUnavailableError(f"etcd at {endpoint} gave no answer in time: {details or code.name}")
@@ -290,16 +284,15 @@ class Connections:
         return found
 
     def _channel(self, index: int) -> Any:
-        import grpc
-
         self._raise_if_closed()
         if index not in self._channels:
             endpoint, settings = self._settings.endpoints[index], self._settings
             if settings.tls:
                 files = [None if path is None else Path(path).read_bytes() for path in (settings.ca, settings.key, settings.cert)]
-                self._channels[index] = grpc.secure_channel(endpoint, grpc.ssl_channel_credentials(*files), _CHANNEL_OPTIONS)
+                credentials = self._grpc.ssl_channel_credentials(*files)
+                self._channels[index] = self._grpc.secure_channel(endpoint, credentials, _CHANNEL_OPTIONS)
             else:
-                self._channels[index] = grpc.insecure_channel(endpoint, _CHANNEL_OPTIONS)
+                self._channels[index] = self._grpc.insecure_channel(endpoint, _CHANNEL_OPTIONS)
         return self._channels[index]
 
     def _raise_if_closed(self) -> None:
@@ -345,14 +338,15 @@ class Gate:
     """Counts who is inside, and can be closed to those who come."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition(threading.Lock())
+        self._mutex = threading.Lock()
+        self._changed = threading.Condition(self._mutex)
         self._inside = 0
         self._closings = 0
         """How many threads keep it closed: more than one may fork."""
         self._mine = threading.local()
 
     def __enter__(self) -> None:
-        with self._changed:
+        with self._mutex:  # as "with self._changed", without a function in Python between
             depth = getattr(self._mine, "depth", 0)
             if self._closings and depth:
                 raise BackendUnavailableError("the process is being forked")  # who closed the gate waits for this thread
@@ -362,7 +356,7 @@ class Gate:
             self._inside += 1
 
     def __exit__(self, *_: object) -> None:
-        with self._changed:
+        with self._mutex:
             self._mine.depth -= 1
             self._inside -= 1
             if self._closings:

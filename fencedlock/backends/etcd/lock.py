@@ -61,6 +61,7 @@ class _FixedOps(NamedTuple):
     """The parts of transactions that are the same each time: to put a message together takes longer than to copy it."""
 
     is_free: Any
+    nobody_waits: Any
     look: Any
     look_at_queue: Any
     look_for_dirty: Any
@@ -72,6 +73,7 @@ class _FixedOps(NamedTuple):
         known = messages()
         return _FixedOps(
             is_free=known.Compare(result=EQUAL, target=CREATE, key=keys.holder, create_revision=0),
+            nobody_waits=known.Compare(result=EQUAL, target=CREATE, key=keys.queue, range_end=keys.queue_end, create_revision=0),
             look=known.RequestOp(request_range=known.RangeRequest(key=keys.dirty, range_end=keys.holder_end)),
             look_at_queue=known.RequestOp(
                 request_range=known.RangeRequest(
@@ -193,7 +195,7 @@ class EtcdLock:
             compare.append(
                 known.Compare(result=GREATER, target=CREATE, key=keys.queue, range_end=keys.queue_end, create_revision=anchor.place - 1)
                 if anchor.place
-                else known.Compare(result=EQUAL, target=CREATE, key=keys.queue, range_end=keys.queue_end, create_revision=0)
+                else self._ops.nobody_waits
             )
         look = self._ops.look
         value = holder_value(0, claim.id, 1, claim.owner.holder)
