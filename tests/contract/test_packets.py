@@ -174,6 +174,30 @@ class TestLatePackets:
         interrupter.join()
         self.next_hold_is_untouched(backend, client, wire, name)
 
+    def test_acquire_of_a_client_that_was_closed(
+        self, backend: LockServer, client: fencedlock.Client, connect: Callable[..., fencedlock.Client], wire: Any, name: str
+    ) -> None:
+        """By another thread, while the request is under way."""
+        remote = connect(wire.url, ttl=60, socket_timeout=3)
+        with remote.RLock("warm up"):
+            remote._table.listen()
+        lock, errors = remote.FairLock(name), []
+
+        def acquire() -> None:
+            try:
+                lock.acquire()
+            except fencedlock.FencedLockError as error:
+                errors.append(error)
+
+        self.hold_first(wire, "acquire")
+        thread = threading.Thread(target=acquire)
+        thread.start()
+        wire.wait_for(lambda: bool(wire.held))
+        remote.close()
+        self.next_hold_is_untouched(backend, client, wire, name)
+        thread.join()
+        assert errors
+
     @pytest.mark.parametrize("fate", [HOLD, HOLD_AND_CUT])
     def test_nested_acquire(
         self, fate: str, backend: LockServer, client: fencedlock.Client, remote: fencedlock.Client, wire: Any, name: str

@@ -33,19 +33,17 @@ class RedisLock:
         self._keys = bulks(*keys)
 
     def acquire(self, claim: Claim, *, queue: bool, timeout_seconds: float) -> ClaimAnswer:
-        backend = self._backend
+        backend, before_us = self._backend, claim.unanswered
         for _ in _TRIES:
             asked_at = now_seconds()
             not_after_us = int((asked_at + timeout_seconds) * 1e6 + backend.ahead_us)
             packed = self.pack_acquire(claim, not_after_us, "queue" if queue else "try")
-            sent = 0
-            try:
-                reply, sent = backend.connections.converse(packed, timeout_seconds)
-                if type(reply) is not bytes:
-                    reply, sent = backend.call_with_text(scripts.ACQUIRE, packed, timeout_seconds, 1, reply, sent)
-            finally:
-                if sent != 1:
-                    claim.unanswered = max(claim.unanswered, not_after_us)
+            claim.unanswered = max(before_us, not_after_us)  # first: another thread may close the client meanwhile
+            reply, sent = backend.connections.converse(packed, timeout_seconds)
+            if type(reply) is not bytes:
+                reply, sent = backend.call_with_text(scripts.ACQUIRE, packed, timeout_seconds, 1, reply, sent)
+            if sent == 1:
+                claim.unanswered = before_us
             answer = backend.read_claim_answer(claim, reply, asked_at)
             if answer is not None:
                 return answer
