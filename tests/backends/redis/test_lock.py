@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
+
 import fencedlock
 from fencedlock import FencingToken
 from tests.conftest import eventually
@@ -73,3 +75,22 @@ def test_tokens_rise_above_what_this_client_has_seen_when_the_servers_clock_goes
     client._table.backend.saw(name, seen, 0.0)
     with lock as token:
         assert int(token) == seen + 1
+
+
+def test_the_lease_of_the_ordinary_grant_ends_here_before_it_ends_there(client: fencedlock.Client, name: str) -> None:
+    with client.RLock(name):
+        pass
+    lock = client.RLock(name, ttl=7.0004)  # the server counts whole milliseconds
+    with lock:
+        there = lock.info().remaining
+        assert 0 < lock.remaining() < there + 0.001
+
+
+def test_a_release_compares_the_token_too(server: RedisServer, client: fencedlock.Client, name: str) -> None:
+    lock, key = client.RLock(name), f"fencedlock:{{{name}}}"
+    lock.acquire()
+    with server.client() as raw:
+        raw.hset(key, "token", str(int(lock.token) + 1))
+        with pytest.raises(fencedlock.LockLostError):
+            lock.release()
+        assert raw.exists(key)
