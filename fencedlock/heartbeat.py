@@ -96,10 +96,9 @@ class Heartbeat:
 
     def discard(self, target: Hold | Claim) -> None:
         """Beat for the target no more."""
-        queue = target.queue
-        if queue is not None:
+        if target.queue is not None:
             with self._mutex:
-                queue.pop(target, None)
+                target.queue.pop(target, None)  # looked up in here: the thread may have moved it to another one just now
 
     def holds(self) -> list[Hold]:
         """All holds that it beats for."""
@@ -249,8 +248,7 @@ class Heartbeat:
             if isinstance(answer, Renewed):
                 if hold.operation == operation:  # else a renewal overtook it, perhaps for a shorter lease: it knows better
                     hold.extend(answer.deadline)
-                if hold.queue is None or hold.queue.delay_seconds != hold.lease_seconds / 3:
-                    self.add(hold, hold.lease_seconds / 3)
+                self._beat_every(hold, hold.lease_seconds / 3)
             elif isinstance(answer, Exception):
                 if hold.state is LeaseState.HELD:
                     logger.warning("a beat for lock %r failed; trying again until its lease ends: %s", hold.bound.name, answer)
@@ -295,8 +293,12 @@ class Heartbeat:
                 ring = claim.must_ask or claim.grant is not None or claim.recheck_at < recheck_before
             if ring:
                 claim.ring()
-            if claim.queue is None or claim.queue.delay_seconds != claim.beat_every_seconds:
-                self.add(claim, claim.beat_every_seconds)
+            self._beat_every(claim, claim.beat_every_seconds)
+
+    def _beat_every(self, target: Hold | Claim, delay_seconds: float) -> None:
+        """From now on; where it stands in the queue of that delay already, its next beat is planned."""
+        if target.queue is None or target.queue.delay_seconds != delay_seconds:
+            self.add(target, delay_seconds)
 
     def _retry_undos(self) -> None:
         with self._mutex:

@@ -200,11 +200,6 @@ class Hold:
         return self.claim.owner
 
     @property
-    def unanswered(self) -> int:
-        """As the claim's."""
-        return self.claim.unanswered
-
-    @property
     def anchor(self) -> Any:
         """As the claim's."""
         return self.claim.anchor

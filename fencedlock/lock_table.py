@@ -323,7 +323,7 @@ class LockTable:
                 self.raise_if_lost(hold)
             except LockLostError:
                 self._forget(hold, LeaseEvent.RELEASED)
-                if hold.unanswered:
+                if hold.claim.unanswered:
                     self._release_later(hold)  # an old packet may still be under way: the server must know that this claim is over
                 raise
         try:

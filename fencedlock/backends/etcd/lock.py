@@ -279,7 +279,7 @@ class EtcdLock:
                 compare=compare, success=[ops.delete_holder, ops.delete_dirty, *bury], failure=[ops.look_for_dirty, *bury]
             )
 
-        answer, sent = self._end_claim(hold, make, timeout_seconds, attempts=attempts)
+        answer, sent = self._end_claim(hold.claim, make, timeout_seconds, attempts=attempts)
         if answer.succeeded:
             return RELEASED
         # The mark is of the grant itself, and only a release deletes it: if it is still there, nobody has released.
@@ -317,7 +317,7 @@ class EtcdLock:
 
     def _end_claim(
         self,
-        target: Claim | Hold,
+        claim: Claim,
         make: Callable[[list[Any]], Any],
         timeout_seconds: float,
         *,
@@ -329,17 +329,16 @@ class EtcdLock:
         If a packet of it may still be under way, it buries the claim; if it is ``leaving`` the queue without the lock, it tells the others.
         """
         known, backend = messages(), self.backend
-        if not (target.unanswered or leaving):
+        if not (claim.unanswered or leaving):
             return backend.connections.call_counted(TXN, make([]), timeout_seconds, attempts=attempts)
-        claim_id = target.claim_id if isinstance(target, Hold) else target.id
         give_up_at = now_seconds() + timeout_seconds
         for last_try in (False, True):
             lease_id = backend.leases.shared_id(TOMBSTONE_SECONDS, give_up_at - now_seconds())
             puts = []
-            if target.unanswered:
-                puts.append(known.PutRequest(key=self.keys.of_claim(claim_id).withdrawn, lease=lease_id))
+            if claim.unanswered:
+                puts.append(known.PutRequest(key=self.keys.of_claim(claim.id).withdrawn, lease=lease_id))
             if leaving:
-                puts.append(known.PutRequest(key=self.keys.left, value=claim_id.encode(), lease=lease_id))
+                puts.append(known.PutRequest(key=self.keys.left, value=claim.id.encode(), lease=lease_id))
             marks = [known.RequestOp(request_put=put) for put in puts]
             try:
                 return backend.connections.call_counted(TXN, make(marks), give_up_at - now_seconds(), attempts=attempts)

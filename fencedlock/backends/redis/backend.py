@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
@@ -25,7 +24,7 @@ from fencedlock.backends.redis.connections import Connections, Connector, Wire
 from fencedlock.backends.redis.floors import Floors
 from fencedlock.backends.redis.inbox import Inbox
 from fencedlock.backends.redis.keys import keys_of, lock_key, name_of, scan_pattern
-from fencedlock.backends.redis.lock import MOST_LATE, RedisLock, clock_jumps
+from fencedlock.backends.redis.lock import MOST_LATE, RedisLock, clock_jumps, whole_ms
 from fencedlock.backends.redis.scripts import Script, bulks, pack
 from fencedlock.clock import now_seconds
 from fencedlock.errors import BackendError, FencedLockError
@@ -59,7 +58,7 @@ class _Terms(dict[tuple[str, float, str, bool], str]):
 
     def __missing__(self, kind: tuple[str, float, str, bool]) -> str:
         holder, lease_seconds, mode, fair = kind
-        lease_ms = math.ceil(lease_seconds * 1000)
+        lease_ms = whole_ms(lease_seconds)
         span_ms = min(lease_ms, round(MOST_SPAN_SECONDS * 1000))
         if len(self) >= _MOST_TERMS:
             self.clear()

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 MOST_LATE = 3
 """A question that came late is asked again so often."""
 
-_TRIES = range(MOST_LATE)
-
 
 class RedisLock:
     """Implements :class:`fencedlock.backends.base.BoundLock`."""
@@ -34,7 +32,7 @@ class RedisLock:
 
     def acquire(self, claim: Claim, *, queue: bool, timeout_seconds: float) -> ClaimAnswer:
         backend, before_us = self._backend, claim.unanswered
-        for _ in _TRIES:
+        for _ in range(MOST_LATE):
             asked_at = now_seconds()
             not_after_us = int((asked_at + timeout_seconds) * 1e6 + backend.ahead_us)
             packed = self.pack_acquire(claim, not_after_us, "queue" if queue else "try")
@@ -68,7 +66,7 @@ class RedisLock:
             self._keys,
             hold.claim_id,
             str(hold.number),
-            str(math.ceil(hold.lease_seconds * 1000)),
+            str(whole_ms(hold.lease_seconds)),
             str(not_after_us),
             str(hold.operation),
             str(hold.depth),
@@ -137,6 +135,11 @@ def _number(reply: bytes, word: bytes) -> int:
     except (AttributeError, ValueError):
         pass
     raise BackendError(f"the lock server's reply makes no sense: {reply!r:.200}")
+
+
+def whole_ms(lease_seconds: float) -> int:
+    """A lease as the server is asked for it: rounded up, for it must not end there before it ends here."""
+    return math.ceil(lease_seconds * 1000)
 
 
 def clock_jumps() -> BackendUnavailableError:
