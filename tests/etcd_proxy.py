@@ -132,15 +132,11 @@ def kind_of(request: Call) -> str | None:
         return None
     transaction = messages().TxnRequest.FromString(request.body)
     puts = [operation.request_put.key.rpartition(b"/")[2] for operation in transaction.success if operation.HasField("request_put")]
-    deletes = [
-        operation.request_delete_range.key.rpartition(b"/")[2]
-        for operation in transaction.success
-        if operation.HasField("request_delete_range")
-    ]
+    deleted = [operation.request_delete_range for operation in transaction.success if operation.HasField("request_delete_range")]
     if b"holder" in puts:
-        return "acquire" if b"dirty" in puts else "renew"
-    if b"holder" in deletes and b"dirty" in deletes:
+        return "acquire" if b"grant" in puts else "renew"
+    if any(request.key.endswith(b"/grant") and request.range_end for request in deleted):
         return "release"
-    if b"holder" in deletes and len(transaction.compare) == 2:
+    if any(request.key.endswith(b"/holder") for request in deleted) and len(transaction.compare) == 2:
         return "withdraw"
     return None

@@ -112,7 +112,7 @@ class EtcdServer(ServerProcess):
             kind = kv.key.split(b"/")[3].decode()
             assert kv.lease or kind == "floor", kv
             found.add("" if kind == "holder" else f":{kind}")
-        return found - {":dirty", ":floor", ":left"}
+        return found - {":grant", ":floor", ":left"}
 
     def wipe(self, name: str) -> None:
         """Delete all that the server knows of the lock."""

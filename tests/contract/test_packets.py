@@ -234,6 +234,21 @@ class TestLatePackets:
             eventually(lambda: not client.inspect(name).waiters)
         self.next_hold_is_untouched(backend, client, wire, name)
 
+    def test_withdrawal_while_its_client_waits_again(
+        self, client: fencedlock.Client, remote: fencedlock.Client, wire: Any, contender: Callable[..., Contender], name: str
+    ) -> None:
+        waiter = contender("thread", remote)
+        with client.FairLock(name):
+            self.hold_first(wire, "withdraw")
+            assert remote.FairLock(name).acquire(timeout=0.1) is False
+            eventually(lambda: not client.inspect(name).waiters)
+            waiter.tell("acquire", name)
+            (place,) = eventually(lambda: client.inspect(name).waiters)
+            wire.deliver()
+            assert [each.owner for each in client.inspect(name).waiters] == [place.owner]
+        assert waiter.answer() is True
+        waiter.ask("release", name)
+
     @staticmethod
     def hold_first(wire: Any, kind: str, *words: bytes) -> None:
         wire.rule = lambda request: HOLD if not wire.held and wire.is_call(request, kind, *words) else None

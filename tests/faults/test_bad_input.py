@@ -179,7 +179,7 @@ def corrupt_redis(server: RedisServer, name: str, rng: random.Random) -> None:
 def corrupt_etcd(server: EtcdServer, name: str, rng: random.Random) -> None:
     own = locks_prefix("fencedlock", name) + b"/"
     connections, known = server.connections(), messages()
-    for each in rng.sample([b"holder", b"queue/x/1/1", b"queue/", b"dirty", b"floor", b"withdrawn/x", b"other"], rng.randint(1, 3)):
+    for each in rng.sample([b"holder", b"queue/x/1", b"queue/", b"grant", b"floor", b"withdrawn/x", b"other"], rng.randint(1, 3)):
         value = rng.choice([b"", b"0", b"-1", b"\xff\x00", b"x" * 5000, b"1 2 3", b"nan nan", b"9" * 40, b"0000000001 a/1/1 1 h"])
         connections.call(calls.PUT, known.PutRequest(key=own + each, value=value), 10)
     connections.close()

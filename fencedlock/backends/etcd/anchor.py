@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+
 from fencedlock.backends.etcd.leases import Lease
 
 
 class Anchor:
     """The lease of a claim, and the keys that were made for it. Kept in :attr:`Claim.anchor` and :attr:`Hold.anchor`."""
 
-    __slots__ = ("lease", "place", "revision", "since", "written")
+    __slots__ = ("lease", "number", "place", "revision", "since", "withdrawing", "written")
 
-    def __init__(self, lease: Lease) -> None:
+    def __init__(self, lease: Lease, number: int = 0) -> None:
         self.lease: Lease = lease
+        self.number: int = number
+        """Names the key of its place; 0 while it needs none."""
         self.place: int = 0
         """The ``create_revision`` of its place in the queue; 0 without one."""
         self.revision: int = 0
@@ -20,3 +24,28 @@ class Anchor:
         """When the key of the place, or of the hold, was made, at the latest."""
         self.written: int = 0
         """The last operation of the hold that the server has answered."""
+        self.withdrawing: bool = False
+        """True once the withdrawal of the claim was sent."""
+
+
+class Places:
+    """Numbers for the keys of the places that a client takes in queues, used again and again.
+
+    etcd's index keeps a deleted key until it is compacted: with a key for each claim, every look at a queue became slower. A number
+    comes back only when all that was sent about it was answered, so that no late packet meets another claim's place.
+    """
+
+    def __init__(self) -> None:
+        self._free: list[int] = []
+        self._numbers = itertools.count(1)
+
+    def take(self) -> int:
+        """A number that is nobody else's."""
+        try:
+            return self._free.pop()
+        except IndexError:
+            return next(self._numbers)
+
+    def give_back(self, number: int) -> None:
+        """Nobody needs it any more."""
+        self._free.append(number)

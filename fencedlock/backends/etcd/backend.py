@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from fencedlock.backends.base import Backend, ClaimAnswer, Gone, Listener, NotOurs, RenewAnswer, Renewed
-from fencedlock.backends.etcd.anchor import Anchor
+from fencedlock.backends.etcd.anchor import Anchor, Places
 from fencedlock.backends.etcd.connections import RANGE, STATUS, Connections
 from fencedlock.backends.etcd.inbox import Inbox
 from fencedlock.backends.etcd.keys import after, lock_keys, locks_prefix, name_of
@@ -36,6 +36,7 @@ class EtcdBackend:
         self._namespace = checked_namespace(namespace)
         self.connections: Connections = connections
         self.leases: Leases = Leases(connections, namespace)
+        self.places: Places = Places()
         self.inbox: Inbox = Inbox(connections, request_timeout_seconds)
         self.highest_revision: int = 0
         """The cluster was seen at this revision."""
@@ -140,7 +141,7 @@ class _Round:
         if anchor is None:
             return Gone()
         self._refresh(anchor.lease)
-        if not (self._still_has(anchor, bound.keys.of_claim(claim.id).queue, anchor.place)):
+        if not self._still_has(anchor, bound.keys.place_of(claim.id, anchor.number), anchor.place):
             return Gone()
         return bound.waiting(claim.recheck_at)
 

@@ -12,7 +12,7 @@ from fencedlock.backends.etcd.connections import RANGE, WATCH, Connections
 from fencedlock.backends.etcd.keys import LockKeys
 from fencedlock.backends.etcd.messages import DELETE, OLDEST_FIRST, messages
 from fencedlock.backends.etcd.queue import LockQueue
-from fencedlock.backends.etcd.values import claim_of_holder
+from fencedlock.backends.etcd.values import claim_of_holder, claims_in
 from fencedlock.clock import now_seconds
 from fencedlock.errors import BackendError, BackendUnavailableError
 
@@ -217,7 +217,7 @@ class Inbox:
     def _read_queue(self, watch: _Watch) -> None:
         request = messages().RangeRequest(key=watch.keys.holder, range_end=watch.keys.queue_end, **OLDEST_FIRST)
         answer = self._connections.call(RANGE, request, self._timeout_seconds)
-        claim_ids = watch.keys.claims_in(answer.kvs)
+        claim_ids = claims_in(answer.kvs, watch.keys)
         held = any(kv.key == watch.keys.holder for kv in answer.kvs)
         with self._mutex:
             watch.queue.read(answer.header.revision, held=held, claim_ids=claim_ids, now=now_seconds())

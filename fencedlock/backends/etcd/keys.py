@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from fencedlock.backends.names import checked_name, encoded
@@ -12,29 +11,20 @@ from fencedlock.backends.names import checked_name, encoded
 _NEEDS_ENCODING = re.compile(r"[%/\x00-\x1f\x7f-\x9f]")
 
 
-class ClaimKeys(NamedTuple):
-    """The keys of one claim on a lock."""
-
-    queue: bytes
-    """Its place."""
-    withdrawn: bytes
-    """Its tombstone."""
-
-
 @dataclass(frozen=True, slots=True)
 class LockKeys:
     """The keys of one lock, in their order on the server."""
 
-    dirty: bytes
-    """Exists from a grant to its release: found by the next grant, it says that the hold before was abandoned."""
     floor: bytes
     """What :meth:`Client.raise_floor` has raised the tokens by."""
+    grant: bytes
+    """Exists from a grant to its release: found by the next grant, it says that the hold before was abandoned."""
     holder: bytes
     """Exists while the lock is held; its ``create_revision`` is the token."""
     left: bytes
     """Written by whoever leaves the queue without the lock: so that it need not be watched who comes and goes."""
     queue: bytes
-    """Begins the key of each waiting claim; the one with the lowest ``create_revision`` is the next."""
+    """Begins the key of each place, which tells the waiting claim; the one with the lowest ``create_revision`` is the next."""
     withdrawn: bytes
     """Begins the key of each claim that is over, but of which a packet may still be under way."""
 
@@ -48,19 +38,18 @@ class LockKeys:
         """The end of the range of the queue, and of the one that begins with the holder."""
         return after(self.queue)
 
-    def claims_in(self, kvs: Any) -> list[str]:
-        """The ids of the claims whose places are among these, in that order."""
-        return [kv.key[len(self.queue) :].decode() for kv in kvs if kv.key.startswith(self.queue)]
-
-    def of_claim(self, claim_id: str) -> ClaimKeys:
-        """The keys of one claim."""
-        own = claim_id.encode()
-        return ClaimKeys(self.queue + own, self.withdrawn + own)
-
     @property
     def holder_end(self) -> bytes:
         """The end of the range that ends with the holder."""
         return self.holder + b"\0"
+
+    def place_of(self, claim_id: str, number: int) -> bytes:
+        """The key of a place in the queue: its client's, by :class:`fencedlock.backends.etcd.anchor.Places`."""
+        return self.queue + f"{claim_id.partition('/')[0]}/{number}".encode()
+
+    def tombstone_of(self, claim_id: str) -> bytes:
+        """The key of a claim that is over."""
+        return self.withdrawn + claim_id.encode()
 
 
 def lock_keys(namespace: str, name: str) -> LockKeys:
@@ -69,7 +58,7 @@ def lock_keys(namespace: str, name: str) -> LockKeys:
     Raises ConfigurationError for what can't be a name.
     """
     own = locks_prefix(namespace, checked_name(name)) + b"/"
-    return LockKeys(own + b"dirty", own + b"floor", own + b"holder", own + b"left", own + b"queue/", own + b"withdrawn/")
+    return LockKeys(own + b"floor", own + b"grant", own + b"holder", own + b"left", own + b"queue/", own + b"withdrawn/")
 
 
 def locks_prefix(namespace: str, prefix: str) -> bytes:

@@ -27,7 +27,7 @@ from fencedlock.backends.etcd.keys import LockKeys
 from fencedlock.backends.etcd.leases import Lease
 from fencedlock.backends.etcd.messages import CREATE, EQUAL, GREATER, LESS, MOD, OLDEST_FIRST, VALUE, VERSION, messages
 from fencedlock.backends.etcd.queue import GRACE_SECONDS
-from fencedlock.backends.etcd.values import LockState, first_values_of, holder_value, read_holder
+from fencedlock.backends.etcd.values import LockState, claims_in, first_values_of, holder_value, place_value, read_holder, read_place
 from fencedlock.clock import now_seconds
 from fencedlock.errors import BackendUnavailableError
 from fencedlock.hold import Claim, Hold
@@ -57,39 +57,56 @@ _MOST_LEASES = 3
 """Leases of one question that may be found gone, one after the other."""
 
 
-class _FixedOps(NamedTuple):
-    """The parts of transactions that are the same each time: to put a message together takes longer than to copy it."""
+class _Templates(NamedTuple):
+    """The transactions of one lock, serialized, for a claim to fill in its own words.
 
-    is_free: Any
-    nobody_waits: Any
-    look: Any
-    look_at_queue: Any
-    look_for_dirty: Any
-    delete_holder: Any
-    delete_dirty: Any
+    To read one and fill it in takes a third of the time that it takes to put one together, for each part is copied into the next.
+    """
+
+    attempt: bytes
+    """Takes the lock if it is free and nobody is before the claim. Operation 0 reads the grant, the floor and the holder in any case."""
+    queue: bytes
+    """The same, or else tells who is in the queue (operation 1), and takes a place there (operation 2)."""
+    release: bytes
+    """Deletes the holder and the grant, or else reads the grant."""
 
     @staticmethod
-    def of(keys: LockKeys) -> _FixedOps:
+    def of(keys: LockKeys) -> _Templates:
         known = messages()
-        return _FixedOps(
-            is_free=known.Compare(result=EQUAL, target=CREATE, key=keys.holder, create_revision=0),
-            nobody_waits=known.Compare(result=EQUAL, target=CREATE, key=keys.queue, range_end=keys.queue_end, create_revision=0),
-            look=known.RequestOp(request_range=known.RangeRequest(key=keys.dirty, range_end=keys.holder_end)),
-            look_at_queue=known.RequestOp(
-                request_range=known.RangeRequest(
-                    key=keys.queue, range_end=keys.queue_end, keys_only=True, limit=MOST_IN_LINE, **OLDEST_FIRST
-                )
-            ),
-            look_for_dirty=known.RequestOp(request_range=known.RangeRequest(key=keys.dirty)),
-            delete_holder=_delete(keys.holder),
-            delete_dirty=_delete(keys.dirty),
+        look = known.RequestOp(request_range=known.RangeRequest(key=keys.floor, range_end=keys.holder_end))
+        attempt = known.TxnRequest(
+            compare=[
+                known.Compare(result=EQUAL, target=CREATE, key=keys.holder, create_revision=0),
+                known.Compare(result=EQUAL, target=VERSION, version=0),  # the tombstone
+                known.Compare(result=EQUAL, target=CREATE, key=keys.queue, range_end=keys.queue_end, create_revision=0),
+            ],
+            success=[
+                look,
+                known.RequestOp(request_put=known.PutRequest(key=keys.holder)),
+                known.RequestOp(request_put=known.PutRequest(key=keys.grant)),
+            ],
+            failure=[look],
         )
+        join = known.TxnRequest(
+            compare=[known.Compare(result=EQUAL, target=VERSION, version=0)] * 2,  # the place and the tombstone, here and below
+            success=[known.RequestOp(request_put=known.PutRequest())],
+            failure=[known.RequestOp(request_range=known.RangeRequest())] * 2,
+        )
+        line = known.RangeRequest(key=keys.queue, range_end=keys.queue_end, limit=MOST_IN_LINE, **OLDEST_FIRST)
+        queue = known.TxnRequest(failure=[known.RequestOp(request_range=line), known.RequestOp(request_txn=join)])
+        release = known.TxnRequest(
+            compare=[known.Compare(result=EQUAL, target=CREATE, key=keys.holder)],
+            success=[known.RequestOp(request_delete_range=known.DeleteRangeRequest(key=keys.grant, range_end=keys.holder_end))],
+            failure=[known.RequestOp(request_range=known.RangeRequest(key=keys.grant))],
+        )
+        first = attempt.SerializeToString()
+        return _Templates(first, first + queue.SerializeToString(), release.SerializeToString())
 
 
 class EtcdLock:
     """Implements :class:`fencedlock.backends.base.BoundLock`."""
 
-    __slots__ = ("_ops", "backend", "changing", "keys", "last_grant", "name")
+    __slots__ = ("_templates", "backend", "changing", "keys", "last_grant", "name")
 
     def __init__(self, backend: EtcdBackend, name: str, keys: LockKeys) -> None:
         self.name: str = name
@@ -99,7 +116,7 @@ class EtcdLock:
         self.last_grant: int = 0
         """The revision of the last grant to a claim of this client."""
         self.backend: EtcdBackend = backend
-        self._ops = _FixedOps.of(keys)
+        self._templates = _Templates.of(keys)
 
     # --- acquire
 
@@ -117,11 +134,9 @@ class EtcdLock:
     def _acquire(self, claim: Claim, *, queue: bool, give_up_at: float) -> ClaimAnswer:
         backend = self.backend
         shared_id = backend.leases.shared_id(MARK_SECONDS, give_up_at - now_seconds())
-        anchor = claim.anchor
-        if anchor is not None and not anchor.lease.is_good(now_seconds()):
-            backend.leases.renew(anchor.lease, give_up_at - now_seconds())
-        if anchor is None or anchor.lease.gone:
-            anchor = claim.anchor = Anchor(backend.leases.good(claim.lease_seconds, give_up_at - now_seconds()))
+        anchor = self._anchor(claim, give_up_at)
+        if queue and not anchor.number:
+            anchor.number = backend.places.take()
         pass_over = bool(anchor.place) and backend.inbox.may_pass_over(self.keys, claim.id)
         request = self._acquire_request(claim, anchor, shared_id, queue=queue, pass_over=pass_over)
         answer = self._ask_for(claim, request, give_up_at)
@@ -129,11 +144,11 @@ class EtcdLock:
             answer = self._try_again_if_free(claim, anchor, shared_id, answer)
         state = LockState(answer.responses[0].response_range.kvs, self.keys)
         if answer.succeeded:
-            return self._granted(claim, anchor, answer.header.revision, state.floors, abandoned=state.dirty is not None)
+            return self._granted(claim, anchor, answer.header.revision, state.floors, abandoned=state.grant is not None)
         if state.holder is not None and read_holder(state.holder.value).claim_id == claim.id:
             # An earlier copy of the question was granted, and its answer lost.
             self._tie(state.holder, anchor.lease, give_up_at)
-            abandoned = state.dirty is not None and state.dirty.version > 1
+            abandoned = state.grant is not None and state.grant.version > 1
             return self._granted(claim, anchor, state.holder.create_revision, state.floors, abandoned=abandoned)
         if not queue:
             return Busy()
@@ -150,9 +165,20 @@ class EtcdLock:
                 backend.connections.call(DELETE_RANGE, request, give_up_at - now_seconds())
                 raise LeaseGoneError("the claim's place was tied to a lease that is over")
             anchor.place = place[0].create_revision
-        ahead = self.keys.claims_in(line.kvs)
+        ahead = claims_in(line.kvs, self.keys)
         backend.inbox.wait(self.keys, claim.id, answer.header.revision, ahead, are_all=not line.more)
         return self.waiting(now_seconds() + RECHECK_SECONDS)
+
+    def _anchor(self, claim: Claim, give_up_at: float) -> Anchor:
+        """The claim's anchor, with a lease that is good for a grant."""
+        leases, anchor = self.backend.leases, claim.anchor
+        if anchor is not None and not anchor.lease.is_good(now_seconds()):
+            leases.renew(anchor.lease, give_up_at - now_seconds())
+        if anchor is None or anchor.lease.gone:
+            lease = leases.good(claim.lease_seconds, give_up_at - now_seconds())
+            anchor = claim.anchor = Anchor(lease, 0 if anchor is None else anchor.number)
+        assert isinstance(anchor, Anchor)
+        return anchor
 
     def _tie(self, holder: Any, lease: Lease, give_up_at: float) -> None:
         """Tie a grant that came under a lease which is over here to the one that we go by now, or it would end before we know."""
@@ -186,46 +212,31 @@ class EtcdLock:
 
     def _acquire_request(self, claim: Claim, anchor: Anchor, shared_id: int, *, queue: bool, pass_over: bool) -> Any:
         """The transaction: take the lock if it is free and nobody is before this claim; otherwise take a place, if asked to."""
-        known, keys, place = messages(), self.keys, self.keys.of_claim(claim.id)
-        compare = [
-            self._ops.is_free,
-            known.Compare(result=EQUAL, target=VERSION, key=place.withdrawn, version=0),
-        ]
-        if not pass_over:
-            compare.append(
-                known.Compare(result=GREATER, target=CREATE, key=keys.queue, range_end=keys.queue_end, create_revision=anchor.place - 1)
-                if anchor.place
-                else self._ops.nobody_waits
-            )
-        look = self._ops.look
-        value = holder_value(0, claim.id, 1, claim.owner.holder)
-        take = [
-            look,
-            known.RequestOp(request_put=known.PutRequest(key=keys.holder, value=value, lease=anchor.lease.id)),
-            known.RequestOp(request_put=known.PutRequest(key=keys.dirty, lease=shared_id)),
-        ]
+        request = messages().TxnRequest.FromString(self._templates.queue if queue else self._templates.attempt)
+        tombstone = self.keys.tombstone_of(claim.id)
+        compare, take = request.compare, request.success
+        compare[1].key = tombstone
+        if pass_over:
+            del compare[2]
+        elif anchor.place:
+            compare[2].result, compare[2].create_revision = GREATER, anchor.place - 1
+        hold, mark = take[1].request_put, take[2].request_put
+        hold.value, hold.lease, mark.lease = holder_value(0, claim.id, 1, claim.owner.holder), anchor.lease.id, shared_id
         if anchor.place or claim.unanswered:
-            take.append(_delete(place.queue))
-        otherwise = [look]
+            take.extend(self._leave(claim))
         if queue:
-            join = known.TxnRequest(
-                compare=[
-                    known.Compare(result=EQUAL, target=VERSION, key=place.queue, version=0),
-                    known.Compare(result=EQUAL, target=VERSION, key=place.withdrawn, version=0),
-                ],
-                success=[
-                    known.RequestOp(request_put=known.PutRequest(key=place.queue, value=claim.owner.holder.encode(), lease=anchor.lease.id))
-                ],
-                failure=[known.RequestOp(request_range=known.RangeRequest(key=key)) for key in place],
-            )
-            otherwise += [self._ops.look_at_queue, known.RequestOp(request_txn=join)]
-        return known.TxnRequest(compare=compare, success=take, failure=otherwise)
+            join, place = request.failure[2].request_txn, self.keys.place_of(claim.id, anchor.number)
+            put = join.success[0].request_put
+            put.key, put.value, put.lease = place, place_value(claim.id, claim.owner.holder), anchor.lease.id
+            for compared, read, key in zip(join.compare, join.failure, (place, tombstone), strict=True):
+                compared.key = read.request_range.key = key
+        return request
 
     def _try_again_if_free(self, claim: Claim, anchor: Anchor, shared_id: int, answer: Any) -> Any:
         """One try found the lock free, and others waiting for it: unless they take it soon, they are dead, and it is ours to take."""
         patience_until = now_seconds() + GRACE_SECONDS
         give_up_at = patience_until + self.backend.request_timeout_seconds
-        look = messages().RangeRequest(key=self.keys.dirty, range_end=self.keys.holder_end)
+        look = messages().RangeRequest(key=self.keys.floor, range_end=self.keys.holder_end)
         kvs = answer.responses[0].response_range.kvs
         while LockState(kvs, self.keys).holder is None:
             if now_seconds() >= patience_until:
@@ -238,6 +249,8 @@ class EtcdLock:
         anchor.revision, anchor.since = revision, now_seconds()
         self.last_grant = max(self.last_grant, revision)
         self.backend.inbox.give_up(self.keys, claim.id)
+        if not claim.unanswered:
+            self._give_back_place(anchor)
         lease = anchor.lease
         return Granted(floors.token_of(revision), lease.deadline, abandoned, brief=not lease.is_fresh(now_seconds()))
 
@@ -269,15 +282,16 @@ class EtcdLock:
         return True
 
     def release(self, hold: Hold, timeout_seconds: float, *, attempts: int = 1) -> ReleaseAnswer:
-        known, keys, anchor = messages(), self.keys, hold.anchor
-        compare = [known.Compare(result=EQUAL, target=CREATE, key=keys.holder, create_revision=anchor.revision)]
-        ops = self._ops
+        anchor = hold.anchor
 
         def make(marks: list[Any]) -> Any:
-            bury = [_delete(keys.of_claim(hold.claim_id).queue), *marks] if marks else []
-            return known.TxnRequest(
-                compare=compare, success=[ops.delete_holder, ops.delete_dirty, *bury], failure=[ops.look_for_dirty, *bury]
-            )
+            request = messages().TxnRequest.FromString(self._templates.release)
+            request.compare[0].create_revision = anchor.revision
+            if marks:
+                bury = [*self._leave(hold.claim), *marks]
+                request.success.extend(bury)
+                request.failure.extend(bury)
+            return request
 
         answer, sent = self._end_claim(hold.claim, make, timeout_seconds, attempts=attempts)
         if answer.succeeded:
@@ -295,12 +309,14 @@ class EtcdLock:
         self.backend.inbox.give_up(keys, claim.id)
         if claim.anchor is None:
             return  # nothing was ever sent
-        leave = _delete(keys.of_claim(claim.id).queue)
+        anchor, leave = claim.anchor, self._leave(claim)
+        is_first = not (claim.unanswered or anchor.withdrawing)
+        anchor.withdrawing = True
         first, last = first_values_of(claim.id)
         clean = known.TxnRequest(
             # A mark that was there before the grant is somebody else's, and stays.
-            compare=[known.Compare(result=EQUAL, target=VERSION, key=keys.dirty, version=1)],
-            success=[_delete(keys.dirty)],
+            compare=[known.Compare(result=EQUAL, target=VERSION, key=keys.grant, version=1)],
+            success=[_delete(keys.grant)],
         )
         compare = [
             known.Compare(result=GREATER, target=VALUE, key=keys.holder, value=first),
@@ -308,12 +324,25 @@ class EtcdLock:
         ]
 
         def make(marks: list[Any]) -> Any:
-            forget = [leave, *marks]
+            forget = [*leave, *marks]
             return known.TxnRequest(
                 compare=compare, success=[_delete(keys.holder), known.RequestOp(request_txn=clean), *forget], failure=forget
             )
 
-        self._end_claim(claim, make, timeout_seconds, leaving=claim.unanswered > 0 or claim.anchor.place > 0)
+        _, sent = self._end_claim(claim, make, timeout_seconds, leaving=claim.unanswered > 0 or anchor.place > 0)
+        if is_first and sent == 1:
+            self._give_back_place(anchor)
+
+    def _leave(self, claim: Claim) -> list[Any]:
+        """The deletion of the claim's place, if it may have one."""
+        number = claim.anchor.number
+        return [_delete(self.keys.place_of(claim.id, number))] if number else []
+
+    def _give_back_place(self, anchor: Anchor) -> None:
+        """Nothing of the claim's place is left, and no packet about it is under way."""
+        number, anchor.number = anchor.number, 0
+        if number:
+            self.backend.places.give_back(number)
 
     def _end_claim(
         self,
@@ -336,7 +365,7 @@ class EtcdLock:
             lease_id = backend.leases.shared_id(TOMBSTONE_SECONDS, give_up_at - now_seconds())
             puts = []
             if claim.unanswered:
-                puts.append(known.PutRequest(key=self.keys.of_claim(claim.id).withdrawn, lease=lease_id))
+                puts.append(known.PutRequest(key=self.keys.tombstone_of(claim.id), lease=lease_id))
             if leaving:
                 puts.append(known.PutRequest(key=self.keys.left, value=claim.id.encode(), lease=lease_id))
             marks = [known.RequestOp(request_put=put) for put in puts]
@@ -353,7 +382,7 @@ class EtcdLock:
     def inspect(self, timeout_seconds: float) -> LockInfo:
         give_up_at = now_seconds() + timeout_seconds
         known, keys, call = messages(), self.keys, self.backend.connections.call
-        look = known.RangeRequest(key=keys.dirty, range_end=keys.queue_end, **OLDEST_FIRST)
+        look = known.RangeRequest(key=keys.floor, range_end=keys.queue_end, **OLDEST_FIRST)
         kvs = call(RANGE, look, timeout_seconds).kvs
         state = LockState(kvs, keys)
         line = [kv for kv in kvs if kv.key.startswith(keys.queue)]
@@ -365,11 +394,9 @@ class EtcdLock:
                     left[kv.lease] = max(0.0, call(LEASE_TIME_TO_LIVE, request, give_up_at - now_seconds()).TTL)
                 except LeaseGoneError:
                     left[kv.lease] = 0.0
-        waiters = tuple(
-            Waiter(kv.key[len(keys.queue) :].decode(errors="replace"), kv.value.decode(errors="replace"), left[kv.lease]) for kv in line
-        )
+        waiters = tuple(Waiter(*read_place(kv.value), left[kv.lease]) for kv in line)
         if state.holder is None:
-            issued = None if state.dirty is None else state.floors.token_of(state.dirty.mod_revision)
+            issued = None if state.grant is None else state.floors.token_of(state.grant.mod_revision)
             return LockInfo(self.name, False, None, None, None, 0, 0.0, issued, waiters)
         found, token = read_holder(state.holder.value), state.floors.token_of(state.holder.create_revision)
         return LockInfo(self.name, True, found.claim_id, found.holder, token, found.depth, left[state.holder.lease], token, waiters)

@@ -38,6 +38,22 @@ def claim_of_holder(value: bytes) -> str:
     return words[1].decode(errors="replace") if len(words) == 3 else ""
 
 
+def place_value(claim_id: str, holder: str) -> bytes:
+    """The value of a place in the queue."""
+    return f"{claim_id} {holder}".encode()
+
+
+def read_place(value: bytes) -> tuple[str, str]:
+    """Read it: the claim, and its host, process and native thread id. What makes no sense is read as well as it can be."""
+    claim_id, _, holder = value.decode(errors="replace").partition(" ")
+    return claim_id, holder
+
+
+def claims_in(kvs: Any, keys: LockKeys) -> list[str]:
+    """The ids of the claims whose places are among these, in that order."""
+    return [read_place(kv.value)[0] for kv in kvs if kv.key.startswith(keys.queue)]
+
+
 def first_values_of(claim_id: str) -> tuple[bytes, bytes]:
     """Two values between which those of this claim's first operation are."""
     return b"%010d %b " % (0, claim_id.encode()), b"%010d %b!" % (0, claim_id.encode())
@@ -46,10 +62,10 @@ def first_values_of(claim_id: str) -> tuple[bytes, bytes]:
 class LockState:
     """The keys of a lock besides its queue, where they exist."""
 
-    __slots__ = ("dirty", "floors", "holder")
+    __slots__ = ("floors", "grant", "holder")
 
     def __init__(self, kvs: Any, keys: LockKeys) -> None:
         found = {kv.key: kv for kv in kvs}
-        self.dirty: Any = found.get(keys.dirty)
+        self.grant: Any = found.get(keys.grant)
         self.holder: Any = found.get(keys.holder)
         self.floors: Floors = Floors.read(found.get(keys.floor))

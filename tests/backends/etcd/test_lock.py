@@ -7,11 +7,13 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import fencedlock
 from fencedlock.backends.etcd import connections as calls
+from fencedlock.backends.etcd.keys import lock_keys
 from fencedlock.backends.etcd.lock import EtcdLock
 from fencedlock.backends.etcd.messages import messages
 from tests.conftest import eventually
@@ -208,6 +210,31 @@ def test_others_hear_who_leaves_the_queue_and_who_stood_before_them(
             leaver.join()
         assert waiter.answer() is True
         waiter.ask("release", name)
+
+
+def test_places_use_the_same_key_again(
+    backend: EtcdServer, client: fencedlock.Client, connect: Callable[..., fencedlock.Client], name: str
+) -> None:
+    """etcd's index keeps a deleted key until it is compacted: with keys of their own, claims would make all later ones slower."""
+    keys, connections = lock_keys("fencedlock", name), backend.connections()
+
+    def places(revision: int = 0) -> Any:
+        request = M.RangeRequest(key=keys.queue, range_end=keys.queue_end, revision=revision)
+        return connections.call(calls.RANGE, request, 10)
+
+    waiting, before = connect(backend.url, ttl=10), places().header.revision
+    for _ in range(5):
+        waiter = threading.Thread(target=visit, args=(waiting.FairLock(name),))
+        with client.FairLock(name):
+            waiter.start()
+            eventually(lambda: client.inspect(name).waiters)
+            assert waiting.FairLock(name).acquire(timeout=0.01) is False
+        waiter.join()
+    after = places().header.revision
+    seen = [(kv.key, kv.create_revision) for revision in range(before, after + 1) for kv in places(revision).kvs]
+    connections.close()
+    assert len(set(seen)) == 10
+    assert len({key for key, _ in seen}) == 2
 
 
 def wait_until_cancelled(lock: fencedlock.RLock, cancellation: fencedlock.Cancellation) -> None:

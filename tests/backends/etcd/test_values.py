@@ -21,9 +21,9 @@ names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=5
 @given(names, names)
 def test_two_names_never_share_a_key_and_prefixes_are_kept(one: str, two: str) -> None:
     keys = lock_keys("ns", one)
-    assert keys.dirty < keys.floor < keys.holder < keys.queue < keys.queue_end <= keys.withdrawn
-    assert name_of("ns", keys.holder) == name_of("ns", keys.queue + b"a/1/1") == one
-    assert name_of("ns", keys.dirty) is None
+    assert keys.floor < keys.grant < keys.holder < keys.queue < keys.queue_end <= keys.withdrawn
+    assert name_of("ns", keys.holder) == name_of("ns", keys.place_of("a/1/1", 2)) == one
+    assert name_of("ns", keys.grant) is None
     if one != two:
         assert keys != lock_keys("ns", two)
         own = locks_prefix("ns", two) + b"/"
