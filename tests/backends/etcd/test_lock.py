@@ -247,7 +247,7 @@ class TestUsers:
         self, guarded: EtcdServer, connect: Callable[..., fencedlock.Client], contender: Callable[..., Contender]
     ) -> None:
         url = f"etcd://root:sesame@{guarded.endpoint}"
-        client, waiting = connect(url, ttl=9), connect(url, ttl=9)
+        client, waiting = connect(url, ttl=30), connect(url, ttl=30)
         waiter = contender("thread", waiting)
         lock = client.FairLock("x")
         lock.acquire()
@@ -257,7 +257,7 @@ class TestUsers:
         tokens = [each._auth_token for each in clients]
         waiter.tell("acquire", "x")
         eventually(lambda: lock.info().waiters)
-        until = time.monotonic() + 10  # tokens last a second unless they are used, and beats come every three
+        until = time.monotonic() + 11  # tokens last a second unless they are used; beats come every ten, or every 3.3 seconds
         while time.monotonic() < until:
             lock.ensure_held()
             time.sleep(0.05)
