@@ -59,7 +59,7 @@ def deadline_from_the_reply() -> None:
 
 def retry_counts_twice() -> None:
     """An acquire that is asked again counts as a nested one."""
-    _rewrite(scripts.ACQUIRE, "if owner == claim then", "if owner == claim then\n  call('HINCRBY', lock, 'count', 1)")
+    _rewrite(scripts.ACQUIRE, "if owner == claim then", "if owner == claim then\n  call('HINCRBY', lock, 'count', 2)")
 
 
 def last_come_first_served() -> None:

@@ -25,9 +25,9 @@ if free then
   local issued = tonumber(last[1])
   if issued and last[1] == last[2] and not last[3] and issued < now_us and tonumber(floor) < now_us
     and now_us < issued - issued % DAY_US + DAY_US then
-    local token = time[1] .. string.format('%06d', time[2])
+    local token = time[1] .. (#time[2] == 6 and time[2] or string.format('%06d', time[2]))
     call('HSET', fence, 'issued', token)
-    call('HSET', lock, 'owner', claim, 'count', '1', 'token', token, 'holder', holder)
+    call('HSET', lock, 'owner', claim, 'token', token, 'holder', holder)
     call('PEXPIRE', lock, lease_ms)
     return { ok = 'new ' .. token }
   end

@@ -37,9 +37,9 @@ local function grant(claim, holder, lease_ms, now_us, floor, issued, abandoned, 
     call('PEXPIRE', fence, FENCE_TTL_MS)
   end
   if abandoned == '0' then
-    call('HSET', lock, 'owner', claim, 'count', '1', 'token', token, 'holder', holder)
+    call('HSET', lock, 'owner', claim, 'token', token, 'holder', holder)
   else
-    call('HSET', lock, 'owner', claim, 'count', '1', 'token', token, 'holder', holder, 'abandoned', abandoned)
+    call('HSET', lock, 'owner', claim, 'token', token, 'holder', holder, 'abandoned', abandoned)
   end
   call('PEXPIRE', lock, lease_ms)
   return token

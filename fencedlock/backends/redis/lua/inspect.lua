@@ -17,6 +17,6 @@ for _, claim in ipairs(call('ZRANGE', queue, 0, MOST_PLACES)) do
   end
 end
 return {
-  held[1] or '', held[2] or '', held[3] or '', held[4] or '0', math.max(0, call('PTTL', lock)),
+  held[1] or '', held[2] or '', held[3] or '', held[4] or (held[1] and '1') or '0', math.max(0, call('PTTL', lock)),
   call('HGET', fence, 'issued') or '', line,
 }

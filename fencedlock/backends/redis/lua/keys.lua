@@ -1,6 +1,6 @@
 -- The keys of every script, all of one lock and in one slot. Each has a TTL.
 --
--- 1 lock       hash: owner (claim id), count, token, holder, and where they matter operation, abandoned, floor; exists while it is held
+-- 1 lock       hash: owner (claim id), token, holder, and where they matter operation, count (if not 1), abandoned, floor; exists while it is held
 -- 2 queue      sorted set: waiting claims by ticket (order of arrival)
 -- 3 waiters    hash: claim -> "deadline_us span_ms floor holder"
 -- 4 fence      hash: issued (last token), ended (last token released cleanly), floor (of raise_floor: no token up to it is issued)

@@ -5,7 +5,7 @@
 -- Answers: released | lost ended
 --@include keys
 local claim, token = ARGV[1], ARGV[2]
-local held = call('HMGET', lock, 'owner', 'token', 'floor', 'operation', 'abandoned')
+local held = call('HMGET', lock, 'owner', 'token')
 local ours = held[1] == claim and held[2] == token
 local first = ours and call('ZPOPMIN', queue)
 if ours and not first[1] and ARGV[3] == '0' then -- nobody waits: the ordinary case, without functions
@@ -26,8 +26,10 @@ if not ours then
   return answer('lost', call('HGET', fence, 'ended') or '0')
 end
 --@include queue
-if held[3] or held[4] or held[5] then
-  call('DEL', lock) -- fields that the next grant would not write over
+local issued = tonumber(token)
+if call('HLEN', lock) > 3 then -- fields that the next grant would not write over
+  issued = math.max(issued, tonumber(call('HGET', lock, 'floor')) or 0)
+  call('DEL', lock)
 end
-hand_off(now_us, ARGV[4], first, math.max(tonumber(token), tonumber(held[3]) or 0), '0', token)
+hand_off(now_us, ARGV[4], first, issued, '0', token)
 return answer('released')
