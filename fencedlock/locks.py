@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import operator
 import threading
-import weakref
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,11 +14,11 @@ from fencedlock.connecting import checked_ttl, default_client
 from fencedlock.errors import LockLostError, NotOwnedError
 from fencedlock.hold import Hold, LeaseState
 from fencedlock.identity import this_thread
+from fencedlock.lock_table import LossCallback, Terms
 from fencedlock.token import FencingToken
 
 if TYPE_CHECKING:
     from fencedlock.client import Client
-    from fencedlock.lock_table import LossCallback
     from fencedlock.waiting import Cancellation
 
 
@@ -51,17 +50,13 @@ class RLock:
         self._client = default_client() if client is None else client
         self._ttl = None if ttl is None else checked_ttl(ttl)
         self._on_lost = on_lost
-        self._table = self._client._table
-        self._lease_seconds = self._ttl or self._table.ttl
-        self._request_seconds = self._table.request_seconds(self._lease_seconds)
-        self._resource = self._table.resource(name)
-        self._latest: Hold | None = None
-        self._reference = weakref.ref(self)
+        table = self._client._table
+        self._terms = Terms(self, table.resource(name), self._ttl or table.ttl, self._fair)
 
     @property
     def name(self) -> str:
         """The lock's name."""
-        return self._resource.name
+        return self._terms.resource.name
 
     def acquire(self, blocking: bool = True, timeout: float = -1, *, cancel: Cancellation | None = None) -> bool:
         """Take the lock, or go one level deeper if this thread holds it; True if it is held now.
@@ -74,12 +69,12 @@ class RLock:
         thread still holds a lease that was lost; and for arguments what ``threading`` raises: ValueError, OverflowError, TypeError.
         """
         timeout_seconds = _FOR_EVER if blocking and timeout == -1 else _checked_timeout(blocking, timeout)
-        owner = this_thread.owner
-        hold = self._resource.holds.get(owner.number)
+        owner, terms = this_thread.owner, self._terms
+        hold = terms.resource.holds.get(owner.number)
         if hold is not None and hold.state is not _RELEASED:
-            self._table.deepen(hold)
+            terms.table.deepen(hold)
             return True
-        return self._table.acquire(self, owner, timeout_seconds, cancel)
+        return terms.table.acquire(terms, owner, timeout_seconds, cancel)
 
     def release(self) -> None:
         """Go up one level; the last one frees the lock and hands it to the next waiter.
@@ -87,13 +82,14 @@ class RLock:
         Raises NotOwnedError if this thread does not hold the lock, and LockLostError if the lease ended before. A server that
         is down raises nothing: the background goes on trying until the lease has ended.
         """
-        hold = self._resource.holds.get(this_thread.owner.number)
+        terms = self._terms
+        hold = terms.resource.holds.get(this_thread.owner.number)
         if hold is None:
             hold = self._owned("cannot release un-acquired lock")
         if hold.depth > 1:
-            self._table.undeepen(hold)
+            terms.table.undeepen(hold)
         else:
-            self._table.release(hold)
+            terms.table.release(hold)
 
     def __enter__(self) -> FencingToken:
         self.acquire()
@@ -139,7 +135,7 @@ class RLock:
 
         So a thread that watches over the holder can wait for it. Each outermost hold has a new one.
         """
-        hold = self._hold() or self._latest
+        hold = self._hold() or self._terms.latest
         return threading.Event() if hold is None else hold.lost_event
 
     def remaining(self) -> float:
@@ -151,7 +147,7 @@ class RLock:
 
         Raises NotOwnedError if this thread does not hold the lock.
         """
-        self._table.raise_if_lost(self._owned())
+        self._terms.table.raise_if_lost(self._owned())
 
     def renew(self, ttl: float | None = None) -> None:
         """Renew the lease now, for ``ttl`` seconds from now on; without it, for as long as before.
@@ -161,7 +157,7 @@ class RLock:
         refuses or does not answer.
         """
         hold = self._owned()
-        self._table.renew(hold, hold.lease_seconds if ttl is None else checked_ttl(ttl))
+        self._terms.table.renew(hold, hold.lease_seconds if ttl is None else checked_ttl(ttl))
 
     def info(self) -> LockInfo:
         """The holder and the queue, by the server's knowledge. Raises BackendError."""
@@ -188,12 +184,13 @@ class RLock:
     def _release_save(self) -> int:
         hold = self._owned("cannot release un-acquired lock")
         depth = hold.depth
-        self._table.release(hold)
+        self._terms.table.release(hold)
         return depth
 
     def _acquire_restore(self, depth: int) -> None:
-        self._table.acquire(self, this_thread.owner, _FOR_EVER, None)
-        self._table.set_depth(self._owned(), depth)
+        terms = self._terms
+        terms.table.acquire(terms, this_thread.owner, _FOR_EVER, None)
+        terms.table.set_depth(self._owned(), depth)
 
     def _at_fork_reinit(self) -> None:
         """Nothing is left to do in a forked child: the client has forgotten all holds of the parent."""
@@ -201,7 +198,7 @@ class RLock:
     # ---
 
     def _hold(self) -> Hold | None:
-        hold = self._resource.holds.get(this_thread.owner.number)
+        hold = self._terms.resource.holds.get(this_thread.owner.number)
         return None if hold is None or hold.state is _RELEASED else hold
 
     def _owned(self, otherwise: str = "this thread does not hold the lock") -> Hold:
@@ -213,7 +210,7 @@ class RLock:
     def _held_here(self) -> Hold | None:
         """The hold of any thread of this process whose lease is good."""
         now = now_seconds()
-        for hold in list(self._resource.holds.values()):
+        for hold in list(self._terms.resource.holds.values()):
             if hold.state is not LeaseState.LOST and now < hold.deadline:
                 return hold
         return None

@@ -109,7 +109,7 @@ def ask(table: LockTable, claim: Claim, queue: bool, timeout_seconds: float) -> 
                 table.listen()
             table.expect(claim)
         claim.may_exist = True
-        return claim.bound.acquire(claim, queue=queue, timeout_seconds=timeout_seconds)
+        return claim.bound.acquire(claim, queue, timeout_seconds)
     except BackendUnavailableError as error:
         error.lock = claim.bound.name
         return error

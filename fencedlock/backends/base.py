@@ -120,13 +120,13 @@ class BoundLock(Protocol):
     def name(self) -> str:
         """The lock's name, as the user wrote it."""
 
-    def acquire(self, claim: Claim, *, queue: bool, timeout_seconds: float) -> ClaimAnswer:
+    def acquire(self, claim: Claim, queue: bool, timeout_seconds: float) -> ClaimAnswer:
         """Ask for the lock, any number of times: the same claim gets the same grant.
 
         With ``queue``, a claim that can't have the lock takes its place in the queue, or keeps the one it has.
         """
 
-    def release(self, hold: Hold, timeout_seconds: float, *, attempts: int = 1) -> ReleaseAnswer:
+    def release(self, hold: Hold, timeout_seconds: float, attempts: int = 1) -> ReleaseAnswer:
         """End the hold, and hand the lock to the first waiter that can be reached."""
 
     def forsake(self, hold: Hold, timeout_seconds: float) -> None:

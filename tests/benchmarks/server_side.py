@@ -66,13 +66,13 @@ class Scene:
     def claim(self) -> Claim:
         number = next(self._numbers)
         handle, client = self._handles[number % 2], self._clients[number % 2]
-        return Claim(f"{client.id}/bench/{number}", handle._resource.bound, this_thread.owner, LEASE_SECONDS, True, True)
+        return Claim(f"{client.id}/bench/{number}", handle._terms.resource.bound, this_thread.owner, LEASE_SECONDS, True, True)
 
     def hold(self, claim: Claim) -> Hold:
         """Of a claim that has the lock, or will have it when it asks."""
         answer = ask(claim)
         assert isinstance(answer, Granted)
-        return Hold(claim, answer, self._handles[0]._reference, {})
+        return Hold(claim, answer, self._handles[0]._terms.handle, {})
 
     def renew(self, hold: Hold) -> None:
         self._clients[0]._table.backend.renew([hold], _TIMEOUT_SECONDS)
@@ -86,7 +86,7 @@ class Scene:
 
 
 def ask(claim: Claim, *, queue: bool = True) -> ClaimAnswer:
-    return claim.bound.acquire(claim, queue=queue, timeout_seconds=_TIMEOUT_SECONDS)
+    return claim.bound.acquire(claim, queue, _TIMEOUT_SECONDS)
 
 
 def release(hold: Hold) -> None:

@@ -120,7 +120,7 @@ class EtcdLock:
 
     # --- acquire
 
-    def acquire(self, claim: Claim, *, queue: bool, timeout_seconds: float) -> ClaimAnswer:
+    def acquire(self, claim: Claim, queue: bool, timeout_seconds: float) -> ClaimAnswer:
         give_up_at = now_seconds() + timeout_seconds
         for _ in range(_MOST_LEASES):
             try:
@@ -281,7 +281,7 @@ class EtcdLock:
         anchor.written = max(anchor.written, operation)
         return True
 
-    def release(self, hold: Hold, timeout_seconds: float, *, attempts: int = 1) -> ReleaseAnswer:
+    def release(self, hold: Hold, timeout_seconds: float, attempts: int = 1) -> ReleaseAnswer:
         anchor = hold.anchor
 
         def make(marks: list[Any]) -> Any:

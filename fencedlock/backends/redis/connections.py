@@ -36,6 +36,9 @@ _CHUNK_BYTES = 4096
 _LINE_BYTES = 256
 """An answer of ours is shorter than that; and Python makes room for so little sooner than for more."""
 
+_SIGNS = frozenset((b"+", b":"))
+"""What an answer of ours begins with, of words or of a number."""
+
 _MOST_LINE_BYTES = 1 << 16
 """Far more than any script of ours answers, or Redis says of an error."""
 
@@ -171,7 +174,7 @@ class Wire:
 
     def _reply(self, line: bytes) -> Any:
         kind = line[:1]
-        if kind == b"+" and b"\n" not in line:  # one line too many would be taken for the next question's answer
+        if kind in _SIGNS and b"\n" not in line:  # one line too many would be taken for the next question's answer
             return line
         if kind == b"-":
             return self._connection._parser.parse_error(line[1:].decode(errors="replace"))
@@ -199,9 +202,10 @@ class Connections:
         self._connector = connector
         self._idle: deque[Wire] = deque()
         self._open = 0
-        self._closed = False
         self._returned = threading.Condition()
-        self._queueing = 0
+        self._closed = False
+        self._attention = 0
+        """How many threads wait for a connection that is given back; and one more once all are to be closed."""
         self._trim_at = 0.0
 
     def ask(self, packed: bytes, timeout_seconds: float) -> Any:
@@ -229,7 +233,7 @@ class Connections:
                     sock = wire.sock
                     sock.sendall(packed)
                     reply = sock.recv(_LINE_BYTES)
-                    if not (reply.startswith(b"+") and reply.find(b"\n") == len(reply) - 1):
+                    if not (reply[:1] in _SIGNS and reply.find(b"\n") == len(reply) - 1):
                         reply = wire.lines(reply, 1)[0]
                 else:
                     reply = talk(wire, packed)
@@ -239,10 +243,8 @@ class Connections:
                 attempts = self._attempts_after(error, wire, sent, attempts)
                 sent += 1
             else:
-                if self._queueing:
-                    self._wake_one()
-                elif self._closed:
-                    self.close_idle()
+                if self._attention:
+                    self._attend()
                 return reply, sent
 
     def _attempts_after(self, error: BaseException, wire: Wire | None, sent: int, attempts: int) -> int:
@@ -265,12 +267,12 @@ class Connections:
 
     def _take(self, timeout_seconds: float) -> Wire:
         with self._returned:
-            self._queueing += 1
+            self._attention += 1
             try:
                 if not self._returned.wait_for(lambda: self._idle or self._open < MOST_CONNECTIONS, timeout_seconds):
                     raise BackendUnavailableError(f"all {MOST_CONNECTIONS} connections to the lock server wait for answers")
             finally:
-                self._queueing -= 1
+                self._attention -= 1
             try:
                 return self._idle.pop()
             except IndexError:
@@ -286,6 +288,12 @@ class Connections:
         with self._returned:
             self._open -= 1
         self._wake_one()
+
+    def _attend(self) -> None:
+        if self._closed:
+            self.close_idle()
+        else:
+            self._wake_one()
 
     def _wake_one(self) -> None:
         with self._returned:
@@ -307,7 +315,9 @@ class Connections:
 
     def close(self) -> None:
         """Close all that are idle, and the others once their calls have ended."""
-        self._closed = True
+        with self._returned:
+            self._closed = True
+            self._attention += 1
         self.close_idle()
 
     def forget(self) -> None:

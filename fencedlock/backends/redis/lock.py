@@ -30,13 +30,14 @@ class RedisLock:
         self._backend = backend
         self._keys = bulks(*keys)
 
-    def acquire(self, claim: Claim, *, queue: bool, timeout_seconds: float) -> ClaimAnswer:
-        backend, before_us = self._backend, claim.unanswered
-        for _ in range(MOST_LATE):
+    def acquire(self, claim: Claim, queue: bool, timeout_seconds: float) -> ClaimAnswer:
+        backend, before_us, late = self._backend, claim.unanswered, 0
+        while late < MOST_LATE:
             asked_at = now_seconds()
             not_after_us = int((asked_at + timeout_seconds) * 1e6 + backend.ahead_us)
             packed = self.pack_acquire(claim, not_after_us, "queue" if queue else "try")
-            claim.unanswered = max(before_us, not_after_us)  # first: another thread may close the client meanwhile
+            # First, for another thread may close the client meanwhile. Like what follows, it is on the way of each acquisition.
+            claim.unanswered = not_after_us if not_after_us > before_us else before_us  # noqa: FURB136
             reply, sent = backend.connections.converse(packed, timeout_seconds)
             if type(reply) is not bytes:
                 reply, sent = backend.call_with_text(scripts.ACQUIRE, packed, timeout_seconds, 1, reply, sent)
@@ -45,6 +46,7 @@ class RedisLock:
             answer = backend.read_claim_answer(claim, reply, asked_at)
             if answer is not None:
                 return answer
+            late += 1
         raise clock_jumps()
 
     def pack_acquire(self, claim: Claim, not_after_us: int, mode: str) -> bytes:
@@ -73,7 +75,7 @@ class RedisLock:
             "1" if exact else "0",
         )
 
-    def release(self, hold: Hold, timeout_seconds: float, *, attempts: int = 1) -> ReleaseAnswer:
+    def release(self, hold: Hold, timeout_seconds: float, attempts: int = 1) -> ReleaseAnswer:
         claim, token, backend = hold.claim, str(hold.number), self._backend
         claim_id = claim.id
         terms = bulks(str(claim.unanswered), backend.doors) if claim.unanswered else backend.release_terms

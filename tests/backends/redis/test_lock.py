@@ -71,7 +71,7 @@ def test_tokens_rise_above_what_this_client_has_seen_when_the_servers_clock_goes
     lock = client.RLock(name)
     with lock:
         pass
-    seen = int(lock._latest.number) + 10**12  # type: ignore[union-attr]
+    seen = int(lock._terms.latest.number) + 10**12  # type: ignore[union-attr]
     client._table.backend.saw(name, seen, 0.0)
     with lock as token:
         assert int(token) == seen + 1

@@ -3,7 +3,7 @@
 -- ARGV: 1 claim, 2 floor, 3 not_after_us, 4 holder, 5 lease_ms,
 --       6 mode ('try', 'queue', or 'beat', which never takes a new place),
 --       7 'fair span_ms doors': fair is 1 or 0; a waiter is alive for span_ms after its last beat; for doors see queue.lua
--- Answers: new token: for lease_ms, the token is the time, and the hold before ended by a release
+-- Answers: a number: granted for lease_ms, the hold before ended by a release, and the number is both the token and the time
 --          granted now_us token ttl_ms abandoned
 --          waiting issued remaining_ms
 --          busy | gone | late now_us
@@ -29,7 +29,7 @@ if free then
     call('HSET', fence, 'issued', token)
     call('HSET', lock, 'owner', claim, 'token', token, 'holder', holder)
     call('PEXPIRE', lock, lease_ms)
-    return { ok = 'new ' .. token }
+    return now_us
   end
 end
 

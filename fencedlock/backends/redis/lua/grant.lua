@@ -1,6 +1,6 @@
 -- What most scripts need: the server's time, and the making of a grant. Included after keys.lua, where a script needs it.
 --
--- Every script answers with one line of words: a single line is what a client parses fastest.
+-- Every script answers with one line, of words or of a number: a single line is what a client parses fastest.
 
 -- Lua would print a large number as 1.79e+15.
 local function text(number)
