@@ -162,7 +162,10 @@ class EtcdLock:
             if place[0].lease != anchor.lease.id:
                 # It goes with a lease that is over here, but not there: it must not wait for us any more.
                 request = messages().DeleteRangeRequest(key=place[0].key)
-                backend.connections.call(DELETE_RANGE, request, give_up_at - now_seconds())
+                number, anchor.number = anchor.number, 0
+                _, sent = backend.connections.call_counted(DELETE_RANGE, request, give_up_at - now_seconds())
+                if sent == 1:
+                    anchor.number = number  # otherwise a copy may still come, and must not meet another place
                 raise LeaseGoneError("the claim's place was tied to a lease that is over")
             anchor.place = place[0].create_revision
         ahead = claims_in(line.kvs, self.keys)
