@@ -3,7 +3,7 @@
 A request is what a client sends at once: our client sends every command, or batch, with one write. A test sets ``rule``, which
 sees each request and says what happens to it: ``None`` (pass on), ``LOSE_REPLY`` (pass on, but never answer), ``LOSE`` (swallow),
 ``HOLD`` (keep until :meth:`Proxy.deliver`) or ``HOLD_AND_CUT`` (the same, and hang up on the client). ``reply_rule`` does the same
-for what the server sends.
+for what the server sends; ``SPLIT`` passes the first bytes on, and keeps the others until :meth:`Proxy.deliver_replies`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ LOSE_REPLY = "lose reply"
 LOSE = "lose"
 HOLD = "hold"
 HOLD_AND_CUT = "hold and cut"
+SPLIT = "split"
 
 Rule = Callable[[bytes], str | None]
 
@@ -88,9 +89,9 @@ class Proxy:
         return self._swallowed > than
 
     def deliver_replies(self) -> None:
-        for client, reply in self.held_replies:
+        held, self.held_replies = self.held_replies, []
+        for client, reply in held:
             client.sendall(reply)
-        self.held_replies = []
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
@@ -132,9 +133,11 @@ class Proxy:
                     with self.arrived:
                         self._swallowed += 1
                         self.arrived.notify_all()
-                elif fate == HOLD:
+                elif fate in (HOLD, SPLIT):
+                    begun = 3 if fate == SPLIT else 0
+                    client.sendall(reply[:begun])
                     with self.arrived:
-                        self.held_replies.append((client, reply))
+                        self.held_replies.append((client, reply[begun:]))
                         self.arrived.notify_all()
                 elif fate is None:
                     client.sendall(reply)

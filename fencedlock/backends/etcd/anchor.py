@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 
 from fencedlock.backends.etcd.leases import Lease
 
@@ -10,7 +11,7 @@ from fencedlock.backends.etcd.leases import Lease
 class Anchor:
     """The lease of a claim, and the keys that were made for it. Kept in :attr:`Claim.anchor` and :attr:`Hold.anchor`."""
 
-    __slots__ = ("lease", "number", "place", "revision", "since", "withdrawing", "written")
+    __slots__ = ("lease", "number", "place", "revision", "since", "withdrawals", "written")
 
     def __init__(self, lease: Lease, number: int = 0) -> None:
         self.lease: Lease = lease
@@ -24,8 +25,8 @@ class Anchor:
         """When the key of the place, or of the hold, was made, at the latest."""
         self.written: int = 0
         """The last operation of the hold that the server has answered."""
-        self.withdrawing: bool = False
-        """True once the withdrawal of the claim was sent."""
+        self.withdrawals: int = 0
+        """How often the withdrawal of the claim has begun; after Ctrl-C, one may begin while another is under way."""
 
 
 class Places:
@@ -38,6 +39,7 @@ class Places:
     def __init__(self) -> None:
         self._free: list[int] = []
         self._numbers = itertools.count(1)
+        self._mutex = threading.RLock()
 
     def take(self) -> int:
         """A number that is nobody else's."""
@@ -46,6 +48,15 @@ class Places:
         except IndexError:
             return next(self._numbers)
 
-    def give_back(self, number: int) -> None:
-        """Nobody needs it any more."""
-        self._free.append(number)
+    def withdrawn(self, anchor: Anchor) -> int:
+        """A withdrawal begins: the number of the place that it has to delete, 0 without one."""
+        with self._mutex:
+            anchor.withdrawals += 1
+            return anchor.number
+
+    def give_back(self, anchor: Anchor, withdrawals: int) -> None:
+        """Nothing of the place is left, and nothing about it is under way, unless more withdrawals than these have begun."""
+        with self._mutex:
+            if anchor.number and anchor.withdrawals == withdrawals:
+                number, anchor.number = anchor.number, 0
+                self._free.append(number)

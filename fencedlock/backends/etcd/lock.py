@@ -21,7 +21,7 @@ from fencedlock.backends.base import (
     Waiting,
 )
 from fencedlock.backends.etcd.anchor import Anchor
-from fencedlock.backends.etcd.connections import DELETE_RANGE, LEASE_TIME_TO_LIVE, RANGE, TXN, LeaseGoneError
+from fencedlock.backends.etcd.connections import LEASE_TIME_TO_LIVE, RANGE, TXN, LeaseGoneError
 from fencedlock.backends.etcd.floors import Floors
 from fencedlock.backends.etcd.keys import LockKeys
 from fencedlock.backends.etcd.leases import Lease
@@ -161,16 +161,18 @@ class EtcdLock:
                 return Gone()
             if place[0].lease != anchor.lease.id:
                 # It goes with a lease that is over here, but not there: it must not wait for us any more.
-                request = messages().DeleteRangeRequest(key=place[0].key)
-                number, anchor.number = anchor.number, 0
-                _, sent = backend.connections.call_counted(DELETE_RANGE, request, give_up_at - now_seconds())
-                if sent == 1:
-                    anchor.number = number  # otherwise a copy may still come, and must not meet another place
+                self._delete_as_it_is(place[0], give_up_at)
                 raise LeaseGoneError("the claim's place was tied to a lease that is over")
             anchor.place = place[0].create_revision
         ahead = claims_in(line.kvs, self.keys)
         backend.inbox.wait(self.keys, claim.id, answer.header.revision, ahead, are_all=not line.more)
         return self.waiting(now_seconds() + RECHECK_SECONDS)
+
+    def _delete_as_it_is(self, kv: Any, give_up_at: float) -> None:
+        """Delete a key, unless it has been made anew: so a late copy of this does no harm."""
+        compare = messages().Compare(result=EQUAL, target=CREATE, key=kv.key, create_revision=kv.create_revision)
+        request = messages().TxnRequest(compare=[compare], success=[_delete(kv.key)])
+        self.backend.connections.call(TXN, request, give_up_at - now_seconds())
 
     def _anchor(self, claim: Claim, give_up_at: float) -> Anchor:
         """The claim's anchor, with a lease that is good for a grant."""
@@ -226,7 +228,7 @@ class EtcdLock:
         hold, mark = take[1].request_put, take[2].request_put
         hold.value, hold.lease, mark.lease = holder_value(0, claim.id, 1, claim.owner.holder), anchor.lease.id, shared_id
         if anchor.place or claim.unanswered:
-            take.extend(self._leave(claim))
+            take.extend(self._leave(claim, anchor.number))
         if queue:
             join, place = request.failure[2].request_txn, self.keys.place_of(claim.id, anchor.number)
             put = join.success[0].request_put
@@ -253,7 +255,7 @@ class EtcdLock:
         self.last_grant = max(self.last_grant, revision)
         self.backend.inbox.give_up(self.keys, claim.id)
         if not claim.unanswered:
-            self._give_back_place(anchor)
+            self.backend.places.give_back(anchor, 0)
         lease = anchor.lease
         return Granted(floors.token_of(revision), lease.deadline, abandoned, brief=not lease.is_fresh(now_seconds()))
 
@@ -291,7 +293,7 @@ class EtcdLock:
             request = messages().TxnRequest.FromString(self._templates.release)
             request.compare[0].create_revision = anchor.revision
             if marks:
-                bury = [*self._leave(hold.claim), *marks]
+                bury = [*self._leave(hold.claim, anchor.number), *marks]
                 request.success.extend(bury)
                 request.failure.extend(bury)
             return request
@@ -312,9 +314,8 @@ class EtcdLock:
         self.backend.inbox.give_up(keys, claim.id)
         if claim.anchor is None:
             return  # nothing was ever sent
-        anchor, leave = claim.anchor, self._leave(claim)
-        is_first = not (claim.unanswered or anchor.withdrawing)
-        anchor.withdrawing = True
+        anchor = claim.anchor
+        leave = self._leave(claim, self.backend.places.withdrawn(anchor))
         first, last = first_values_of(claim.id)
         clean = known.TxnRequest(
             # A mark that was there before the grant is somebody else's, and stays.
@@ -333,19 +334,12 @@ class EtcdLock:
             )
 
         _, sent = self._end_claim(claim, make, timeout_seconds, leaving=claim.unanswered > 0 or anchor.place > 0)
-        if is_first and sent == 1:
-            self._give_back_place(anchor)
+        if sent == 1 and not claim.unanswered:
+            self.backend.places.give_back(anchor, 1)
 
-    def _leave(self, claim: Claim) -> list[Any]:
-        """The deletion of the claim's place, if it may have one."""
-        number = claim.anchor.number
+    def _leave(self, claim: Claim, number: int) -> list[Any]:
+        """The deletion of the claim's place of this number; 0 if it has none."""
         return [_delete(self.keys.place_of(claim.id, number))] if number else []
-
-    def _give_back_place(self, anchor: Anchor) -> None:
-        """Nothing of the claim's place is left, and no packet about it is under way."""
-        number, anchor.number = anchor.number, 0
-        if number:
-            self.backend.places.give_back(number)
 
     def _end_claim(
         self,
@@ -373,7 +367,8 @@ class EtcdLock:
                 puts.append(known.PutRequest(key=self.keys.left, value=claim.id.encode(), lease=lease_id))
             marks = [known.RequestOp(request_put=put) for put in puts]
             try:
-                return backend.connections.call_counted(TXN, make(marks), give_up_at - now_seconds(), attempts=attempts)
+                answer, sent = backend.connections.call_counted(TXN, make(marks), give_up_at - now_seconds(), attempts=attempts)
+                return answer, sent + last_try  # the first try may have sent a copy besides the one that was refused
             except LeaseGoneError:
                 backend.leases.forget_shared()
                 if last_try:

@@ -37,8 +37,8 @@ _LEAST_RECHECK_MS = 10
 _BUSY = Busy()
 _granted = partial(tuple.__new__, Granted)
 """What ``Granted`` makes, without the function in Python that would make it."""
-_TOKEN_BYTES = len(b":1795319975836885\r\n")
-"""The answer of an ordinary grant is so long; another number would not be a token of ours."""
+_TOKEN_BYTES = len(b":1000000000\r\n")
+"""The answer of an ordinary grant, a time in µs, is at least so long; a smaller number answers something else."""
 _MOST_TTL_MS = 1000 * MOST_TTL_SECONDS
 _MOST_TERMS = 1000
 """So many are remembered: with more threads and leases than that, all are forgotten now and then."""
@@ -272,7 +272,7 @@ class RedisBackend:
     def read_claim_answer(self, claim: Claim, reply: bytes, asked_at: float) -> ClaimAnswer | None:
         """The answer of acquire.lua to what was asked at this time; None if the packet was late."""
         try:
-            if reply[:1] == b":" and len(reply) == _TOKEN_BYTES:  # on the way of each acquisition
+            if reply[:1] == b":" and len(reply) >= _TOKEN_BYTES:  # on the way of each acquisition
                 token = int(reply[1:])
                 self.ahead_us = token - asked_at * 1e6
                 floors = self.floors

@@ -175,7 +175,7 @@ class Wire:
     def _reply(self, line: bytes) -> Any:
         kind = line[:1]
         if kind in _SIGNS and b"\n" not in line:  # one line too many would be taken for the next question's answer
-            return line
+            return line + b"\r\n"
         if kind == b"-":
             return self._connection._parser.parse_error(line[1:].decode(errors="replace"))
         raise ValueError(f"not a line that a script of ours answers: {line!r:.200}")

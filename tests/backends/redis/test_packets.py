@@ -10,7 +10,7 @@ import pytest
 import fencedlock
 from tests.conftest import eventually
 from tests.contenders import Contender
-from tests.proxy import HOLD, LOSE, Proxy
+from tests.proxy import HOLD, LOSE, SPLIT, Proxy
 from tests.servers import RedisServer
 
 
@@ -99,3 +99,19 @@ def test_a_hold_is_renewed_while_settings_are_not_answered(connect: Callable[...
         while time.monotonic() < until:
             lock.ensure_held()
             time.sleep(0.02)
+
+
+def test_an_answer_that_comes_in_two_pieces_is_read_as_one(
+    connect: Callable[..., fencedlock.Client], wire: Proxy, contender: Callable[..., Contender], name: str
+) -> None:
+    owner = contender("thread", connect(wire.url, ttl=30))
+    for ask in ("acquire", "release"):  # after which the connection is open, and the scripts are loaded
+        owner.ask(ask, name)
+    before = len(wire.requests)
+    wire.reply_rule = lambda reply: SPLIT if reply.startswith((b":", b"+rel")) else None
+    for ask in ("acquire", "release") * 10:  # sometimes the second piece comes so soon that both are read at once
+        owner.tell(ask, name)
+        wire.wait_for(lambda: bool(wire.held_replies))
+        wire.deliver_replies()
+        assert owner.answer() is (True if ask == "acquire" else None)
+    assert sum(Proxy.is_call(request, "release") for request in wire.requests[before:]) == 10, "none was sent again"
