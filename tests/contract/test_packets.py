@@ -278,7 +278,19 @@ class TestLatePackets:
         assert not client.inspect(name).locked
 
 
+def test_a_late_forced_release_leaves_the_next_hold_alone(client: fencedlock.Client, name: str) -> None:
+    lock = client.RLock(name)
+    with lock as before:
+        pass
+    with lock as token:
+        assert client._table.resource(name).bound.force_release(int(before), REQUEST_SECONDS) is False
+        assert client.inspect(name).token == int(token)
+        lock.renew()
+
+
+@pytest.mark.parametrize("used", [False, True])
 def test_a_grant_that_is_read_after_its_lease_is_not_used(
+    used: bool,
     backend: LockServer,
     client: fencedlock.Client,
     connect: Callable[..., fencedlock.Client],
@@ -289,6 +301,9 @@ def test_a_grant_that_is_read_after_its_lease_is_not_used(
     """Its process is frozen between the question and the answer, and a successor holds the lock when it wakes."""
     frozen = contender("process", connect(wire.url, ttl=0.5))
     frozen.ask("acquire", f"{name}/warm up")
+    if used:  # else the grant is not the ordinary one
+        with client.FairLock(name):
+            pass
 
     def freeze(request: Any) -> None:
         if wire.is_call(request, "acquire"):

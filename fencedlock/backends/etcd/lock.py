@@ -161,18 +161,12 @@ class EtcdLock:
                 return Gone()
             if place[0].lease != anchor.lease.id:
                 # It goes with a lease that is over here, but not there: it must not wait for us any more.
-                self._delete_as_it_is(place[0], give_up_at)
+                self._delete_made_at(place[0].create_revision, place[0].key, give_up_at - now_seconds())
                 raise LeaseGoneError("the claim's place was tied to a lease that is over")
             anchor.place = place[0].create_revision
         ahead = claims_in(line.kvs, self.keys)
         backend.inbox.wait(self.keys, claim.id, answer.header.revision, ahead, are_all=not line.more)
         return self.waiting(now_seconds() + RECHECK_SECONDS)
-
-    def _delete_as_it_is(self, kv: Any, give_up_at: float) -> None:
-        """Delete a key, unless it has been made anew: so a late copy of this does no harm."""
-        compare = messages().Compare(result=EQUAL, target=CREATE, key=kv.key, create_revision=kv.create_revision)
-        request = messages().TxnRequest(compare=[compare], success=[_delete(kv.key)])
-        self.backend.connections.call(TXN, request, give_up_at - now_seconds())
 
     def _anchor(self, claim: Claim, give_up_at: float) -> Anchor:
         """The claim's anchor, with a lease that is good for a grant."""
@@ -307,7 +301,7 @@ class EtcdLock:
         return NotOurs(ended=ended, replayed=sent > 1)
 
     def forsake(self, hold: Hold, timeout_seconds: float) -> None:
-        self._end(hold.anchor.revision, timeout_seconds)
+        self._delete_made_at(hold.anchor.revision, self.keys.holder, timeout_seconds)
 
     def withdraw(self, claim: Claim, timeout_seconds: float) -> None:
         known, keys = messages(), self.keys
@@ -402,11 +396,14 @@ class EtcdLock:
     def force_release(self, token: int, timeout_seconds: float) -> bool:
         give_up_at = now_seconds() + timeout_seconds
         revision = self.revision_of(token, timeout_seconds)
-        return self._end(revision, give_up_at - now_seconds())
+        return self._delete_made_at(revision, self.keys.holder, give_up_at - now_seconds())
 
-    def _end(self, revision: int, timeout_seconds: float) -> bool:
-        """End the hold of this grant, and leave the mark by which the next holder knows that it was abandoned; False if it had ended."""
-        known, key = messages(), self.keys.holder
+    def _delete_made_at(self, revision: int, key: bytes, timeout_seconds: float) -> bool:
+        """Delete a key that was made at this revision, False if it is gone: one that was made since stays, so a late copy does no harm.
+
+        Of a hold, it leaves the mark by which the next holder knows that it was abandoned.
+        """
+        known = messages()
         compare = [known.Compare(result=EQUAL, target=CREATE, key=key, create_revision=revision)]
         request = known.TxnRequest(compare=compare, success=[_delete(key)])
         answer, sent = self.backend.connections.call_counted(TXN, request, timeout_seconds)

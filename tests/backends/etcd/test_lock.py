@@ -19,6 +19,7 @@ from fencedlock.backends.etcd.messages import messages
 from tests.conftest import eventually
 from tests.contenders import Contender
 from tests.etcd_servers import EtcdServer
+from tests.proxy import HOLD
 
 M = messages()
 
@@ -235,6 +236,36 @@ def test_places_use_the_same_key_again(
     connections.close()
     assert len(set(seen)) == 10
     assert len({key for key, _ in seen}) == 2
+
+
+def test_a_withdrawal_that_was_sent_twice_leaves_the_next_place_alone(
+    backend: EtcdServer,
+    client: fencedlock.Client,
+    connect: Callable[..., fencedlock.Client],
+    contender: Callable[..., Contender],
+    name: str,
+) -> None:
+    """Once by each endpoint; the first copy comes when another claim waits."""
+    proxies = [backend.proxy(), backend.proxy()]
+    try:
+        remote = connect("etcd://" + ",".join(f"127.0.0.1:{proxy.port}" for proxy in proxies), ttl=10)
+        with remote.RLock("warm up"):
+            remote._table.listen()
+        waiter = contender("thread", remote)
+        with client.FairLock(name):
+            for proxy in proxies:
+                proxy.rule = lambda request: HOLD if proxies[0].is_call(request, "withdraw") and not any(p.held for p in proxies) else None
+            assert remote.FairLock(name).acquire(timeout=0.1) is False
+            (slow,) = [proxy for proxy in proxies if proxy.held]
+            waiter.tell("acquire", name)
+            (place,) = eventually(lambda: client.inspect(name).waiters)
+            slow.deliver()
+            assert [each.owner for each in client.inspect(name).waiters] == [place.owner]
+        assert waiter.answer() is True
+        waiter.ask("release", name)
+    finally:
+        for proxy in proxies:
+            proxy.close()
 
 
 def wait_until_cancelled(lock: fencedlock.RLock, cancellation: fencedlock.Cancellation) -> None:
