@@ -39,7 +39,8 @@ class Proxy:
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._deaf: set[socket.socket] = set()
         self._swallowed = 0
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._acceptor = threading.Thread(target=self._accept, daemon=True)
+        self._acceptor.start()
 
     @property
     def url(self) -> str:
@@ -61,17 +62,18 @@ class Proxy:
         return b"EVAL" in request
 
     def close(self) -> None:
-        self._close(self._listener)
+        hang_up(self._listener)
+        self._acceptor.join()  # it may just have accepted one more
         for pair in self._pairs:
             for end in pair:
-                self._close(end)
+                hang_up(end)
 
     def cut(self) -> None:
         """Cut every connection."""
         pairs, self._pairs = self._pairs, []
         for pair in pairs:
             for end in pair:
-                self._close(end)
+                hang_up(end)
 
     def wait_for(self, condition: Callable[[], bool], timeout: float = 20) -> None:
         with self.arrived:
@@ -117,13 +119,13 @@ class Proxy:
                         keep = True
                     self.arrived.notify_all()
                 if fate == HOLD_AND_CUT:
-                    self._close(client)
+                    hang_up(client)
                 if fate == LOSE_REPLY:
                     self._deaf.add(server)
                 if fate in (None, LOSE_REPLY):
                     server.sendall(request)
         if not keep:  # held packets still have to arrive, though their sender has hung up
-            self._close(server)
+            hang_up(server)
 
     def _pump_replies(self, client: socket.socket, server: socket.socket) -> None:
         with contextlib.suppress(OSError):
@@ -142,10 +144,11 @@ class Proxy:
                 elif fate is None:
                     client.sendall(reply)
         if server not in self._deaf:
-            self._close(client)
+            hang_up(client)
 
-    @staticmethod
-    def _close(end: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            end.shutdown(socket.SHUT_RDWR)
-        end.close()
+
+def hang_up(end: socket.socket) -> None:
+    """Close a socket, and wake whoever waits for it."""
+    with contextlib.suppress(OSError):
+        end.shutdown(socket.SHUT_RDWR)
+    end.close()

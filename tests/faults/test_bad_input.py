@@ -23,6 +23,7 @@ from fencedlock.backends.etcd.messages import messages
 from fencedlock.backends.names import MOST_NAME_BYTES
 from tests.conftest import eventually
 from tests.etcd_servers import EtcdServer
+from tests.proxy import hang_up
 from tests.servers import LockServer, RedisServer
 
 MOST_SECONDS = 15.0
@@ -238,7 +239,8 @@ class Impostor:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         self._open: list[socket.socket] = []
-        threading.Thread(target=self._serve, daemon=True).start()
+        self._server = threading.Thread(target=self._serve, daemon=True)
+        self._server.start()
 
     def _serve(self) -> None:
         with contextlib.suppress(OSError):
@@ -253,10 +255,10 @@ class Impostor:
                 self._answer(connection)
 
     def close(self) -> None:
-        for each in (self._listener, *self._open):
-            with contextlib.suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
-            each.close()
+        hang_up(self._listener)
+        self._server.join()  # it may just have accepted one more
+        for each in self._open:
+            hang_up(each)
 
 
 def drip(connection: socket.socket) -> None:
