@@ -31,16 +31,17 @@ def release_without_compare() -> None:
 
 def plain_counter() -> None:
     """Tokens are counted, and begin again when the server has lost its data."""
-    _rewrite(scripts.ACQUIRE, "and now_us <", "and false and now_us <")  # the ordinary case is left to what follows it
+    _leave_ordinary_cases_to_the_others()
     for script in (scripts.ACQUIRE, scripts.RELEASE, scripts.WITHDRAW):
-        _rewrite(script, "math.max(issued + 1, now_us, tonumber(floor) + 1)", "issued + 1")
+        _rewrite(script, "above < now_us and now or string.format('%.0f', above + 1)", "string.format('%.0f', issued + 1)")
 
 
 def grant_to_the_dead() -> None:
     """The head of the queue gets the lock, dead or alive, and for as long as it likes."""
+    _leave_ordinary_cases_to_the_others()
     for script in (scripts.ACQUIRE, scripts.RELEASE, scripts.WITHDRAW):
-        _rewrite(script, "if not deadline_us or deadline_us <= now_us then", "if not deadline_us then")
-        _rewrite(script, "string.format('%d', math.ceil((deadline_us - now_us) / 1000))", "'86400000'")
+        _rewrite(script, "if not left_us or left_us <= 0 then", "if not left_us then")
+        _rewrite(script, "string.format('%d', math.ceil(left_us / 1000))", "'86400000'")
         _rewrite(script, ".. abandoned) ~= 0 then", ".. abandoned) then")
 
 
@@ -95,6 +96,12 @@ def plant(name: str) -> None:
     """Break the library of this process so; the empty name leaves it as it is."""
     if name:
         PLANTS[name].plant()
+
+
+def _leave_ordinary_cases_to_the_others() -> None:
+    """What is spelt out in a script is no longer used, so that a bug has to be planted in one place."""
+    for script in (scripts.ACQUIRE, scripts.RELEASE):
+        _rewrite(script, "and now_us <", "and false and now_us <")
 
 
 def _rewrite(script: scripts.Script, old: str, new: str) -> None:

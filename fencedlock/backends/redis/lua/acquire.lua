@@ -10,10 +10,9 @@
 --@include keys
 local claim, floor, holder, lease_ms, mode = ARGV[1], ARGV[2], ARGV[4], ARGV[5], ARGV[6]
 
-local time = call('TIME')
-local now_us = time[1] * 1000000 + time[2]
+--@include now
 if now_us > tonumber(ARGV[3]) then
-  return { ok = string.format('late %.0f', now_us) }
+  return { ok = 'late ' .. now }
 end
 
 local existing = call('EXISTS', lock, queue, withdrawn)
@@ -25,9 +24,8 @@ if free then
   local issued = tonumber(last[1])
   if issued and last[1] == last[2] and not last[3] and issued < now_us and tonumber(floor) < now_us
     and now_us < issued - issued % DAY_US + DAY_US then
-    local token = time[1] .. (#time[2] == 6 and time[2] or string.format('%06d', time[2]))
-    call('HSET', fence, 'issued', token)
-    call('HSET', lock, 'owner', claim, 'token', token, 'holder', holder)
+    call('HSET', fence, 'issued', now)
+    call('HSET', lock, 'owner', claim, 'token', now, 'holder', holder)
     call('PEXPIRE', lock, lease_ms)
     return now_us
   end
@@ -39,12 +37,13 @@ local function granted(token, abandoned)
     ttl_ms = lease_ms
     call('PEXPIRE', lock, ttl_ms)
   end
-  return { ok = string.format('granted %.0f %s %s %s', now_us, token, ttl_ms, abandoned or '0') }
+  return { ok = table.concat({ 'granted', now, token, ttl_ms, abandoned or '0' }, ' ') }
 end
 
-local owner, token, abandoned = unpack(call('HMGET', lock, 'owner', 'token', 'abandoned'))
+local held = call('HMGET', lock, 'owner', 'token')
+local owner, token = held[1], held[2]
 if owner == claim then
-  return granted(token, abandoned)
+  return granted(token, call('HGET', lock, 'abandoned'))
 end
 local nobody_waits = existing == (owner and 1 or 0) -- and no claim was withdrawn
 if not nobody_waits and call('ZSCORE', withdrawn, claim) then
@@ -55,15 +54,15 @@ if mode == 'beat' and not ticket then
   return { ok = 'gone' }
 end
 
-local fair, span_ms, doors = string.match(ARGV[7], '^(%d) (%d+) (.*)$')
-if (ticket or mode == 'queue') and (owner or fair == '1') and not free then
+local fair = string.sub(ARGV[7], 1, 1) == '1'
+if (ticket or mode == 'queue') and (owner or fair) and not free then
   if ticket then
     call('HDEL', waiters, claim) -- a first write that is allowed at maxmemory: whoever waits already keeps its place there
   else
     local last = nobody_waits and 0 or tonumber(call('ZRANGE', queue, '-1', '-1', 'WITHSCORES')[2]) or 0
-    call('ZADD', queue, string.format('%.0f', math.max(last + 1, now_us)), claim)
+    call('ZADD', queue, last < now_us and now or string.format('%.0f', last + 1), claim)
   end
-  call('HSET', waiters, claim, string.format('%.0f %s %s %s', now_us + span_ms * 1000, span_ms, floor, holder))
+  call('HSET', waiters, claim, now .. ' ' .. string.match(ARGV[7], '%d+', 3) .. ' ' .. floor .. ' ' .. holder)
   call('PEXPIRE', queue, QUEUE_TTL_MS)
   call('PEXPIRE', waiters, QUEUE_TTL_MS)
 end
@@ -79,19 +78,19 @@ end
 local issued, abandoned = last_issued()
 
 local function grant_now()
-  local token = grant(claim, holder, lease_ms, now_us, floor, issued, abandoned)
-  return answer('granted', text(now_us), token, lease_ms, abandoned)
+  local token = grant(claim, holder, lease_ms, floor, issued, abandoned)
+  return answer('granted', now, token, lease_ms, abandoned)
 end
 
 if free then
   return grant_now()
 end
-if fair == '0' then
+if not fair then
   call('ZREM', queue, claim)
   call('HDEL', waiters, claim)
   return grant_now()
 end
-local winner = hand_off(now_us, doors, nil, issued, abandoned, nil, claim, lease_ms)
+local winner = hand_off(string.match(ARGV[7], ' (.*)$', 3), nil, issued, abandoned, nil, claim, lease_ms)
 if winner == claim then
   return granted(unpack(call('HMGET', lock, 'token', 'abandoned')))
 end

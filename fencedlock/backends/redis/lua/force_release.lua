@@ -4,6 +4,7 @@
 -- Naming the token makes it safe to repeat: a copy never takes the lock from whoever came next.
 -- Answers: forced | lost
 --@include keys
+--@include now
 --@include grant
 --@include queue
 if call('HGET', lock, 'token') ~= ARGV[1] then
@@ -11,5 +12,5 @@ if call('HGET', lock, 'token') ~= ARGV[1] then
 end
 call('DEL', lock)
 local issued, abandoned = last_issued()
-hand_off(server_time_us(), ARGV[2], nil, issued, abandoned)
+hand_off(ARGV[2], nil, issued, abandoned)
 return answer('forced')

@@ -1,19 +1,9 @@
--- What most scripts need: the server's time, and the making of a grant. Included after keys.lua, where a script needs it.
+-- What most scripts need: the making of a grant. Included after keys.lua and now.lua, where a script needs it.
 --
 -- Every script answers with one line, of words or of a number: a single line is what a client parses fastest.
 
--- Lua would print a large number as 1.79e+15.
-local function text(number)
-  return string.format('%.0f', number)
-end
-
 local function answer(...)
   return { ok = table.concat({ ... }, ' ') }
-end
-
-local function server_time_us()
-  local time = call('TIME')
-  return time[1] * 1000000 + time[2]
 end
 
 -- The last token issued, or the floor if that is higher, and '1' if the token's hold has not ended by a release: its lease ran out, or it was forced.
@@ -26,8 +16,9 @@ end
 -- lost, and floor is the highest one that the claiming client has seen, in case the clock was set back.
 -- The fence is written first: where memory or a permission is missing, the error comes before there is an owner.
 -- ended, where given, is the token of the hold that ends by the same release.
-local function grant(claim, holder, lease_ms, now_us, floor, issued, abandoned, ended)
-  local token = text(math.max(issued + 1, now_us, tonumber(floor) + 1))
+local function grant(claim, holder, lease_ms, floor, issued, abandoned, ended)
+  local above = math.max(issued, tonumber(floor))
+  local token = above < now_us and now or string.format('%.0f', above + 1) -- Lua would print so large a number as 1.79e+15
   if ended then
     call('HSET', fence, 'issued', token, 'ended', ended)
   else

@@ -3,16 +3,16 @@
 -- ARGV: none
 -- Returns: {owner, holder, token, count, remaining_ms, issued, {claim, remaining_ms, holder, claim, ...}}, '' for what is not there
 --@include keys
+--@include now
 --@include grant
 --@include queue
-local now_us = server_time_us()
 local held = call('HMGET', lock, 'owner', 'holder', 'token', 'count')
 local line = {}
 for _, claim in ipairs(call('ZRANGE', queue, 0, MOST_PLACES)) do
-  local deadline_us, holder = string.match(call('HGET', waiters, claim) or '', '^(%d+) %d+ %d+ (.*)$')
-  if deadline_us and tonumber(deadline_us) > now_us then
+  local left_us, _, _, holder = waiter(claim)
+  if left_us and left_us > 0 then
     table.insert(line, claim)
-    table.insert(line, math.ceil((tonumber(deadline_us) - now_us) / 1000))
+    table.insert(line, math.ceil(left_us / 1000))
     table.insert(line, holder)
   end
 end

@@ -2,7 +2,7 @@
 --
 -- 1 lock       hash: owner (claim id), token, holder, and where they matter operation, count (if not 1), abandoned, floor; exists while it is held
 -- 2 queue      sorted set: waiting claims by ticket (order of arrival)
--- 3 waiters    hash: claim -> "deadline_us span_ms floor holder"
+-- 3 waiters    hash: claim -> "since_us span_ms floor holder": alive for span_ms since its last beat
 -- 4 fence      hash: issued (last token), ended (last token released cleanly), floor (of raise_floor: no token up to it is issued)
 -- 5 withdrawn  sorted set: claims given up, by the server time until which packets of theirs may still come
 local lock, queue, waiters, fence, withdrawn = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
@@ -12,5 +12,6 @@ local FENCE_TTL_MS = '691200000' -- 8 days, set on the first grant of each day: 
 -- The queue lives as long as the longest span of any waiter, counted from the last write. Set from its last writer's own span,
 -- a short lease would delete a longer one's place.
 local QUEUE_TTL_MS = '10000'
+local MOST_SPAN_MS = 10000
 
 local call = redis.call

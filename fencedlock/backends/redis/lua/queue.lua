@@ -4,12 +4,12 @@
 -- doors: 'counts_receivers inbox_prefix' in one string, with 1 if PUBLISH tells how many got a message, and 0 if it can't (in a cluster).
 local MOST_PLACES = 10000 -- looked at by one hand-off: loops are bounded
 
-local MOST_SPAN_MS = 10000
-
+-- What is known of a waiting claim: for how many µs more it counts as alive, its span, its floor and its holder; nil if nothing is.
 local function waiter(claim)
-  local record = call('HGET', waiters, claim)
-  local deadline_us, span_ms, floor, holder = string.match(record or '', '^(%d+) (%d+) (%d+) (.*)$')
-  return tonumber(deadline_us), tonumber(span_ms), floor, holder
+  local since_us, span_ms, floor, holder = string.match(call('HGET', waiters, claim) or '', '^(%d+) (%d+) (%d+) (.*)$')
+  if since_us then
+    return since_us - now_us + span_ms * 1000, tonumber(span_ms), floor, holder
+  end
 end
 
 -- How many clients heard a message to the client of this claim; false where that can't be told.
@@ -25,7 +25,7 @@ end
 -- The lock's hash may be there still, if it has no field but those that each grant writes. It is gone if nobody gets the lock.
 -- first: what ZPOPMIN gave, if it was asked already. issued: no token up to it is issued. abandoned: see last_issued.
 -- ended: the token of the hold that ends by this script, if one does (see grant).
-local function hand_off(now_us, doors, first, issued, abandoned, ended, caller, caller_lease_ms)
+local function hand_off(doors, first, issued, abandoned, ended, caller, caller_lease_ms)
   local winner, winner_span_ms, silent, passed_over
   for _ = 1, MOST_PLACES do
     local claim, ticket = unpack(first or call('ZPOPMIN', queue))
@@ -33,18 +33,17 @@ local function hand_off(now_us, doors, first, issued, abandoned, ended, caller, 
     if not claim then
       break
     end
-    local deadline_us, span_ms, floor, holder = waiter(claim)
+    local left_us, span_ms, floor, holder = waiter(claim)
     local client = string.match(claim, '^[^/]*')
-    if not deadline_us or deadline_us <= now_us then
+    if not left_us or left_us <= 0 then
       call('HDEL', waiters, claim)
     elseif claim == caller then
       winner, winner_span_ms = claim, span_ms
-      grant(claim, holder, caller_lease_ms, now_us, floor, issued, abandoned, ended)
+      grant(claim, holder, caller_lease_ms, floor, issued, abandoned, ended)
       break
     elseif not (silent and silent[client]) then
       -- Granted before it is published: a doorbell must never tell of a grant that a missing permission prevented.
-      local lease_ms = string.format('%d', math.ceil((deadline_us - now_us) / 1000))
-      local token = grant(claim, holder, lease_ms, now_us, floor, issued, abandoned, ended)
+      local token = grant(claim, holder, string.format('%d', math.ceil(left_us / 1000)), floor, issued, abandoned, ended)
       if ring(doors, client, claim, token .. ' ' .. abandoned) ~= 0 then
         winner, winner_span_ms = claim, span_ms
         break
@@ -57,7 +56,7 @@ local function hand_off(now_us, doors, first, issued, abandoned, ended, caller, 
       silent = silent or {}
       silent[client] = true
     end
-    if deadline_us and deadline_us > now_us then
+    if left_us and left_us > 0 then
       passed_over = passed_over or {}
       passed_over[#passed_over + 1] = ticket
       passed_over[#passed_over + 1] = claim

@@ -4,6 +4,7 @@
 -- The last token issued stays what it is: a gap must not be taken for a hold that was abandoned, nor for one that was released.
 -- Answers: raised
 --@include keys
+--@include now
 --@include grant
 local floor = ARGV[1]
 if tonumber(floor) > last_issued() then

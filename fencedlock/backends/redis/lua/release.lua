@@ -4,7 +4,7 @@
 -- Both claim and token must match. ZPOPMIN comes first: so it works at maxmemory too.
 -- Answers: released | lost ended
 --@include keys
-local claim, token = ARGV[1], ARGV[2]
+local claim, token, doors = ARGV[1], ARGV[2], ARGV[4]
 local held = call('HMGET', lock, 'owner', 'token')
 local ours = held[1] == claim and held[2] == token
 local first = ours and call('ZPOPMIN', queue)
@@ -16,20 +16,39 @@ if ours and not first[1] and ARGV[3] == '0' then -- nobody waits: the ordinary c
   return { ok = 'released' }
 end
 
+--@include now
+local issued = tonumber(token)
+if ours and ARGV[3] == '0' and call('HLEN', lock) == 3 then
+  -- The ordinary hand-over, spelt out as in acquire.lua: to a waiter of the longest span, which hears of it, and under the time as its token.
+  local heir = first[1]
+  local since_us, span_ms, floor, holder = string.match(call('HGET', waiters, heir) or '', '^(%d+) (%d+) (%d+) (.*)$')
+  local left_us = since_us and since_us - now_us + span_ms * 1000 or 0
+  if left_us > 0 and tonumber(span_ms) == MOST_SPAN_MS and tonumber(floor) < now_us
+    and issued < now_us and now_us < issued - issued % DAY_US + DAY_US then
+    call('HSET', fence, 'issued', now, 'ended', token)
+    call('HSET', lock, 'owner', heir, 'token', now, 'holder', holder)
+    call('PEXPIRE', lock, string.format('%d', math.ceil(left_us / 1000)))
+    local heard = redis.pcall('PUBLISH', string.sub(doors, 3) .. string.match(heir, '^[^/]*'), heir .. ' ' .. now .. ' 0')
+    if heard ~= 0 or string.sub(doors, 1, 1) == '0' then
+      call('HDEL', waiters, heir)
+      return { ok = 'released' }
+    end
+    issued = now_us -- this token is spent; below, it is found out again that nobody hears, and the next one is tried
+  end
+end
+
 --@include grant
-local now_us, bury_until_us = server_time_us(), tonumber(ARGV[3])
-if bury_until_us > 0 then
+if ARGV[3] ~= '0' then
 --@include bury
-  bury(claim, bury_until_us, now_us)
+  bury(claim, tonumber(ARGV[3]))
 end
 if not ours then
   return answer('lost', call('HGET', fence, 'ended') or '0')
 end
 --@include queue
-local issued = tonumber(token)
 if call('HLEN', lock) > 3 then -- fields that the next grant would not write over
   issued = math.max(issued, tonumber(call('HGET', lock, 'floor')) or 0)
   call('DEL', lock)
 end
-hand_off(now_us, ARGV[4], first, issued, '0', token)
+hand_off(doors, first, issued, '0', token)
 return answer('released')

@@ -5,17 +5,16 @@
 -- shortened only by the latest operation. PEXPIRE comes first: so all this works at maxmemory too.
 -- Answers: renewed now_us ttl_ms | lost now_us | late now_us
 --@include keys
---@include grant
+--@include now
 local claim, token, ttl_ms, not_after_us = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local operation, count, exact = tonumber(ARGV[5]), ARGV[6], ARGV[7]
 
-local now_us = server_time_us()
 if now_us > not_after_us then
-  return answer('late', text(now_us))
+  return { ok = 'late ' .. now }
 end
 local held = call('HMGET', lock, 'owner', 'token', 'operation')
 if held[1] ~= claim or held[2] ~= token then
-  return answer('lost', text(now_us))
+  return { ok = 'lost ' .. now }
 end
 local stored = tonumber(held[3]) or 0
 if not (exact == '1' and operation >= stored) then
@@ -24,6 +23,6 @@ end
 call('PEXPIRE', lock, ttl_ms)
 call('PEXPIRE', fence, FENCE_TTL_MS)
 if operation > stored then
-  call('HSET', lock, 'count', count, 'operation', text(operation))
+  call('HSET', lock, 'count', count, 'operation', ARGV[5])
 end
-return answer('renewed', text(now_us), ttl_ms)
+return { ok = 'renewed ' .. now .. ' ' .. ttl_ms }

@@ -4,20 +4,20 @@
 -- ZREM and HDEL come first: so it works at maxmemory too.
 -- Answers: withdrawn
 --@include keys
+--@include now
 --@include grant
 --@include queue
 --@include bury
 local claim, bury_until_us, doors = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 
-local now_us = server_time_us()
 call('ZREM', queue, claim)
 call('HDEL', waiters, claim)
-bury(claim, bury_until_us, now_us)
+bury(claim, bury_until_us)
 local held = call('HMGET', lock, 'owner', 'token', 'abandoned', 'floor')
 if held[1] == claim then
   call('DEL', lock)
   -- Nobody worked under this grant. If the hold before it was abandoned, the next holder still has to learn so.
   local abandoned = held[3] or '0'
-  hand_off(now_us, doors, nil, math.max(tonumber(held[2]), tonumber(held[4]) or 0), abandoned, abandoned == '0' and held[2] or nil)
+  hand_off(doors, nil, math.max(tonumber(held[2]), tonumber(held[4]) or 0), abandoned, abandoned == '0' and held[2] or nil)
 end
 return answer('withdrawn')
