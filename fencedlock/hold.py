@@ -12,7 +12,7 @@ import weakref
 from enum import IntEnum, auto
 from typing import TYPE_CHECKING, Any
 
-from fencedlock.backends.base import Granted
+from fencedlock.backends.base import Granted, make_granted
 from fencedlock.token import FencingToken
 
 if TYPE_CHECKING:
@@ -116,9 +116,14 @@ class Claim:
         """True if it will wait when it can't have the lock at once."""
 
     @property
+    def span_seconds(self) -> float:
+        """The server counts a waiter as alive for so long after its last beat."""
+        return self.lease_seconds if self.lease_seconds < MOST_SPAN_SECONDS else MOST_SPAN_SECONDS  # noqa: FURB136 - min() takes longer
+
+    @property
     def beat_every_seconds(self) -> float:
-        """How often a waiter beats: three times in the span for which the server counts it as alive."""
-        return min(self.lease_seconds, MOST_SPAN_SECONDS) / 3
+        """How often a waiter beats: three times in its span."""
+        return self.span_seconds / 3
 
     def wants_beats(self) -> bool:
         """True while a thread waits for it."""
@@ -135,13 +140,14 @@ class Claim:
 
     def waiting(self, answer: Waiting) -> None:
         """The server answered that the claim waits; a doorbell that overtook this answer counts now."""
-        self.issued = max(self.issued or 0, answer.issued)
-        self.alive_until = max(self.alive_until, answer.asked_at + 3 * self.beat_every_seconds)
-        self.recheck_at = answer.recheck_at
+        asked_at, issued, self.recheck_at = answer
+        if self.issued is None or issued > self.issued:
+            self.issued = issued
+        self.alive_until = max(self.alive_until, asked_at + self.span_seconds)
         if self.doorbell is not None:
             token, abandoned = self.doorbell
             self.doorbell = None
-            self.rung(token, abandoned, answer.asked_at)
+            self.rung(token, abandoned, asked_at)
 
     def rung(self, token: int, abandoned: bool, now: float) -> None:
         """A doorbell came: take the grant, or remember or ask where it can't be trusted.
@@ -157,7 +163,7 @@ class Claim:
         elif token <= self.issued:
             return
         elif now < self.alive_until:
-            self.grant = Granted(token, self.alive_until, abandoned, brief=True)
+            self.grant = make_granted((token, self.alive_until, abandoned, True))
         else:
             self.must_ask = True
 

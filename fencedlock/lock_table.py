@@ -462,7 +462,7 @@ class LockTable:
         """A doorbell may come for this claim, or the end of the client."""
         self._claims[claim.id] = claim
 
-    def doorbell(self, claim_id: str, token: int, *, abandoned: bool) -> None:
+    def doorbell(self, claim_id: str, token: int, abandoned: bool) -> None:
         """A release handed the lock to this claim. One that nobody waits for any more has been, or will be, withdrawn."""
         with self.mutex:
             claim = self._claims.get(claim_id)

@@ -155,19 +155,15 @@ class Wait:
         claim, table = self._claim, self._table
         queue = claim.patient and table.listening
         while True:
-            if isinstance(outcome, BackendUnavailableError):
-                self._pause(outcome)
-            else:
-                self._failing_since = None
             if isinstance(outcome, Waiting):
-                with table.mutex:
-                    claim.waiting(outcome)
-                if not self._sleep():
+                self._failing_since = None
+                if not self._sleep(outcome):
                     return claim.grant
             elif isinstance(outcome, Granted):
                 claim.granted(outcome)
                 return claim.grant
             elif isinstance(outcome, Busy):
+                self._failing_since = None
                 claim.may_exist = claim.unanswered > 0
                 if not claim.patient:
                     return None
@@ -175,18 +171,22 @@ class Wait:
             elif isinstance(outcome, Gone):
                 self._raise_if_ended()  # closing the client withdraws its claims
                 raise BackendError("the lock server says that this claim was withdrawn, which nobody did", lock=claim.bound.name)
+            else:
+                self._pause(outcome)
             self._raise_if_ended()
             outcome = ask(table, claim, queue, table.seconds_to_ask(claim, self._deadline))
 
-    def _sleep(self) -> bool:
-        """Sleep until there is something to ask (True), or the claim is granted or out of time (False)."""
+    def _sleep(self, answer: Waiting) -> bool:
+        """After this answer, sleep until there is something to ask (True), or the claim is granted or out of time (False)."""
         claim, table = self._claim, self._table
+        with table.mutex:
+            claim.waiting(answer)
         while True:
             if self._cancel is not None or table.closed:
                 self._raise_if_ended()
+            if claim.grant is not None:
+                return False
             with table.mutex:
-                if claim.grant is not None:
-                    return False
                 now = now_seconds()
                 if now >= self._deadline:
                     claim.closed = True

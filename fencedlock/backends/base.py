@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 if TYPE_CHECKING:
@@ -28,6 +29,10 @@ class Granted(NamedTuple):
     """The hold before it ended without a release."""
     brief: bool = False
     """Its first lease is shorter than asked for, and should be extended soon."""
+
+
+make_granted: Callable[[tuple[int, float, bool, bool]], Granted] = partial(tuple.__new__, Granted)
+"""What ``Granted`` makes, without the function in Python that would make it: for the ways of most acquisitions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +153,7 @@ class BoundLock(Protocol):
 class Listener(Protocol):
     """Who is told of what comes in without being asked for."""
 
-    def doorbell(self, claim_id: str, token: int, *, abandoned: bool) -> None:
+    def doorbell(self, claim_id: str, token: int, abandoned: bool) -> None:
         """A release handed the lock to this claim."""
 
     def look_again(self, claim_id: str) -> None:

@@ -17,6 +17,7 @@ from fencedlock.backends.base import (
     RenewAnswer,
     Renewed,
     Waiting,
+    make_granted,
 )
 from fencedlock.backends.names import checked_namespace
 from fencedlock.backends.redis import scripts
@@ -35,8 +36,6 @@ _SCAN_COUNT = "1000"
 _LEAST_RECHECK_MS = 10
 """A lease that has just run out is looked at again so soon."""
 _BUSY = Busy()
-_granted = partial(tuple.__new__, Granted)
-"""What ``Granted`` makes, without the function in Python that would make it."""
 _TOKEN_BYTES = len(b":1000000000\r\n")
 """The answer of an ordinary grant, a time in µs, is at least so long; a smaller number answers something else."""
 _MOST_TTL_MS = 1000 * MOST_TTL_SECONDS
@@ -146,7 +145,11 @@ class RedisBackend:
         return since + target.lease_seconds
 
     def saw(self, name: str, token: int, now: float) -> None:
-        self.floors.saw(name, token, self.server_us(now))
+        floors, server_us = self.floors, now * 1e6 + self.ahead_us
+        if floors.of_all < token <= server_us:  # Floors.saw, spelt out, for it is on the way of each hand-off
+            floors.of_all = token
+        else:
+            floors.saw(name, token, int(server_us))
 
     def inherit(self, parent: Backend) -> None:
         assert isinstance(parent, RedisBackend)
@@ -278,7 +281,7 @@ class RedisBackend:
                 floors = self.floors
                 if token > floors.of_all:  # noqa: PLR1730 - max() takes longer
                     floors.of_all = token
-                return _granted((token, asked_at + claim.lease_seconds, False, False))
+                return make_granted((token, asked_at + claim.lease_seconds, False, False))
             words = reply.split()
             kind = words[0]
             if kind == b"+granted":

@@ -21,8 +21,10 @@ logger: logging.Logger = logging.getLogger("fencedlock")
 
 _CHUNK_BYTES = 4096
 _MOST_UNREAD_BYTES = 65536
-_MESSAGE = re.compile(rb"\*3\r\n\$7\r\nmessage\r\n\$\d+\r\n[^\r]*\r\n\$\d+\r\n([^\r ]*) ?([^\r]*)\r\n")
-"""A whole message, as the claim and what is said of it. redis-py's reader costs more than the rest of a hand-off does."""
+_MESSAGE = re.compile(rb"\*3\r\n\$7\r\nmessage\r\n\$\d+\r\n[^\r]*\r\n\$\d+\r\n([^\r]*)\r\n")
+"""A whole message, and what it says. redis-py's reader costs more than the rest of a hand-off does."""
+_MESSAGE_LINES = 8
+"""The lines of one message, and what follows the last one's end: nothing."""
 
 SILENCE_SECONDS = 5.0
 """An inbox so long without a word is asked whether it still lives; so long again without an answer, it is opened anew."""
@@ -118,7 +120,7 @@ class Inbox:
             self._sleepers[bell] = None
             while not bell.rung and (left := until - now_seconds()) > 0:
                 stream = self._stream
-                if stream is None or not self._turn.acquire(blocking=False):
+                if stream is None or not self._turn.acquire(False):
                     bell.sleep(left)
                     continue
                 try:
@@ -136,7 +138,8 @@ class Inbox:
             bell.rung = False
             if inside and self._stream is not None:
                 self._stream.wake()  # whoever reads further out may have been rung meanwhile
-            self._pass_turn()
+            if self._sleepers:
+                self._pass_turn()
 
     def _pass_turn(self) -> None:
         """Wake a sleeper, so that it reads. Whoever leaves others without a reader does so."""
@@ -229,7 +232,7 @@ class _Stream:
         """True once nothing comes in any more."""
         self._sock = sock
         self._descriptor: int = sock.fileno()
-        self._pending: Callable[[], int] = getattr(sock, "pending", int)
+        self._pending: Callable[[], int] | None = getattr(sock, "pending", None)
         self._listener = listener
         self._unread = b""
         self._silent_at = now_seconds() + SILENCE_SECONDS
@@ -294,21 +297,27 @@ class _Stream:
 
     def _take_in(self) -> None:
         received = self._sock.recv(_CHUNK_BYTES)
-        while self._pending():  # TLS has read more than poll can see
-            received += self._sock.recv(_CHUNK_BYTES)
+        if self._pending is not None:
+            while self._pending():  # TLS has read more than poll can see
+                received += self._sock.recv(_CHUNK_BYTES)
         self.cut = not received
         self._asked, self._silent_at = False, now_seconds() + SILENCE_SECONDS
-        unread, end = self._unread + received if self._unread else received, 0
+        if not self._unread:
+            lines = received.split(b"\r\n")
+            if len(lines) == _MESSAGE_LINES and lines[2] == b"message" and not lines[-1]:  # one message, as on the way of most hand-offs
+                self._deliver(lines[-2])
+                return
+        unread, end = self._unread + received, 0
         for message in _MESSAGE.finditer(unread):
-            self._deliver(*message.groups())
+            self._deliver(message[1])
             end = message.end()
         self._unread = unread[max(end, len(unread) - _MOST_UNREAD_BYTES) :]
 
-    def _deliver(self, claim_id: bytes, words: bytes) -> None:
-        token, _, abandoned = words.partition(b" ")
-        if token.isdigit():
-            self._listener.doorbell(claim_id.decode(errors="replace"), int(token), abandoned=abandoned == b"1")
-        elif words == b"look":
-            self._listener.look_again(claim_id.decode(errors="replace"))
+    def _deliver(self, message: bytes) -> None:
+        words = message.split(b" ")
+        if len(words) == 3 and words[1].isdigit():
+            self._listener.doorbell(words[0].decode(errors="replace"), int(words[1]), words[2] == b"1")
+        elif len(words) == 2 and words[1] == b"look":
+            self._listener.look_again(words[0].decode(errors="replace"))
         else:
-            logger.warning("ignored a message on the inbox that is no doorbell: %r", (claim_id + b" " + words)[:100])
+            logger.warning("ignored a message on the inbox that is no doorbell: %r", message[:100])
