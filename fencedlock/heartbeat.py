@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, TypeVar
 
-from fencedlock.backends.base import Gone, Granted, Renewed, Waiting
+from fencedlock.backends.base import Gone, Renewed, Waiting
 from fencedlock.clock import now_seconds
 from fencedlock.errors import BackendUnavailableError, FencedLockError
 from fencedlock.hold import Claim, Hold, LeaseEvent, LeaseState
@@ -64,6 +64,12 @@ class Heartbeat:
         self._table = table
         self._mutex = table.mutex
         self._queues: dict[float, Queue] = {}
+        self._newcomers: dict[Hold | Claim, tuple[float, float]] = {}
+        """Holds that stand in no queue yet, with their delay and the local time of their first beat.
+
+        Each acquisition puts one in, and most releases take it out again: by single operations on the dictionary, without the mutex, which
+        would take longer than these. The thread moves those that stay.
+        """
         self._undos: list[_Undo] = []
         self._retry_undos_at = 0.0
         self._wake_at = float("inf")
@@ -77,32 +83,28 @@ class Heartbeat:
         """Beat for the target after so many seconds, in place of what was planned for it."""
         due = now_seconds() + delay_seconds
         with self._mutex:
+            self._move_newcomers()  # who came before stands before
             self.discard(target)
             if target.wants_beats():
-                self.begin(target, delay_seconds, due)
+                queue = target.queue = self._queue(delay_seconds)
+                queue[target] = due
+                self._expect(due)
 
-    def begin(self, target: Hold | Claim, delay_seconds: float, due: float) -> None:
-        """Beat for a target for which nothing is planned; for callers who have the table's mutex."""
-        queue = self._queues.get(delay_seconds)
-        if queue is None:
-            queue = self._queues[delay_seconds] = Queue(delay_seconds)
-        target.queue = queue
-        queue[target] = due
-        if due < self._wake_at:
-            self._wake_at = due
-            self._mailbox.put(None)
-        if self._thread is None:
-            self._start()
+    def begin(self, hold: Hold, delay_seconds: float, due: float) -> None:
+        """Beat for a new hold. It is no longer new to whoever looks at :meth:`holds` after this."""
+        self._newcomers[hold] = delay_seconds, due
+        self._expect(due)
 
     def discard(self, target: Hold | Claim) -> None:
         """Beat for the target no more."""
-        if target.queue is not None:
+        if self._newcomers.pop(target, None) is None and target.queue is not None:
             with self._mutex:
                 target.queue.pop(target, None)  # looked up in here: the thread may have moved it to another one just now
 
     def holds(self) -> list[Hold]:
-        """All holds that it beats for."""
-        return [target for queue in self._queues.values() for target in queue if isinstance(target, Hold)]
+        """All holds that it beats for; for callers who have the table's mutex."""
+        targets = [*list(self._newcomers), *(target for queue in self._queues.values() for target in queue)]
+        return [target for target in targets if isinstance(target, Hold)]
 
     def wake_by(self, at: float) -> None:
         """Be awake at this time, for the backend has something to do."""
@@ -138,8 +140,17 @@ class Heartbeat:
         if thread is not None and thread is not threading.current_thread():
             thread.join()
 
+    def _expect(self, due: float) -> None:
+        """Be awake at this time, for a beat."""
+        if due < self._wake_at:
+            self._wake_at = due
+            self._mailbox.put(None)
+        if self._thread is None:
+            with self._mutex:
+                self._start()
+
     def _start(self) -> None:
-        if not self._stopping:
+        if not self._stopping and self._thread is None:
             self._table.starting()
             thread = threading.Thread(target=self._run, name="fencedlock-heartbeat", daemon=True)
             thread.start()
@@ -152,7 +163,10 @@ class Heartbeat:
         tend_at: float | None = None
         while True:
             with self._mutex:
-                self._wake_at = self._next_due(tend_at)
+                # Until it is known when to wake, who puts a newcomer in has to wake this thread: it may not be among those that move now.
+                planned_at, self._wake_at = self._wake_at, float("inf")
+                self._move_newcomers()
+                self._wake_at = self._next_due(tend_at, planned_at)
             try:
                 self._take_mail(self._wake_at - now_seconds())
                 holds, claims = self._fallen_due(now_seconds())
@@ -181,7 +195,23 @@ class Heartbeat:
             next_due = min((due for queue in self._queues.values() for due in itertools.islice(queue.values(), 1)), default=float("inf"))
         return min(self._table.backend.request_timeout_seconds, max(LEAST_SPARE_SECONDS, (next_due - now_seconds()) / 2))
 
-    def _next_due(self, tend_at: float | None) -> float:
+    def _queue(self, delay_seconds: float) -> Queue:
+        queue = self._queues.get(delay_seconds)
+        if queue is None:
+            queue = self._queues[delay_seconds] = Queue(delay_seconds)
+        return queue
+
+    def _move_newcomers(self) -> None:
+        """Let them stand in queues."""
+        for hold in list(self._newcomers):
+            planned = self._newcomers.get(hold)
+            if planned is not None:
+                delay_seconds, due = planned
+                queue = hold.queue = self._queue(delay_seconds)  # first: who does not find it among the newcomers must find it there
+                if self._newcomers.pop(hold, None) is not None:
+                    queue[hold] = due
+
+    def _next_due(self, tend_at: float | None, planned_at: float) -> float:
         for delay in [delay for delay, queue in self._queues.items() if not queue]:
             del self._queues[delay]
         due = [next(iter(queue.values())) for queue in self._queues.values()]
@@ -189,10 +219,10 @@ class Heartbeat:
             due.append(tend_at)
         if self._undos:
             due.append(self._retry_undos_at)
-        if self._wake_at > now_seconds():
+        if planned_at > now_seconds():
             # Kept even if what was planned for then is gone: a lock that is taken and released in a loop would otherwise
             # wake this thread each time.
-            due.append(self._wake_at)
+            due.append(planned_at)
         return min(due, default=float("inf"))
 
     def _take_mail(self, timeout_seconds: float) -> None:
@@ -212,6 +242,7 @@ class Heartbeat:
         holds: list[Hold] = []
         claims: list[Claim] = []
         with self._mutex:
+            self._move_newcomers()
             for delay_seconds, queue in self._queues.items():
                 due: list[Hold | Claim] = []
                 for target, due_at in queue.items():
@@ -284,7 +315,7 @@ class Heartbeat:
                     self.discard(claim)
                     continue
                 recheck_before = claim.recheck_at
-                if isinstance(answer, Granted):
+                if isinstance(answer, tuple):
                     claim.granted(answer)
                 elif isinstance(answer, Waiting):
                     claim.waiting(answer)

@@ -12,7 +12,7 @@ import weakref
 from enum import IntEnum, auto
 from typing import TYPE_CHECKING, Any
 
-from fencedlock.backends.base import Granted, make_granted
+from fencedlock.backends.base import Grant
 from fencedlock.token import FencingToken
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class Claim:
     """Where the heartbeat keeps it."""
     may_exist: bool = False
     """True while the server may know of it, so that it has to be withdrawn when it is given up."""
-    grant: Granted | None = None
+    grant: Grant | None = None
     closed: bool = False
     """True once nobody waits for it: a grant that comes now must be withdrawn."""
     must_ask: bool = False
@@ -134,13 +134,13 @@ class Claim:
         if self.bell is not None:
             self.bell.ring()
 
-    def granted(self, answer: Granted) -> None:
+    def granted(self, answer: Grant) -> None:
         """The server answered a question of this claim with a grant."""
         self.grant = answer
 
     def waiting(self, answer: Waiting) -> None:
         """The server answered that the claim waits; a doorbell that overtook this answer counts now."""
-        asked_at, issued, self.recheck_at = answer
+        asked_at, issued, self.recheck_at = answer.asked_at, answer.issued, answer.recheck_at
         if self.issued is None or issued > self.issued:
             self.issued = issued
         self.alive_until = max(self.alive_until, asked_at + self.span_seconds)
@@ -163,7 +163,7 @@ class Claim:
         elif token <= self.issued:
             return
         elif now < self.alive_until:
-            self.grant = make_granted((token, self.alive_until, abandoned, True))
+            self.grant = token, self.alive_until, abandoned, True
         else:
             self.must_ask = True
 
@@ -180,14 +180,16 @@ class Hold:
     reason: str = ""
     _lost_event: threading.Event | None = None
 
-    def __init__(self, claim: Claim, grant: Granted, handle: weakref.ref[RLock], siblings: dict[int, Hold]) -> None:
+    def __init__(
+        self, claim: Claim, token: int, deadline: float, abandoned: bool, handle: weakref.ref[RLock], siblings: dict[int, Hold]
+    ) -> None:
         self.claim: Claim = claim
         self.handle: weakref.ref[RLock] = handle
         self.siblings: dict[int, Hold] = siblings
         """The holds of this lock in this process, by the number of the owner; this one is among them until it is unwound."""
-        self.number: int = grant.token
-        self.abandoned: bool = grant.abandoned
-        self.deadline: float = grant.deadline
+        self.number: int = token
+        self.abandoned: bool = abandoned
+        self.deadline: float = deadline
         self.lease_seconds: float = claim.lease_seconds
 
     @property

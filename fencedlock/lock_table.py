@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING
 
-from fencedlock.backends.base import RELEASED, Backend, BackendFactory, BoundLock, Granted, NotOurs, Renewed
+from fencedlock.backends.base import RELEASED, Backend, BackendFactory, BoundLock, Grant, NotOurs, Renewed
 from fencedlock.clock import now_seconds
 from fencedlock.errors import BackendError, BackendUnavailableError, ConfigurationError, FencedLockError, LockLostError, NotOwnedError
 from fencedlock.heartbeat import SOON_SECONDS, Heartbeat
@@ -185,7 +185,7 @@ class LockTable:
             try:
                 seconds = terms.request_seconds if deadline == _NEVER else self.seconds_to_ask(claim, deadline)
                 answer = ask(self, claim, patient and self.listening, seconds)
-                grant = answer if type(answer) is Granted else Wait(self, claim, deadline, cancel).for_grant(answer)
+                grant = answer if type(answer) is tuple else Wait(self, claim, deadline, cancel).for_grant(answer)
                 if grant is not None and self._enter(terms, owner, claim, grant):
                     return True
                 self.abandon(claim)
@@ -197,26 +197,27 @@ class LockTable:
                 return False
             raise_if_ended(self, terms.resource.name, cancel)  # the client was closed, or the grant lapsed on its way: ask anew
 
-    def _enter(self, terms: Terms, owner: Owner, claim: Claim, grant: Granted) -> bool:
+    def _enter(self, terms: Terms, owner: Owner, claim: Claim, grant: Grant) -> bool:
         """Make the grant a hold; False if it lapsed on its way to us, and must not be used."""
+        token, deadline, abandoned, brief = grant
         now = now_seconds()
         beat_after = claim.lease_seconds / 3
-        if grant.brief:
-            self.backend.saw(claim.bound.name, grant.token, now)
-            beat_after = min(SOON_SECONDS, (grant.deadline - now) / 3)
-        if grant.deadline <= now:
+        if brief:
+            self.backend.saw(claim.bound.name, token, now)
+            beat_after = min(SOON_SECONDS, (deadline - now) / 3)
+        if deadline <= now:
             return False
         holds = terms.resource.holds
-        hold = Hold(claim, grant, terms.handle, holds)
-        with self.mutex:
-            if self.closed:
-                return False
-            if self._claims:
-                self._claims.pop(claim.id, None)
-            holds[owner.number] = hold
-            if claim.queue is not None:
-                self.heartbeat.discard(claim)
-            self.heartbeat.begin(hold, beat_after, now + beat_after)
+        hold = Hold(claim, token, deadline, abandoned, terms.handle, holds)
+        holds[owner.number] = hold
+        self.heartbeat.begin(hold, beat_after, now + beat_after)
+        if self.closed:  # whoever closes the client says so first, and looks for holds then: so one of us sees the other
+            self._forget(hold, LeaseEvent.RELEASED)
+            return False
+        if self._claims:
+            self._claims.pop(claim.id, None)
+        if claim.queue is not None:
+            self.heartbeat.discard(claim)
         terms.latest = hold
         return True
 

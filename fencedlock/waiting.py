@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from fencedlock.backends.base import Busy, ClaimAnswer, Gone, Granted, Waiting
+from fencedlock.backends.base import Busy, ClaimAnswer, Gone, Grant, Waiting
 from fencedlock.clock import now_seconds
 from fencedlock.errors import AcquireCancelledError, BackendError, BackendUnavailableError
 
@@ -138,7 +138,7 @@ class Wait:
         self._failing_since: float | None = None
         self._failures = 0
 
-    def for_grant(self, outcome: ClaimAnswer | BackendUnavailableError) -> Granted | None:
+    def for_grant(self, outcome: ClaimAnswer | BackendUnavailableError) -> Grant | None:
         """The grant; None when the lock is busy and the claim may not wait, or not any longer.
 
         Raises AcquireCancelledError, and BackendUnavailableError when the server stays away.
@@ -151,7 +151,7 @@ class Wait:
         finally:
             self._cancel._detach(self._bell)
 
-    def _ask_until_granted(self, outcome: ClaimAnswer | BackendUnavailableError) -> Granted | None:
+    def _ask_until_granted(self, outcome: ClaimAnswer | BackendUnavailableError) -> Grant | None:
         claim, table = self._claim, self._table
         queue = claim.patient and table.listening
         while True:
@@ -159,7 +159,7 @@ class Wait:
                 self._failing_since = None
                 if not self._sleep(outcome):
                     return claim.grant
-            elif isinstance(outcome, Granted):
+            elif isinstance(outcome, tuple):
                 claim.granted(outcome)
                 return claim.grant
             elif isinstance(outcome, Busy):

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 if TYPE_CHECKING:
@@ -19,20 +18,16 @@ if TYPE_CHECKING:
     from fencedlock.waiting import Bell
 
 
-class Granted(NamedTuple):
-    """The claim holds the lock."""
+Grant: TypeAlias = tuple[int, float, bool, bool]
+"""The claim holds the lock:
 
-    token: int
-    deadline: float
-    """The local time until which the lease is good: counted from the sending of the request, never from its answer."""
-    abandoned: bool
-    """The hold before it ended without a release."""
-    brief: bool = False
-    """Its first lease is shorter than asked for, and should be extended soon."""
+- its token;
+- the local time until which the lease is good: counted from the sending of the request, never from its answer;
+- True if the hold before it ended without a release;
+- True if its first lease is shorter than asked for, and should be extended soon.
 
-
-make_granted: Callable[[tuple[int, float, bool, bool]], Granted] = partial(tuple.__new__, Granted)
-"""What ``Granted`` makes, without the function in Python that would make it: for the ways of most acquisitions."""
+A plain tuple, by which it is told from other answers: each acquisition makes one and takes it apart, which takes longer with names.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +35,8 @@ class Busy:
     """Somebody else holds the lock, and the claim took no place in its queue."""
 
 
-class Waiting(NamedTuple):
+@dataclass(slots=True)
+class Waiting:
     """Somebody else holds the lock, and the claim has its place in the queue."""
 
     asked_at: float
@@ -81,7 +77,7 @@ class NotOurs(NamedTuple):
     replayed: bool = False
 
 
-ClaimAnswer: TypeAlias = Granted | Busy | Waiting | Gone
+ClaimAnswer: TypeAlias = Grant | Busy | Waiting | Gone
 RenewAnswer: TypeAlias = Renewed | NotOurs
 ReleaseAnswer: TypeAlias = Released | NotOurs
 

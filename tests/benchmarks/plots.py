@@ -8,6 +8,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 mpl.use("svg")
 mpl.rcParams["svg.hashsalt"] = "fencedlock"  # the same figures give the same file
@@ -45,7 +46,7 @@ def lines(file: Path, title: str, across: str, unit: str, counts: Sequence[int],
     _save(figure, file)
 
 
-def _save(figure: plt.Figure, file: Path) -> None:
+def _save(figure: Figure, file: Path) -> None:
     figure.tight_layout()
     figure.savefig(file, metadata={"Date": None})
     plt.close(figure)

@@ -13,7 +13,7 @@ from typing import Any
 import redis
 
 import fencedlock
-from fencedlock.backends.base import ClaimAnswer, Granted
+from fencedlock.backends.base import ClaimAnswer
 from fencedlock.hold import Claim, Hold
 from fencedlock.identity import this_thread
 from tests.benchmarks.contestants import LEASE_SECONDS, PEER, PEERS, REDIS_PY
@@ -71,8 +71,9 @@ class Scene:
     def hold(self, claim: Claim) -> Hold:
         """Of a claim that has the lock, or will have it when it asks."""
         answer = ask(claim)
-        assert isinstance(answer, Granted)
-        return Hold(claim, answer, self._handles[0]._terms.handle, {})
+        assert isinstance(answer, tuple)  # a grant
+        token, deadline, abandoned, _ = answer
+        return Hold(claim, token, deadline, abandoned, self._handles[0]._terms.handle, {})
 
     def renew(self, hold: Hold) -> None:
         self._clients[0]._table.backend.renew([hold], _TIMEOUT_SECONDS)

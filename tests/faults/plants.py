@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fencedlock import FencingToken
-from fencedlock.backends.base import Granted, Renewed
+from fencedlock.backends.base import Renewed
 from fencedlock.backends.redis import scripts
 from fencedlock.backends.redis.backend import RedisBackend
 from fencedlock.clock import now_seconds
@@ -50,8 +50,11 @@ def deadline_from_the_reply() -> None:
     read_claim, read_renew = RedisBackend.read_claim_answer, RedisBackend._read_renew_answer
 
     def later(answer: Any, asked_at: float) -> Any:
-        if isinstance(answer, (Granted, Renewed)):
-            return answer._replace(deadline=answer.deadline - asked_at + now_seconds())
+        late_seconds = now_seconds() - asked_at
+        if isinstance(answer, Renewed):
+            return Renewed(answer.deadline + late_seconds)
+        if type(answer) is tuple:  # a grant
+            return answer[0], answer[1] + late_seconds, *answer[2:]
         return answer
 
     RedisBackend.read_claim_answer = lambda self, claim, reply, asked_at: later(read_claim(self, claim, reply, asked_at), asked_at)  # type: ignore[method-assign]

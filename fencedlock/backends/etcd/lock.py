@@ -13,7 +13,7 @@ from fencedlock.backends.base import (
     Busy,
     ClaimAnswer,
     Gone,
-    Granted,
+    Grant,
     LockInfo,
     NotOurs,
     ReleaseAnswer,
@@ -244,14 +244,14 @@ class EtcdLock:
             kvs = self.backend.connections.call(RANGE, look, give_up_at - now_seconds()).kvs
         return answer
 
-    def _granted(self, claim: Claim, anchor: Anchor, revision: int, floors: Floors, *, abandoned: bool) -> Granted:
+    def _granted(self, claim: Claim, anchor: Anchor, revision: int, floors: Floors, *, abandoned: bool) -> Grant:
         anchor.revision, anchor.since = revision, now_seconds()
         self.last_grant = max(self.last_grant, revision)
         self.backend.inbox.give_up(self.keys, claim.id)
         if not claim.unanswered:
             self.backend.places.give_back(anchor, 0)
         lease = anchor.lease
-        return Granted(floors.token_of(revision), lease.deadline, abandoned, brief=not lease.is_fresh(now_seconds()))
+        return floors.token_of(revision), lease.deadline, abandoned, not lease.is_fresh(now_seconds())
 
     # --- what a hold goes through
 

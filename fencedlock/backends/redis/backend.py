@@ -11,13 +11,11 @@ from fencedlock.backends.base import (
     Busy,
     ClaimAnswer,
     Gone,
-    Granted,
     Listener,
     NotOurs,
     RenewAnswer,
     Renewed,
     Waiting,
-    make_granted,
 )
 from fencedlock.backends.names import checked_namespace
 from fencedlock.backends.redis import scripts
@@ -281,7 +279,7 @@ class RedisBackend:
                 floors = self.floors
                 if token > floors.of_all:  # noqa: PLR1730 - max() takes longer
                     floors.of_all = token
-                return make_granted((token, asked_at + claim.lease_seconds, False, False))
+                return token, asked_at + claim.lease_seconds, False, False
             words = reply.split()
             kind = words[0]
             if kind == b"+granted":
@@ -289,7 +287,7 @@ class RedisBackend:
                 if lease_ms <= _MOST_TTL_MS:
                     self.ahead_us = now_us - asked_at * 1e6
                     self.floors.saw(claim.bound.name, token, now_us)
-                    return Granted(token, asked_at + lease_ms / 1000, words[4] == b"1")
+                    return token, asked_at + lease_ms / 1000, words[4] == b"1", False
             if kind == b"+waiting":
                 return Waiting(asked_at, int(words[1]), now_seconds() + max(int(words[2]), _LEAST_RECHECK_MS) / 1000)
             if kind == b"+busy":
