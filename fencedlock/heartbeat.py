@@ -65,10 +65,10 @@ class Heartbeat:
         self._mutex = table.mutex
         self._queues: dict[float, Queue] = {}
         self._newcomers: dict[Hold | Claim, tuple[float, float]] = {}
-        """Holds that stand in no queue yet, with their delay and the local time of their first beat.
+        """What stands in no queue yet, with its delay and the local time of its next beat.
 
-        Each acquisition puts one in, and most releases take it out again: by single operations on the dictionary, without the mutex, which
-        would take longer than these. The thread moves those that stay.
+        Each acquisition puts its hold in, and most releases take it out again: by single operations on the dictionary, without the mutex,
+        which would take longer than these. The thread moves those that stay.
         """
         self._undos: list[_Undo] = []
         self._retry_undos_at = 0.0
@@ -84,11 +84,13 @@ class Heartbeat:
         due = now_seconds() + delay_seconds
         with self._mutex:
             self._move_newcomers()  # who came before stands before
-            self.discard(target)
-            if target.wants_beats():
-                queue = target.queue = self._queue(delay_seconds)
-                queue[target] = due
-                self._expect(due)
+            if not target.wants_beats():
+                self.discard(target)
+                return
+            self._newcomers[target] = delay_seconds, due  # first: Ctrl-C in between must not leave it without a beat
+            if target.queue is not None:
+                target.queue.pop(target, None)
+            self._expect(due)
 
     def begin(self, hold: Hold, delay_seconds: float, due: float) -> None:
         """Beat for a new hold. It is no longer new to whoever looks at :meth:`holds` after this."""
@@ -98,8 +100,9 @@ class Heartbeat:
     def discard(self, target: Hold | Claim) -> None:
         """Beat for the target no more."""
         if self._newcomers.pop(target, None) is None and target.queue is not None:
-            with self._mutex:
-                target.queue.pop(target, None)  # looked up in here: the thread may have moved it to another one just now
+            with self._mutex:  # looked up in here: the thread may have moved it just now
+                self._newcomers.pop(target, None)
+                target.queue.pop(target, None)
 
     def holds(self) -> list[Hold]:
         """All holds that it beats for; for callers who have the table's mutex."""
@@ -153,8 +156,13 @@ class Heartbeat:
         if not self._stopping and self._thread is None:
             self._table.starting()
             thread = threading.Thread(target=self._run, name="fencedlock-heartbeat", daemon=True)
-            thread.start()
-            self._thread = thread
+            self._thread = thread  # first: Ctrl-C after the start must not lead to a second one
+            try:
+                thread.start()
+            except BaseException:
+                if not thread.is_alive():
+                    self._thread = None
+                raise
 
     # --- the thread
 
@@ -192,6 +200,7 @@ class Heartbeat:
     def _spare_seconds(self) -> float:
         """How long something other than a beat may take."""
         with self._mutex:
+            self._move_newcomers()
             next_due = min((due for queue in self._queues.values() for due in itertools.islice(queue.values(), 1)), default=float("inf"))
         return min(self._table.backend.request_timeout_seconds, max(LEAST_SPARE_SECONDS, (next_due - now_seconds()) / 2))
 
@@ -203,13 +212,16 @@ class Heartbeat:
 
     def _move_newcomers(self) -> None:
         """Let them stand in queues."""
-        for hold in list(self._newcomers):
-            planned = self._newcomers.get(hold)
-            if planned is not None:
-                delay_seconds, due = planned
-                queue = hold.queue = self._queue(delay_seconds)  # first: who does not find it among the newcomers must find it there
-                if self._newcomers.pop(hold, None) is not None:
-                    queue[hold] = due
+        for target in list(self._newcomers):
+            planned = self._newcomers.get(target)
+            if planned is None:
+                continue
+            delay_seconds, due = planned
+            # In there before it is out of here: who does not find it here must find it there, and Ctrl-C must not leave it nowhere.
+            queue = target.queue = self._queue(delay_seconds)
+            queue[target] = due
+            if self._newcomers.pop(target, None) is None:
+                queue.pop(target, None)  # it was discarded meanwhile
 
     def _next_due(self, tend_at: float | None, planned_at: float) -> float:
         for delay in [delay for delay, queue in self._queues.items() if not queue]:

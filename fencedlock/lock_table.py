@@ -209,13 +209,14 @@ class LockTable:
             return False
         holds = terms.resource.holds
         hold = Hold(claim, token, deadline, abandoned, terms.handle, holds)
+        # A claim or a hold, but never both: of both, whoever closes the client would withdraw the claim while the hold is still good.
+        if self._claims:
+            self._claims.pop(claim.id, None)
         holds[owner.number] = hold
         self.heartbeat.begin(hold, beat_after, now + beat_after)
         if self.closed:  # whoever closes the client says so first, and looks for holds then: so one of us sees the other
             self._forget(hold, LeaseEvent.RELEASED)
             return False
-        if self._claims:
-            self._claims.pop(claim.id, None)
         if claim.queue is not None:
             self.heartbeat.discard(claim)
         terms.latest = hold
@@ -420,8 +421,9 @@ class LockTable:
     @staticmethod
     def _unwind(hold: Hold, event: LeaseEvent) -> None:
         """From now on the owner does not hold the lock."""
-        if hold.siblings.get(hold.owner.number) is hold:
-            del hold.siblings[hold.owner.number]
+        number = hold.owner.number
+        if hold.siblings.get(number) is hold:
+            hold.siblings.pop(number, None)  # another thread, which closes the client, may do the same
         hold.happened(event)
 
     def raise_if_lost(self, hold: Hold) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 import fencedlock
+from fencedlock.heartbeat import Heartbeat
 from tests.conftest import eventually
 from tests.contenders import Contender
 from tests.servers import LockServer
@@ -249,25 +250,65 @@ def _threads_of(client: fencedlock.Client) -> list[threading.Thread | None]:
     return [client._table.heartbeat._thread]
 
 
+@pytest.mark.parametrize("when", ["acquire", "begin"])
 def test_closing_ends_an_acquisition_whose_grant_is_on_its_way(
-    server: LockServer, client: fencedlock.Client, connect: Callable[..., fencedlock.Client], name: str, monkeypatch: pytest.MonkeyPatch
+    when: str,
+    server: LockServer,
+    client: fencedlock.Client,
+    connect: Callable[..., fencedlock.Client],
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """It has just come in, or has just been registered as a hold."""
     leaving = connect(server.url)
+    leaving._table.listen()
     lock = leaving.RLock(name)
-    bound = leaving._table.resource(name).bound
-    acquire = type(bound).acquire
+    where = type(leaving._table.resource(name).bound) if when == "acquire" else Heartbeat
+    original = getattr(where, when)
 
     def overtaken(*arguments: Any, **options: Any) -> object:
-        answer = acquire(*arguments, **options)
+        answer = original(*arguments, **options)
+        claims, holds = leaving._table._claims, leaving._table.heartbeat.holds()
+        assert len(claims) + len(holds) == 1, "who closes would end the claim while the hold is believed in"
         leaving.close()
         return answer
 
     with monkeypatch.context() as patch:
-        patch.setattr(type(bound), "acquire", overtaken)
+        patch.setattr(where, when, overtaken)
         with pytest.raises(fencedlock.AcquireCancelledError, match="closed"):
             lock.acquire()
+    assert not lock._is_owned()
     with client.RLock(name):
         pass
+
+
+class _InterruptedOnce(dict[Any, Any]):
+    """Ctrl-C comes just after something was taken out."""
+
+    interrupted = False
+
+    def pop(self, *arguments: Any) -> Any:
+        popped = super().pop(*arguments)
+        if not self.interrupted:
+            self.interrupted = True
+            raise KeyboardInterrupt
+        return popped
+
+
+def test_ctrl_c_in_a_renewal_leaves_no_hold_without_its_beats(client: fencedlock.Client, name: str) -> None:
+    """Of this thread or of another: a renewal also plans the beats of whoever came before."""
+    locks = [client.RLock(f"{name}/{number}") for number in range(2)]
+    heartbeat = client._table.heartbeat
+    with heartbeat._mutex:  # so that its thread has moved none of them yet
+        for lock in locks:
+            lock.acquire()
+        heartbeat._newcomers = _InterruptedOnce(heartbeat._newcomers)
+        with pytest.raises(KeyboardInterrupt):
+            locks[0].renew()
+        assert {hold.bound.name for hold in heartbeat.holds()} == {lock.name for lock in locks}
+    for lock in locks:
+        lock.release()
+    assert heartbeat.holds() == []
 
 
 def test_ctrl_c_in_the_middle_of_a_release_lets_nobody_believe_in_the_lock(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -13,6 +15,9 @@ from collections.abc import Callable
 import pytest
 
 import fencedlock
+from fencedlock.backends.redis.inbox import _Stream
+from fencedlock.clock import now_seconds
+from fencedlock.waiting import Bell
 from tests.conftest import eventually
 from tests.contenders import Contender
 from tests.proxy import HOLD, HOLD_AND_CUT, Proxy
@@ -249,3 +254,50 @@ def test_a_hand_off_that_was_missed_during_a_cut_is_made_up_for_at_the_reconnect
     wire.rule = lambda request: None
     waiter.join(20)
     assert time.monotonic() - begun < 5
+
+
+class _Ears:
+    """Writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[object, ...]] = []
+
+    def doorbell(self, claim_id: str, token: int, abandoned: bool) -> None:
+        self.heard.append((claim_id, token, abandoned))
+
+    def look_again(self, claim_id: str) -> None:
+        self.heard.append((claim_id,))
+
+    def reconnected(self) -> None:
+        raise AssertionError
+
+    def tend_by(self, at: float) -> None:
+        raise AssertionError(at)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_every_message_is_read_wherever_the_stream_is_cut_into_pieces(seed: int) -> None:
+    rng, ears, stream = random.Random(seed), _Ears(), b""
+    said: list[tuple[object, ...]] = []
+    for number in range(30):
+        claim, token = f"c/1/{number}", 10**15 + number
+        kind = rng.choice(["granted", "abandoned", "look", "pong", "nonsense"])
+        if kind == "pong":
+            stream += b"*2\r\n$4\r\npong\r\n$0\r\n\r\n"
+            continue
+        words = {"look": "look", "nonsense": "and so on"}.get(kind, f"{token} {kind == 'abandoned':d}")
+        message = f"{claim} {words}"
+        stream += f"*3\r\n$7\r\nmessage\r\n$5\r\ninbox\r\n${len(message)}\r\n{message}\r\n".encode()
+        if kind != "nonsense":
+            said.append((claim,) if kind == "look" else (claim, token, kind == "abandoned"))
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        reader = _Stream(ours, ears)
+        while stream:
+            size = rng.choice([1, 7, 60, 300 if seed % 2 else stream.find(b"*", 1) % (len(stream) + 1)])  # also message by message
+            theirs.sendall(stream[:size])
+            stream = stream[size:]
+            reader.read_until(Bell(), now_seconds())
+        reader.close()
+    assert not reader.cut
+    assert ears.heard == said

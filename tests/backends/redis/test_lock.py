@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -10,6 +10,7 @@ import fencedlock
 from fencedlock import FencingToken
 from tests.conftest import eventually
 from tests.contenders import Contender
+from tests.proxy import LOSE_REPLY, Proxy
 from tests.servers import RedisServer
 
 
@@ -47,7 +48,7 @@ def test_a_try_that_passes_over_a_deaf_waiter_is_a_hold_like_others(
         place = f"{deaf.id}/1/1"
         seconds, _ = raw.time()
         raw.zadd(f"fencedlock:{{{name}}}:queue", {place: seconds * 1_000_000})
-        raw.hset(f"fencedlock:{{{name}}}:waiters", place, f"{(seconds + 60) * 1_000_000} 10000 0 somebody")
+        raw.hset(f"fencedlock:{{{name}}}:waiters", place, f"{seconds * 1_000_000} 60000 0 somebody")
         fence = f"fencedlock:{{{name}}}:fence"
     assert lock.acquire(False)
     with server.client() as raw:
@@ -94,3 +95,139 @@ def test_a_release_compares_the_token_too(server: RedisServer, client: fencedloc
         with pytest.raises(fencedlock.LockLostError):
             lock.release()
         assert raw.exists(key)
+
+
+DAY_US = 86_400 * 1_000_000
+
+
+@pytest.fixture
+def hand_over(contender: Callable[..., Contender], name: str) -> Callable[[fencedlock.RLock, fencedlock.Client], int]:
+    """Hands the held lock over to a waiter of this client; its token."""
+
+    def make(lock: fencedlock.RLock, client: fencedlock.Client) -> int:
+        heir = contender("thread", client)
+        heir.ask("make", name, "FairLock")
+        heir.tell("acquire", name)
+        eventually(lambda: lock.info().waiters)
+        lock.release()
+        assert heir.answer() is True
+        return int(heir.ask("token", name))
+
+    return make
+
+
+def test_tokens_rise_by_a_hand_over_when_the_servers_clock_goes_back(
+    server: RedisServer, client: fencedlock.Client, hand_over: Callable[[fencedlock.RLock, fencedlock.Client], int], name: str
+) -> None:
+    lock = client.FairLock(name)
+    with lock as earlier, server.client() as raw:
+        ahead = int(earlier) + DAY_US // 1000
+        raw.hset(f"fencedlock:{{{name}}}:fence", "issued", ahead)
+    lock.acquire()
+    assert int(lock.token) == ahead + 1
+    assert hand_over(lock, client) == ahead + 2
+
+
+def test_tokens_rise_by_a_hand_over_above_what_the_next_one_has_seen(
+    client: fencedlock.Client,
+    connect: Callable[..., fencedlock.Client],
+    server: RedisServer,
+    hand_over: Callable[[fencedlock.RLock, fencedlock.Client], int],
+    name: str,
+) -> None:
+    lock, heir = client.FairLock(name), connect(server.url)
+    lock.acquire()
+    seen = int(lock.token) + DAY_US // 1000
+    heir._table.backend.saw(name, seen, 0.0)
+    assert hand_over(lock, heir) == seen + 1
+
+
+@pytest.mark.parametrize("lost", ["a day ago", "with the fence"])
+def test_a_hand_over_lets_the_fence_live_for_another_week(
+    lost: str, server: RedisServer, client: fencedlock.Client, hand_over: Callable[[fencedlock.RLock, fencedlock.Client], int], name: str
+) -> None:
+    """It is not told with each grant, but with the first of a day, and with one that makes the fence anew."""
+    lock, fence = client.FairLock(name), f"fencedlock:{{{name}}}:fence"
+    lock.acquire()
+    with server.client() as raw:
+        if lost == "with the fence":
+            raw.delete(fence)
+        else:
+            yesterday = lock._owned().number = int(lock.token) - DAY_US
+            raw.hset(f"fencedlock:{{{name}}}", "token", yesterday)
+            raw.expire(fence, 600)
+        hand_over(lock, client)
+        assert raw.ttl(fence) > 7 * 86_400
+
+
+def test_a_hand_over_whose_answer_is_lost_is_a_release(
+    server: RedisServer,
+    connect: Callable[..., fencedlock.Client],
+    proxy: Callable[[RedisServer], Proxy],
+    hand_over: Callable[[fencedlock.RLock, fencedlock.Client], int],
+    name: str,
+) -> None:
+    wire = proxy(server)
+    lock = connect(wire.url, ttl=30, socket_timeout=0.25).FairLock(name)
+    lock.acquire()
+    token = int(lock.token)
+    calls = iter((LOSE_REPLY,))
+    wire.rule = lambda request: next(calls, None) if wire.is_call(request, "release") else None
+    assert hand_over(lock, connect(server.url, ttl=30)) > token  # and no LockLostError
+    assert sum(wire.is_call(request, "release") for request in wire.requests) == 2
+
+
+class _Crowd:
+    """Waiters of one lock that are no clients of ours; those with ears listen to their inboxes."""
+
+    def __init__(self, server: RedisServer, name: str) -> None:
+        self.raw = server.client()
+        self.ears = self.raw.pubsub()
+        self._key = f"fencedlock:{{{name}}}"
+
+    def join(self, client_id: str, since_seconds: float, *, listens: bool) -> None:
+        """Stand in the queue since this time of the server, with the longest span."""
+        place = f"{client_id}/1/1"
+        if listens:
+            self.ears.subscribe(f"fencedlock:inbox:{client_id}")
+            assert eventually(self.ears.get_message)["type"] == "subscribe"
+        self.raw.zadd(f"{self._key}:queue", {place: int(since_seconds * 1e6)})
+        self.raw.hset(f"{self._key}:waiters", place, f"{int(since_seconds * 1e6)} 10000 0 somebody")
+
+    def now(self) -> float:
+        seconds, microseconds = self.raw.time()
+        return float(seconds + microseconds / 1e6)
+
+    def close(self) -> None:
+        self.ears.close()
+        self.raw.close()
+
+
+@pytest.fixture
+def crowd(server: RedisServer, name: str) -> Iterator[_Crowd]:
+    crowd = _Crowd(server, name)
+    yield crowd
+    crowd.close()
+
+
+def test_a_hand_over_passes_over_the_deaf_and_who_was_silent_for_its_span(
+    client: fencedlock.Client, crowd: _Crowd, hand_over: Callable[[fencedlock.RLock, fencedlock.Client], int], name: str
+) -> None:
+    lock = client.FairLock(name)
+    lock.acquire()
+    crowd.join("lapsed", crowd.now() - 11, listens=True)
+    crowd.join("deaf", crowd.now(), listens=False)
+    token = int(lock.token)
+    assert hand_over(lock, client) > token + 1
+    assert crowd.ears.get_message() is None
+    assert [waiter.owner for waiter in lock.info().waiters] == ["deaf/1/1"], "it keeps its place, and the lapsed one does not"
+
+
+def test_a_hand_over_lasts_for_a_span_when_the_servers_clock_went_back(client: fencedlock.Client, crowd: _Crowd, name: str) -> None:
+    """The place was taken by the clock of before."""
+    lock = client.FairLock(name)
+    lock.acquire()
+    crowd.join("early", crowd.now() + 3600, listens=True)
+    lock.release()
+    assert eventually(crowd.ears.get_message)["type"] == "message"
+    assert 9 < lock.info().remaining <= 10

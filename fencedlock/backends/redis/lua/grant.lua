@@ -19,12 +19,13 @@ end
 local function grant(claim, holder, lease_ms, floor, issued, abandoned, ended)
   local above = math.max(issued, tonumber(floor))
   local token = above < now_us and now or string.format('%.0f', above + 1) -- Lua would print so large a number as 1.79e+15
+  local added
   if ended then
-    call('HSET', fence, 'issued', token, 'ended', ended)
+    added = call('HSET', fence, 'issued', token, 'ended', ended)
   else
-    call('HSET', fence, 'issued', token)
+    added = call('HSET', fence, 'issued', token)
   end
-  if math.floor(issued / DAY_US) ~= math.floor(now_us / DAY_US) then
+  if added > 0 or math.floor(issued / DAY_US) ~= math.floor(now_us / DAY_US) then -- the fence is new, or it is the first grant of a day
     call('PEXPIRE', fence, FENCE_TTL_MS)
   end
   if abandoned == '0' then

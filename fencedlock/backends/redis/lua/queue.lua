@@ -4,11 +4,12 @@
 -- doors: 'counts_receivers inbox_prefix' in one string, with 1 if PUBLISH tells how many got a message, and 0 if it can't (in a cluster).
 local MOST_PLACES = 10000 -- looked at by one hand-off: loops are bounded
 
--- What is known of a waiting claim: for how many µs more it counts as alive, its span, its floor and its holder; nil if nothing is.
+-- What is known of a waiting claim: for how many µs more it counts as alive (its span at most, even if the clock was set back), its span, its floor
+-- and its holder; nil if nothing is.
 local function waiter(claim)
   local since_us, span_ms, floor, holder = string.match(call('HGET', waiters, claim) or '', '^(%d+) (%d+) (%d+) (.*)$')
   if since_us then
-    return since_us - now_us + span_ms * 1000, tonumber(span_ms), floor, holder
+    return math.min(since_us - now_us, 0) + span_ms * 1000, tonumber(span_ms), floor, holder
   end
 end
 

@@ -23,17 +23,18 @@ if ours and ARGV[3] == '0' and call('HLEN', lock) == 3 then
   local heir = first[1]
   local since_us, span_ms, floor, holder = string.match(call('HGET', waiters, heir) or '', '^(%d+) (%d+) (%d+) (.*)$')
   local left_us = since_us and since_us - now_us + span_ms * 1000 or 0
-  if left_us > 0 and tonumber(span_ms) == MOST_SPAN_MS and tonumber(floor) < now_us
+  if left_us > 0 and left_us <= MOST_SPAN_MS * 1000 and tonumber(span_ms) == MOST_SPAN_MS and tonumber(floor) < now_us
     and issued < now_us and now_us < issued - issued % DAY_US + DAY_US then
-    call('HSET', fence, 'issued', now, 'ended', token)
+    if call('HSET', fence, 'issued', now, 'ended', token) > 0 then
+      call('PEXPIRE', fence, FENCE_TTL_MS)
+    end
     call('HSET', lock, 'owner', heir, 'token', now, 'holder', holder)
     call('PEXPIRE', lock, string.format('%d', math.ceil(left_us / 1000)))
     local heard = redis.pcall('PUBLISH', string.sub(doors, 3) .. string.match(heir, '^[^/]*'), heir .. ' ' .. now .. ' 0')
     if heard ~= 0 or string.sub(doors, 1, 1) == '0' then
       call('HDEL', waiters, heir)
       return { ok = 'released' }
-    end
-    issued = now_us -- this token is spent; below, it is found out again that nobody hears, and the next one is tried
+    end -- else it is granted the same once more below, found to be deaf, and passed over
   end
 end
 
