@@ -93,7 +93,7 @@ class Heartbeat:
             self._expect(due)
 
     def begin(self, hold: Hold, delay_seconds: float, due: float) -> None:
-        """Beat for a new hold. It is no longer new to whoever looks at :meth:`holds` after this."""
+        """Beat for a new hold: from then on it is among :meth:`holds`."""
         self._newcomers[hold] = delay_seconds, due
         self._expect(due)
 
@@ -105,7 +105,7 @@ class Heartbeat:
                 target.queue.pop(target, None)
 
     def holds(self) -> list[Hold]:
-        """All holds that it beats for; for callers who have the table's mutex."""
+        """All holds that it beats for; for callers who have the table's mutex, or are alone."""
         targets = [*list(self._newcomers), *(target for queue in self._queues.values() for target in queue)]
         return [target for target in targets if isinstance(target, Hold)]
 

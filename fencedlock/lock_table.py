@@ -217,7 +217,7 @@ class LockTable:
         if self.closed:  # whoever closes the client says so first, and looks for holds then: so one of us sees the other
             self._forget(hold, LeaseEvent.RELEASED)
             return False
-        if claim.queue is not None:
+        if claim.bell is not None:  # it has waited, so it may be beaten for
             self.heartbeat.discard(claim)
         terms.latest = hold
         return True
