@@ -302,3 +302,16 @@ def test_every_message_is_read_wherever_the_stream_is_cut_into_pieces(seed: int)
         reader.close()
     assert not reader.cut
     assert ears.heard == said
+
+
+def test_a_message_whose_end_comes_with_the_next_one_is_read_before_it() -> None:
+    ears = _Ears()
+    first, second = (b"*3\r\n$7\r\nmessage\r\n$5\r\ninbox\r\n$9\r\nc/1/%d 7 0\r\n" % number for number in (1, 2))
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        reader = _Stream(ours, ears)
+        for piece in (first[:-1], first[-1:] + second):  # what comes with the second piece has the lines of one whole message
+            theirs.sendall(piece)
+            reader.read_until(Bell(), now_seconds())
+        reader.close()
+    assert ears.heard == [("c/1/1", 7, False), ("c/1/2", 7, False)]
