@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import os
 import weakref
 from collections.abc import Iterator
 from types import TracebackType
@@ -11,8 +10,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 from fencedlock.backends.base import BackendFactory, LockInfo
 from fencedlock.backends.urls import without_password
+from fencedlock.clock import Deadline
 from fencedlock.errors import ConfigurationError
-from fencedlock.lock_table import LockTable, LossCallback
+from fencedlock.lock_table import CLOSE_SECONDS, LockTable
+from fencedlock.losses import LossCallback
+from fencedlock.process import become_own, in_child, own
 from fencedlock.token import FencingToken
 
 if TYPE_CHECKING:
@@ -88,6 +90,7 @@ class Client:
 
         Each is read as it is when the iteration comes to it. Raises BackendError.
         """
+        become_own()
         self._table.raise_if_closed()
         for name in self._table.backend.lock_names(prefix):
             info = self.inspect(name)
@@ -96,6 +99,7 @@ class Client:
 
     def inspect(self, name: str) -> LockInfo:
         """Who holds the lock and who waits for it, by the server's knowledge. Raises BackendError."""
+        become_own()
         self._table.raise_if_closed()
         backend = self._table.backend
         return backend.bind(name).inspect(backend.request_timeout_seconds)
@@ -106,6 +110,7 @@ class Client:
         The holder learns of it at its next beat; until then it works on, so check tokens at the store. The next holder's ``abandoned``
         is true. Raises BackendError.
         """
+        become_own()
         self._table.raise_if_closed()
         bound, seconds = self._table.backend.bind(name), self._table.backend.request_timeout_seconds
         token = bound.inspect(seconds).token
@@ -120,6 +125,7 @@ class Client:
 
         Raises ConfigurationError for a token that leaves no room above it, BackendError.
         """
+        become_own()
         self._table.raise_if_closed()
         if not isinstance(token, FencingToken):
             raise TypeError(
@@ -139,8 +145,8 @@ class Client:
 
     def __del__(self) -> None:
         # No handle is left either. Nothing may be waited for here: the garbage collector can call at any moment.
-        if hasattr(self, "_table"):
-            self._table.heartbeat.close_table()
+        if hasattr(self, "_table") and own[0]:
+            self._table.drop()
 
     def __enter__(self) -> Self:
         return self
@@ -153,17 +159,22 @@ _tables: weakref.WeakSet[LockTable] = weakref.WeakSet()
 """All that may have something to release: a table outlives its client while its threads run."""
 
 
-def _after_fork_in_child() -> None:
+def _become_children() -> None:
     for table in list(_tables):
         if not table.closed:
             table.become_child()
 
 
 @atexit.register
-def _close_all() -> None:
-    for table in list(_tables):
-        table.close(at_exit=True)
+def _release_all() -> None:
+    """Release what is held, of all clients at the same time: one server that does not answer must not delay the others."""
+    become_own()
+    deadline = Deadline(CLOSE_SECONDS)
+    tables = list(_tables)
+    for table in tables:
+        table.begin_exit(deadline)
+    for table in tables:
+        table.finish_exit(deadline)
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+in_child(_become_children)

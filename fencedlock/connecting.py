@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 from fencedlock.client import Client
 from fencedlock.errors import ConfigurationError
 from fencedlock.hold import LEAST_TTL_SECONDS, MOST_TTL_SECONDS
+from fencedlock.process import in_child
 
 if TYPE_CHECKING:
-    from fencedlock.lock_table import LossCallback
+    from fencedlock.losses import LossCallback
 
 URL_VARIABLE = "FENCEDLOCK_URL"
 
 _mutex = threading.RLock()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_mutex._at_fork_reinit)  # type: ignore[attr-defined]
+in_child(_mutex._at_fork_reinit)  # type: ignore[attr-defined]
 _default: Client | None = None
 _by_recipe: weakref.WeakValueDictionary[str, Client] = weakref.WeakValueDictionary()
 _unpickled: dict[str, Client] = {}
