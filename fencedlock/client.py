@@ -7,7 +7,7 @@ import os
 import weakref
 from collections.abc import Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from fencedlock.backends.base import BackendFactory, LockInfo
 from fencedlock.backends.urls import without_password
@@ -24,6 +24,18 @@ MOST_FLOOR = 2**52
 """Tokens above it would soon be greater than what Redis' scripts count exactly."""
 
 
+class Recipe(NamedTuple):
+    """What makes a client again, in another process: it travels with pickled locks, and the URL's password with it."""
+
+    url: str
+    settings: dict[str, Any]
+    origin: str
+    """Told by no other client; kept by the one that is made again. In one process it finds the client that a pickled lock belongs to."""
+
+    def __repr__(self) -> str:
+        return f"Recipe({without_password(self.url)!r})"
+
+
 class Client:
     """A connection to a lock server, and all that this process holds and waits for there.
 
@@ -38,10 +50,10 @@ class Client:
         ttl: float,
         outage_timeout: float,
         on_lost: LossCallback | None,
-        recipe: tuple[str, dict[str, Any]] | None,
+        recipe: Recipe | None,
     ) -> None:
-        self.recipe: tuple[str, dict[str, Any]] | None = recipe
-        """The URL and the settings that make the same client elsewhere; None if it was made from a ready object."""
+        self.recipe: Recipe | None = recipe
+        """What makes the same client elsewhere; None if it was made from a ready object."""
         self._table = LockTable(
             make_backend, ttl=ttl, outage_timeout=outage_timeout, on_lost=on_lost, make_handle=weakref.WeakMethod(self.RLock)
         )
@@ -58,7 +70,7 @@ class Client:
         return self._table.closed
 
     def __repr__(self) -> str:
-        source = repr(without_password(self.recipe[0])) if self.recipe else "a ready client object"
+        source = repr(without_password(self.recipe.url)) if self.recipe else "a ready client object"
         return f"<{'closed ' if self.closed else ''}fencedlock.Client of {source}, id {self.id}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -69,7 +81,13 @@ class Client:
             )
         from fencedlock.connecting import connect_again
 
-        return connect_again, self.recipe
+        return connect_again, tuple(self.recipe)
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self  # a copy with connections and threads of its own would wait for what this one holds
 
     def RLock(self, name: str, *, ttl: float | None = None, on_lost: LossCallback | None = None) -> _RLock:  # noqa: N802 - as multiprocessing names it
         """A :class:`fencedlock.RLock` of this client."""
