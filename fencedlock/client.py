@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from fencedlock.backends.base import BackendFactory, LockInfo
 from fencedlock.backends.urls import without_password
+from fencedlock.clock import now_seconds
 from fencedlock.errors import ConfigurationError
 from fencedlock.lock_table import LockTable, LossCallback
 from fencedlock.token import FencingToken
@@ -100,6 +101,17 @@ class Client:
         from fencedlock.locks import FairLock
 
         return FairLock(name, client=self, ttl=ttl, on_lost=on_lost)
+
+    def ping(self) -> float:
+        """Ask the server once; how many seconds its answer took. The first call also connects.
+
+        On etcd a majority of the members has answered. Raises BackendError.
+        """
+        self._table.raise_if_closed()
+        backend = self._table.backend
+        asked_at = now_seconds()
+        backend.ping(backend.request_timeout_seconds)
+        return now_seconds() - asked_at
 
     def locks(self, prefix: str = "") -> Iterator[LockInfo]:
         """All locks that are held or waited for, of any client, whose names begin with ``prefix``.

@@ -123,6 +123,9 @@ class RedisBackend:
             if cursor == b"0":
                 return
 
+    def ping(self, timeout_seconds: float) -> None:
+        self.connections.ask(pack("PING"), timeout_seconds)
+
     def check_settings(self, timeout_seconds: float) -> list[str]:
         settings: dict[bytes, bytes] = {}
         for setting in ("maxmemory-policy", "appendonly", "save"):
