@@ -6,11 +6,11 @@ import atexit
 import weakref
 from collections.abc import Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from fencedlock.backends.base import BackendFactory, LockInfo
 from fencedlock.backends.urls import without_password
-from fencedlock.clock import Deadline
+from fencedlock.clock import Deadline, now_seconds
 from fencedlock.errors import ConfigurationError
 from fencedlock.lock_table import CLOSE_SECONDS, LockTable
 from fencedlock.losses import LossCallback
@@ -24,6 +24,18 @@ if TYPE_CHECKING:
 
 MOST_FLOOR = 2**52
 """Tokens above it would soon be greater than what Redis' scripts count exactly."""
+
+
+class Recipe(NamedTuple):
+    """What makes a client again, in another process: it travels with pickled locks, and the URL's password with it."""
+
+    url: str
+    settings: dict[str, Any]
+    origin: str
+    """Told by no other client; kept by the one that is made again. In one process it finds the client that a pickled lock belongs to."""
+
+    def __repr__(self) -> str:
+        return f"Recipe({without_password(self.url)!r})"
 
 
 class Client:
@@ -40,10 +52,10 @@ class Client:
         ttl: float,
         outage_timeout: float,
         on_lost: LossCallback | None,
-        recipe: tuple[str, dict[str, Any]] | None,
+        recipe: Recipe | None,
     ) -> None:
-        self.recipe: tuple[str, dict[str, Any]] | None = recipe
-        """The URL and the settings that make the same client elsewhere; None if it was made from a ready object."""
+        self.recipe: Recipe | None = recipe
+        """What makes the same client elsewhere; None if it was made from a ready object."""
         self._table = LockTable(
             make_backend, ttl=ttl, outage_timeout=outage_timeout, on_lost=on_lost, make_handle=weakref.WeakMethod(self.RLock)
         )
@@ -60,7 +72,7 @@ class Client:
         return self._table.closed
 
     def __repr__(self) -> str:
-        source = repr(without_password(self.recipe[0])) if self.recipe else "a ready client object"
+        source = repr(without_password(self.recipe.url)) if self.recipe else "a ready client object"
         return f"<{'closed ' if self.closed else ''}fencedlock.Client of {source}, id {self.id}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -71,7 +83,13 @@ class Client:
             )
         from fencedlock.connecting import connect_again
 
-        return connect_again, self.recipe
+        return connect_again, tuple(self.recipe)
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self  # a copy with connections and threads of its own would wait for what this one holds
 
     def RLock(self, name: str, *, ttl: float | None = None, on_lost: LossCallback | None = None) -> _RLock:  # noqa: N802 - as multiprocessing names it
         """A :class:`fencedlock.RLock` of this client."""
@@ -84,6 +102,17 @@ class Client:
         from fencedlock.locks import FairLock
 
         return FairLock(name, client=self, ttl=ttl, on_lost=on_lost)
+
+    def ping(self) -> float:
+        """Ask the server once; how many seconds its answer took. The first call also connects.
+
+        On etcd a majority of the members has answered. Raises BackendError.
+        """
+        self._table.raise_if_closed()
+        backend = self._table.backend
+        asked_at = now_seconds()
+        backend.ping(backend.request_timeout_seconds)
+        return now_seconds() - asked_at
 
     def locks(self, prefix: str = "") -> Iterator[LockInfo]:
         """All locks that are held or waited for, of any client, whose names begin with ``prefix``.

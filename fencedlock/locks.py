@@ -7,7 +7,7 @@ import operator
 import sys
 import threading
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from fencedlock.backends.base import LockInfo
 from fencedlock.clock import now_seconds
@@ -178,6 +178,12 @@ class RLock:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _make_handle, (type(self), self.name, self._client, self._ttl, self._on_lost)
+
+    def __copy__(self) -> Self:
+        return self  # all handles of a name and client are one lock anyway
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self  # and not one of another client, which would wait for what this one holds
 
     # --- what threading.Condition asks of a lock
 

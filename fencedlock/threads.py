@@ -92,7 +92,7 @@ class Worker:
         return threading.current_thread() is self._thread
 
     def wait(self, timeout_seconds: float) -> bool:
-        """Wait for its end, at most so long; False if it goes on. The thread itself does not wait, nor does anybody for one never started."""
+        """Wait for its end, at most so long; False if it goes on. The thread itself does not wait; nobody waits for one never started."""
         return not self.started or self.is_current() or self.ended.wait(timeout_seconds)
 
     def _begin(self) -> None:

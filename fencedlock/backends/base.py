@@ -205,6 +205,9 @@ class Backend(Protocol):
     def tend(self, now: float) -> float | None:
         """Do what has fallen due besides beats, as to give back connections that no call needs; when to call again, None if never."""
 
+    def ping(self, timeout_seconds: float) -> None:
+        """Ask the server for nothing but an answer."""
+
     def check_settings(self, timeout_seconds: float) -> list[str]:
         """What in the server's settings endangers locks, a sentence each."""
 

@@ -75,6 +75,9 @@ class EtcdBackend:
         lease: Lease = target.anchor.lease
         return since if lease.gone else lease.deadline
 
+    def ping(self, timeout_seconds: float) -> None:
+        self.connections.call(RANGE, messages().RangeRequest(key=locks_prefix(self._namespace, "")), timeout_seconds)
+
     def check_settings(self, timeout_seconds: float) -> list[str]:
         try:
             status = self.connections.call(STATUS, messages().StatusRequest(), timeout_seconds)

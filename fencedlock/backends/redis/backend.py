@@ -133,6 +133,9 @@ class RedisBackend:
             if cursor == b"0":
                 return
 
+    def ping(self, timeout_seconds: float) -> None:
+        self.connections.ask(pack("PING"), timeout_seconds)
+
     def check_settings(self, timeout_seconds: float) -> list[str]:
         found = self._clock_warnings(timeout_seconds / 4)
         settings: dict[bytes, bytes] = {}
