@@ -20,11 +20,11 @@ from fencedlock.backends.base import (
 )
 from fencedlock.backends.names import checked_namespace
 from fencedlock.backends.redis import scripts
-from fencedlock.backends.redis.connections import Connections, Connector, Wire
+from fencedlock.backends.redis.connections import LEAST_WAIT_SECONDS, Connections, Connector, Wire
 from fencedlock.backends.redis.floors import MOST_TOKEN, SLACK_US, Floors
 from fencedlock.backends.redis.inbox import Inbox
 from fencedlock.backends.redis.keys import keys_of, lock_key, name_of, scan_pattern
-from fencedlock.backends.redis.lock import MOST_LATE, RedisLock, clock_jumps, whole_ms
+from fencedlock.backends.redis.lock import MOST_LATE, RedisLock, clock_jumps, left_of, whole_ms
 from fencedlock.backends.redis.scripts import Script, bulks, pack
 from fencedlock.clock import now_seconds
 from fencedlock.errors import BackendError, FencedLockError
@@ -220,16 +220,21 @@ class RedisBackend:
 
     def call(self, script: Script, packed: bytes, timeout_seconds: float, attempts: int = 1) -> tuple[bytes, int]:
         """The line that a packed call of a script answers, with its sign and end, and how often it was sent."""
-        reply, sent = self.connections.converse(packed, timeout_seconds, now_seconds(), attempts)
-        return (reply, sent) if type(reply) is bytes else self.call_with_text(script, packed, timeout_seconds, attempts, reply, sent)
+        asked_at = now_seconds()
+        reply, sent = self.connections.converse(packed, timeout_seconds, asked_at, attempts)
+        if type(reply) is bytes:
+            return reply, sent
+        return self.call_with_text(script, packed, asked_at + timeout_seconds, attempts, reply, sent)
 
-    def call_with_text(
-        self, script: Script, packed: bytes, timeout_seconds: float, attempts: int, error: Exception, sent: int
-    ) -> tuple[bytes, int]:
-        """The same after this error, if it says that the server has not loaded the script; otherwise it is raised."""
+    def call_with_text(self, script: Script, packed: bytes, until: float, attempts: int, error: Exception, sent: int) -> tuple[bytes, int]:
+        """The same after this error, if it says that the server has not loaded the script; otherwise it is raised.
+
+        The caller has time until then, for the first of the attempts.
+        """
         if not isinstance(error, self._connector.exceptions.NoScriptError):
             raise self.connections.refusal(error) from error
-        reply, more = self.connections.converse(script.with_text(packed), timeout_seconds, now_seconds(), attempts)
+        now = now_seconds()
+        reply, more = self.connections.converse(script.with_text(packed), max(LEAST_WAIT_SECONDS, until - now), now, attempts)
         if isinstance(reply, Exception):
             raise self.connections.refusal(reply) from reply
         return reply, sent + more - 1
@@ -256,6 +261,7 @@ class RedisBackend:
                 answer = read(target, reply, sent_at)
                 if answer is not None:
                     return answer
+                timeout_seconds = left_of(timeout_seconds, sent_at)
         except FencedLockError as error:
             return error
         return clock_jumps()
@@ -283,7 +289,7 @@ class RedisBackend:
                         if type(reply) is not bytes:
                             if loaded and isinstance(reply, self._connector.exceptions.NoScriptError):
                                 continue
-                            line, _ = self.call_with_text(script, call, timeout_seconds, 1, reply, 1)
+                            line, _ = self.call_with_text(script, call, sent_at + timeout_seconds, 1, reply, 1)
                             loaded = True
                         answer = read(target, line, sent_at)
                         if answer is not None:
@@ -293,17 +299,19 @@ class RedisBackend:
                 unanswered = [target for target in unanswered if target not in answers]
                 if not unanswered:
                     break
+                timeout_seconds = left_of(timeout_seconds, sent_at)
             answers.update({target: clock_jumps() for target in unanswered})
         return [answers[target] for target in targets]
 
     def call_for_array(self, script: Script, packed: bytes, timeout_seconds: float) -> Any:
         """The reply to a packed call of a script that returns more than a line."""
+        asked_at = now_seconds()
         try:
             return self.connections.ask(packed, timeout_seconds)
         except BackendError as error:
             if not isinstance(error.__cause__, self._connector.exceptions.NoScriptError):
                 raise
-        return self.connections.ask(script.with_text(packed), timeout_seconds)
+        return self.connections.ask(script.with_text(packed), left_of(timeout_seconds, asked_at))
 
     def server_us(self, at: float) -> int:
         """The server's time, in µs, at a time of this process."""

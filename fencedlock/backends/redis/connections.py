@@ -365,6 +365,7 @@ class Connections:
         sent = 0
         began_at = now
         until = now + timeout_seconds
+        waited = False
         while True:
             wire: Wire | None = None
             try:
@@ -373,9 +374,9 @@ class Connections:
                 try:
                     wire = self._idle.pop()
                 except IndexError:
-                    wire = self._take(until - now_seconds())
+                    wire, waited = self._take(until - now_seconds()), True
                 seconds = timeout_seconds
-                if now - wire.used_at > RESTED_SECONDS or sent:
+                if now - wire.used_at > RESTED_SECONDS or waited:
                     seconds = self._leash(wire, now, until)
                 if wire.timeout_seconds != seconds:
                     wire.limit(seconds)
@@ -393,6 +394,7 @@ class Connections:
                 self._idle.append(wire)
             except BaseException as error:
                 now, until, attempts = self._after_failure(error, wire, sent, attempts, timeout_seconds, until, began_at)
+                waited = True
             else:
                 if self._claimants or self._closed:
                     self._attend()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from fencedlock.backends.base import RELEASED, ClaimAnswer, LockInfo, NotOurs, ReleaseAnswer, Waiter
 from fencedlock.backends.redis import scripts
+from fencedlock.backends.redis.connections import LEAST_WAIT_SECONDS
 from fencedlock.backends.redis.scripts import bulks
 from fencedlock.clock import now_seconds
 from fencedlock.errors import BackendError, BackendUnavailableError
@@ -45,13 +46,14 @@ class RedisLock:
                     claim.unanswered = before_us
                 raise
             if type(reply) is not bytes:
-                reply, sent = backend.call_with_text(scripts.ACQUIRE, packed, timeout_seconds, 1, reply, sent)
+                reply, sent = backend.call_with_text(scripts.ACQUIRE, packed, asked_at + timeout_seconds, 1, reply, sent)
             if sent == 1:
                 claim.unanswered = before_us
             answer = backend.read_claim_answer(claim, reply, asked_at)
             if answer is not None:
                 return answer
             late += 1
+            timeout_seconds = left_of(timeout_seconds, asked_at)
         raise clock_jumps()
 
     def pack_acquire(self, claim: Claim, not_after_us: int, mode: str) -> bytes:
@@ -86,9 +88,10 @@ class RedisLock:
         packed = (  # as in pack_acquire
             f"{scripts.RELEASE.head}{self._keys}${len(claim_id)}\r\n{claim_id}\r\n${len(token)}\r\n{token}\r\n{terms}"
         ).encode()
-        reply, sent = backend.connections.converse(packed, timeout_seconds, now_seconds(), attempts)
+        asked_at = now_seconds()
+        reply, sent = backend.connections.converse(packed, timeout_seconds, asked_at, attempts)
         if type(reply) is not bytes:
-            reply, sent = backend.call_with_text(scripts.RELEASE, packed, timeout_seconds, attempts, reply, sent)
+            reply, sent = backend.call_with_text(scripts.RELEASE, packed, asked_at + timeout_seconds, attempts, reply, sent)
         if reply == b"+released\r\n":
             return RELEASED
         return NotOurs(ended=_number(reply, b"+lost"), replayed=sent > 1)
@@ -151,6 +154,11 @@ def _number(reply: bytes, word: bytes) -> int:
 def whole_ms(lease_seconds: float) -> int:
     """A lease as the server is asked for it: rounded up, for it must not end there before it ends here."""
     return math.ceil(lease_seconds * 1000)
+
+
+def left_of(timeout_seconds: float, asked_at: float) -> float:
+    """What is left of a time limit that began then, for one question more."""
+    return max(LEAST_WAIT_SECONDS, asked_at + timeout_seconds - now_seconds())
 
 
 def clock_jumps() -> BackendUnavailableError:
