@@ -71,13 +71,16 @@ class RedisLock:
 
     def pack_renew(self, hold: Hold, not_after_us: int) -> bytes:
         """The call of renew.lua."""
+        # Before what it stands for: the thread that holds the lock may change both meanwhile. The lease of before under the latest number
+        # would undo a renewal that has been answered.
+        operation = hold.operation
         return scripts.RENEW.pack(
             self._keys,
             hold.claim_id,
             str(hold.number),
             str(whole_ms(hold.lease_seconds)),
             str(not_after_us),
-            str(hold.operation),
+            str(operation),
             str(hold.depth),
         )
 
