@@ -177,7 +177,7 @@ class RedisBackend:
         if floors.of_all < token <= server_us:  # Floors.saw, spelt out, for it is on the way of each hand-off
             floors.of_all = token
         else:
-            floors.saw(name, token, int(server_us))
+            floors.saw(name, token, int(server_us), int(now * 1e6))
 
     def inherit(self, parent: Backend) -> None:
         assert isinstance(parent, RedisBackend)
@@ -218,12 +218,16 @@ class RedisBackend:
 
     # --- for the locks of this server
 
-    def call(self, script: Script, packed: bytes, timeout_seconds: float, attempts: int = 1) -> tuple[bytes, int]:
+    def call(
+        self, script: Script, packed: bytes, timeout_seconds: float, attempts: int = 1, repack: Callable[[], bytes] | None = None
+    ) -> tuple[bytes, int]:
         """The line that a packed call of a script answers, with its sign and end, and how often it was sent."""
         asked_at = now_seconds()
-        reply, sent = self.connections.converse(packed, timeout_seconds, asked_at, attempts)
+        reply, sent = self.connections.converse(packed, timeout_seconds, asked_at, attempts, None, repack)
         if type(reply) is bytes:
             return reply, sent
+        if repack is not None:
+            packed = repack()
         return self.call_with_text(script, packed, asked_at + timeout_seconds, attempts, reply, sent)
 
     def call_with_text(self, script: Script, packed: bytes, until: float, attempts: int, error: Exception, sent: int) -> tuple[bytes, int]:
@@ -257,7 +261,8 @@ class RedisBackend:
         try:
             for _ in range(MOST_LATE):
                 sent_at = now_seconds()
-                reply, _ = self.call(script, make(target, self.server_us(sent_at + timeout_seconds)), timeout_seconds)
+                pack = partial(make, target, self.server_us(sent_at + timeout_seconds))
+                reply, _ = self.call(script, pack(), timeout_seconds, repack=pack)
                 answer = read(target, reply, sent_at)
                 if answer is not None:
                     return answer
@@ -276,20 +281,20 @@ class RedisBackend:
             for _ in range(MOST_LATE):
                 sent_at = now_seconds()
                 until_us = self.server_us(sent_at + timeout_seconds)
-                packed = [make(target, until_us) for target in unanswered]
+                pack = partial(_pack_all, make, unanswered, until_us)
                 try:
-                    talk = partial(Wire.ask_lines, count=len(packed))
-                    replies, _ = self.connections.converse(b"".join(packed), timeout_seconds, sent_at, 1, talk)
+                    talk = partial(Wire.ask_lines, count=len(unanswered))
+                    replies, _ = self.connections.converse(pack(), timeout_seconds, sent_at, 1, talk, pack)
                 except FencedLockError as error:
                     return [answers.get(target, error) for target in targets]  # the others would wait as long
                 loaded = False
-                for target, call, reply in zip(unanswered, packed, replies, strict=True):
+                for target, reply in zip(unanswered, replies, strict=True):
                     try:
                         line = reply
                         if type(reply) is not bytes:
                             if loaded and isinstance(reply, self._connector.exceptions.NoScriptError):
                                 continue
-                            line, _ = self.call_with_text(script, call, sent_at + timeout_seconds, 1, reply, 1)
+                            line, _ = self.call_with_text(script, make(target, until_us), sent_at + timeout_seconds, 1, reply, 1)
                             loaded = True
                         answer = read(target, line, sent_at)
                         if answer is not None:
@@ -339,7 +344,7 @@ class RedisBackend:
                 now_us, token, lease_ms = int(words[1]), int(words[2]), int(words[3])
                 if lease_ms <= _MOST_TTL_MS and token <= MOST_TOKEN:
                     self.ahead_us = now_us - asked_at * 1e6
-                    self.floors.saw(claim.bound.name, token, now_us)
+                    self.floors.saw(claim.bound.name, token, now_us, int(asked_at * 1e6))
                     return token, asked_at + lease_ms / 1000, words[4] == b"1", False
             if kind == b"+waiting":
                 recheck_ms = max(int(words[2]), _LEAST_RECHECK_MS)
@@ -375,6 +380,10 @@ class RedisBackend:
 
 def _nonsense(reply: Any) -> BackendError:
     return BackendError(f"the lock server's reply makes no sense: {reply!r:.200}")
+
+
+def _pack_all(make: _Make[_Target], targets: Sequence[_Target], not_after_us: int) -> bytes:
+    return b"".join([make(target, not_after_us) for target in targets])
 
 
 def _bound(target: Claim | Hold) -> RedisLock:

@@ -354,11 +354,18 @@ class Connections:
         return self.converse(packed, timeout_seconds, now_seconds(), 1, Wire.ask)[0]
 
     def converse(  # noqa: C901 - spelt out, because it is on the way of each call
-        self, packed: bytes, timeout_seconds: float, now: float, attempts: int = 1, talk: Callable[[Wire, bytes], Any] | None = None
+        self,
+        packed: bytes,
+        timeout_seconds: float,
+        now: float,
+        attempts: int = 1,
+        talk: Callable[[Wire, bytes], Any] | None = None,
+        repack: Callable[[], bytes] | None = None,
     ) -> tuple[Any, int]:
         """What came of one of :class:`Wire`'s ways to ask, and how often it was sent; without one, a line as of :meth:`Wire.ask_lines`.
 
-        ``now`` is the local time. Each of the ``attempts`` waits up to ``timeout_seconds`` for its answer.
+        ``now`` is the local time. Each of the ``attempts`` waits up to ``timeout_seconds`` for its answer. ``repack`` makes the same
+        commands anew, for a connection that was opened meanwhile: it may lead to another server, which has to be told of higher floors.
 
         Raises BackendUnavailableError when the last attempt had no answer either. What a signal handler raises comes out as it is.
         """
@@ -378,6 +385,8 @@ class Connections:
                 seconds = timeout_seconds
                 if now - wire.used_at > RESTED_SECONDS or waited:
                     seconds = self._leash(wire, now, until)
+                    if waited and repack is not None:
+                        packed = repack()
                 if wire.timeout_seconds != seconds:
                     wire.limit(seconds)
                 sent += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING
 
 from fencedlock.backends.base import RELEASED, ClaimAnswer, LockInfo, NotOurs, ReleaseAnswer, Waiter
@@ -36,17 +37,17 @@ class RedisLock:
         while late < MOST_LATE:
             asked_at = now_seconds()
             not_after_us = int((asked_at + timeout_seconds) * 1e6 + backend.ahead_us)
-            packed = self.pack_acquire(claim, not_after_us, "queue" if queue else "try")
+            pack = partial(self.pack_acquire, claim, not_after_us, "queue" if queue else "try")
             # First, for another thread may close the client meanwhile. Like what follows, it is on the way of each acquisition.
             claim.unanswered = not_after_us if not_after_us > before_us else before_us  # noqa: FURB136
             try:
-                reply, sent = backend.connections.converse(packed, timeout_seconds, asked_at)
+                reply, sent = backend.connections.converse(pack(), timeout_seconds, asked_at, repack=pack)
             except BackendUnavailableError as error:
                 if not error.sent:
                     claim.unanswered = before_us
                 raise
             if type(reply) is not bytes:
-                reply, sent = backend.call_with_text(scripts.ACQUIRE, packed, asked_at + timeout_seconds, 1, reply, sent)
+                reply, sent = backend.call_with_text(scripts.ACQUIRE, pack(), asked_at + timeout_seconds, 1, reply, sent)
             if sent == 1:
                 claim.unanswered = before_us
             answer = backend.read_claim_answer(claim, reply, asked_at)
@@ -61,7 +62,7 @@ class RedisLock:
         # One f-string, for it is on the way of each acquisition. All of these are ASCII, so that they are as long in bytes.
         claim_id, backend = claim.id, self._backend
         floors = backend.floors
-        floor = str(floors.of(self.name, backend.server_us(now_seconds())) if floors.of_lifted else floors.of_all)
+        floor = str(floors.of(self.name, int(now_seconds() * 1e6)) if floors.of_lifted else floors.of_all)
         not_after = str(not_after_us)
         return (
             f"{scripts.ACQUIRE.head}{self._keys}${len(claim_id)}\r\n{claim_id}\r\n"
