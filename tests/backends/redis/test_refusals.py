@@ -1,0 +1,169 @@
+"""What a server says when it does not serve: what passes is waited out, and what stays is one clear error at once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+import trustme
+import valkey
+
+import fencedlock
+from fencedlock.backends.redis.refusals import Meaning, meaning_of
+from tests.conftest import eventually
+from tests.proxy import Proxy
+from tests.servers import RedisServer, free_port
+
+PASSES = {
+    "LOADING": "LOADING Redis is loading the dataset in memory",
+    "BUSY": "BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.",
+    "MASTERDOWN": "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+    "CLUSTERDOWN": "CLUSTERDOWN Hash slot not served",
+    "TRYAGAIN": "TRYAGAIN Multiple keys request during rehashing of slot",
+    "NOREPLICAS": "NOREPLICAS Not enough good replicas to write.",
+    "MISCONF": "MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk.",
+    "READONLY": "READONLY You can't write against a read only replica.",
+    "maxclients": "ERR max number of clients reached",
+}
+STAYS = {
+    "MOVED": "MOVED 7798 127.0.0.1:42721",
+    "ASK": "ASK 7798 127.0.0.1:42721",
+    "CROSSSLOT": "CROSSSLOT Keys in request don't hash to the same slot",
+    "NOAUTH": "NOAUTH Authentication required.",
+    "WRONGPASS": "WRONGPASS invalid username-password pair or user is disabled.",
+    "NOPERM": "NOPERM User locker has no permissions to run the 'evalsha' command",
+    "NOPERM of keys": "NOPERM No permissions to access a key",
+    "in a script": "ERR ACL failure in script: User locker has no permissions to run the 'hset' command",
+    "in a script of 6.2": "ERR Error running script (call to f_1): @user_script:9: The user executing the script can't run this command or subcommand",
+    "DENIED": "DENIED Redis is running in protected mode because protected mode is enabled and no password is set for the default user.",
+}
+REFUSED = {
+    "OOM": "OOM command not allowed when used memory > 'maxmemory'.",
+    "WRONGTYPE": "WRONGTYPE Operation against a key holding the wrong kind of value",
+    "unknown": "ERR unknown command 'EVALSHA', with args beginning with:",
+}
+
+
+def _in_script(words: str) -> list[str]:
+    """As servers say it of a command, before 7.0 of one in a script, and since then."""
+    if words.startswith(
+        ("ERR ", "MOVED", "ASK", "CROSSSLOT", "NOAUTH", "WRONGPASS", "DENIED", "LOADING", "BUSY", "CLUSTERDOWN", "TRYAGAIN")
+    ):
+        return [words]  # never of a command in a script
+    return [
+        words,
+        f"ERR Error running script (call to f_1b936e3fe509bcbc9cd0664897bbe8fd0cac101b): @user_script:12: @user_script: 12: -{words}",
+        f"{words} script: 1b936e3fe509bcbc9cd0664897bbe8fd0cac101b, on @user_script:12.",
+    ]
+
+
+@pytest.mark.parametrize("package", ["redis", "valkey"])
+@pytest.mark.parametrize(
+    ("words", "meaning"),
+    [
+        *(
+            (words, Meaning.MOVED_AWAY if code == "READONLY" else Meaning.PASSES)
+            for code, said in PASSES.items()
+            for words in _in_script(said)
+        ),
+        *((words, Meaning.MISCONFIGURED) for said in STAYS.values() for words in _in_script(said)),
+        *((words, Meaning.REFUSED) for said in REFUSED.values() for words in _in_script(said)),
+        ("NOSCRIPT No matching script. Please use EVAL.", Meaning.NO_SCRIPT),
+    ],
+)
+def test_each_has_its_meaning_as_either_package_reads_it(package: str, words: str, meaning: Meaning) -> None:
+    parser = import_module(f"{package}._parsers.base").BaseParser
+    assert meaning_of(parser.parse_error(words))[0] is meaning
+
+
+def test_a_lock_that_is_named_as_an_error_changes_no_meaning() -> None:
+    words = "ERR unknown command 'EVALSHA', with args beginning with: 'f' '5' 'fencedlock:{READONLY }' 'fencedlock:{x -MOVED 1}'"
+    assert meaning_of(redis.ResponseError(words))[0] is Meaning.REFUSED
+
+
+@pytest.fixture
+def wire(server: RedisServer, proxy: Callable[[RedisServer], Proxy]) -> Proxy:
+    return proxy(server)
+
+
+class _Says:
+    """Answers so many calls of our scripts with these words, then lets the server answer."""
+
+    def __init__(self, wire: Proxy, words: str, times: int) -> None:
+        self.left = times
+        self._wire = wire
+        self._answer = f"-{words}\r\n".encode()
+        wire.rule = self._rule
+
+    def _rule(self, request: bytes) -> bytes | None:
+        if self.left and self._wire.is_operation(request):
+            self.left -= 1
+            return self._answer
+        return None
+
+
+@pytest.mark.parametrize("words", PASSES.values(), ids=list(PASSES))
+def test_what_passes_is_waited_out(
+    words: str, connect: Callable[..., fencedlock.Client], client: fencedlock.Client, wire: Proxy, name: str
+) -> None:
+    lock = connect(wire.url, ttl=3).RLock(name)
+    for acquire in (lambda: lock.acquire(timeout=10), lock.acquire):
+        saying = _Says(wire, words, 3)
+        assert acquire()
+        assert not saying.left
+        assert client.inspect(name).token == int(lock.token)
+        saying = _Says(wire, words, 3)
+        assert lock.acquire()
+        eventually(lambda: client.inspect(name).count == 2)  # a beat tells it
+        assert not saying.left
+        _Says(wire, words, 1)
+        lock.renew()
+        _Says(wire, words, 3)
+        lock.release()
+        eventually(lambda: client.inspect(name).count == 1)
+        saying = _Says(wire, words, 3)
+        lock._client._table.heartbeat.add(lock._owned(), 0.0)
+        eventually(lambda saying=saying: not saying.left and lock.remaining() > 2.5)  # type: ignore[misc]
+        _Says(wire, words, 1)
+        lock.release()
+        eventually(lambda: not client.inspect(name).locked)
+        with pytest.raises(RuntimeError):
+            lock.release()
+    _Says(wire, words, 1000)
+    for call in (lambda: lock.acquire(False), lambda: lock.acquire(timeout=0.3)):
+        begun = time.monotonic()
+        with pytest.raises(fencedlock.BackendUnavailableError, match="can't serve now"):
+            call()
+        assert time.monotonic() - begun < 1.5
+    wire.rule = lambda request: None
+
+
+@pytest.mark.parametrize("words", [*STAYS.values(), *REFUSED.values()], ids=[*STAYS, *REFUSED])
+def test_what_stays_is_one_error_at_once(words: str, connect: Callable[..., fencedlock.Client], wire: Proxy, name: str) -> None:
+    lock = connect(wire.url, ttl=10).RLock(name)
+    with lock:
+        pass
+    _Says(wire, words, 1000)
+    kind = fencedlock.BackendMisconfiguredError if words in STAYS.values() else fencedlock.BackendError
+    for call in (lambda: lock.acquire(timeout=10), lock.acquire, lambda: lock.acquire(False)):
+        begun = time.monotonic()
+        with pytest.raises(kind) as caught:
+            call()
+        assert not isinstance(caught.value, fencedlock.BackendUnavailableError)
+        assert name in str(caught.value)
+        assert time.monotonic() - begun < 1.5
+        assert not lock._is_owned()
+    wire.rule = lambda request: None
+    with lock:
+        assert lock.info().count == 1
