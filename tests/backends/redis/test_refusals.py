@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import os
-import ssl
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
-import trustme
-import valkey
 
 import fencedlock
 from fencedlock.backends.redis.refusals import Meaning, meaning_of
 from tests.conftest import eventually
+from tests.contenders import Contender
 from tests.proxy import Proxy
-from tests.servers import RedisServer, free_port
+from tests.servers import REDIS_KINDS, RedisServer, free_port
 
 PASSES = {
     "LOADING": "LOADING Redis is loading the dataset in memory",
@@ -45,7 +40,7 @@ STAYS = {
     "NOPERM": "NOPERM User locker has no permissions to run the 'evalsha' command",
     "NOPERM of keys": "NOPERM No permissions to access a key",
     "in a script": "ERR ACL failure in script: User locker has no permissions to run the 'hset' command",
-    "in a script of 6.2": "ERR Error running script (call to f_1): @user_script:9: The user executing the script can't run this command or subcommand",
+    "in a script of 6.2": "ERR Error running script (call to f_1): The user executing the script can't run this command or subcommand",
     "DENIED": "DENIED Redis is running in protected mode because protected mode is enabled and no password is set for the default user.",
 }
 REFUSED = {
@@ -167,3 +162,123 @@ def test_what_stays_is_one_error_at_once(words: str, connect: Callable[..., fenc
     wire.rule = lambda request: None
     with lock:
         assert lock.info().count == 1
+
+
+class _Situations:
+    """Brings a real server into a state in which it does not serve, and out of it again."""
+
+    def __init__(self, kind: str, own_server: Callable[..., Any]) -> None:
+        self._kind = kind
+        self._own_server = own_server
+        self.ends = contextlib.ExitStack()
+
+    def _server(self, **settings: str) -> tuple[RedisServer, redis.Redis]:
+        server = self._own_server(self._kind, **settings)
+        return server, self.ends.enter_context(server.client())
+
+    def read_only(self) -> tuple[RedisServer, Callable[[], object]]:
+        server, raw = self._server()
+        raw.replicaof("127.0.0.1", str(free_port()))
+        return server, lambda: raw.replicaof("NO", "ONE")
+
+    def master_down(self) -> tuple[RedisServer, Callable[[], object]]:
+        server, raw = self._server(replica_serve_stale_data="no")
+        raw.replicaof("127.0.0.1", str(free_port()))
+        return server, lambda: raw.replicaof("NO", "ONE")
+
+    def too_few_replicas(self) -> tuple[RedisServer, Callable[[], object]]:
+        server, raw = self._server(min_replicas_to_write="1")
+        return server, lambda: raw.config_set("min-replicas-to-write", 0)
+
+    def no_disk(self) -> tuple[RedisServer, Callable[[], object]]:
+        server, raw = self._server()
+        raw.config_set("save", "3600 1")
+        (server.folder / "dump.rdb").mkdir()  # what is saved can't take its place
+        raw.bgsave()
+        eventually(lambda: raw.info("persistence")["rdb_last_bgsave_status"] == "err")
+        return server, lambda: raw.config_set("stop-writes-on-bgsave-error", "no")
+
+    def too_many_clients(self) -> tuple[RedisServer, Callable[[], object]]:
+        server, raw = self._server()
+        raw.ping()
+        eventually(lambda: len(raw.client_list()) == 1)
+        raw.config_set("maxclients", 1)
+        return server, lambda: raw.config_set("maxclients", 1000)
+
+    def cluster_down(self) -> tuple[RedisServer, Callable[[], object]]:
+        server, raw = self._server(cluster_enabled="yes")
+        return server, lambda: raw.execute_command("CLUSTER", "ADDSLOTS", *range(16384))
+
+    def busy(self) -> tuple[RedisServer, Callable[[], object]]:
+        server, raw = self._server(lua_time_limit="10")
+        other = self.ends.enter_context(server.client(socket_timeout=60))
+        thread = threading.Thread(target=_swallow, args=(other.eval, "while true do end", 0))
+        thread.start()
+        self.ends.callback(thread.join)
+
+        def kill() -> None:
+            eventually(lambda: _swallow(raw.script_kill) is True)
+
+        return server, kill
+
+    def loading(self) -> tuple[RedisServer, Callable[[], object]]:
+        server, raw = self._server()
+        raw.mset({f"key {number}": os.urandom(50_000) for number in range(250)})
+        raw.save()
+        server.kill()
+        server.settings["key-load-delay"] = "4000"  # in microseconds
+        start = threading.Thread(target=server.start)
+        start.start()
+        return server, start.join
+
+
+def _swallow(call: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return call(*arguments)
+    except redis.RedisError:
+        return None
+
+
+SITUATIONS = [name for name in vars(_Situations) if not name.startswith("_")]
+
+
+@pytest.mark.parametrize("kind", REDIS_KINDS)
+@pytest.mark.parametrize("situation", SITUATIONS)
+def test_a_real_server_that_does_not_serve_for_a_while_is_waited_for(
+    situation: str,
+    kind: str,
+    own_server: Callable[..., Any],
+    connect: Callable[..., fencedlock.Client],
+    contender: Callable[..., Contender],
+) -> None:
+    situations = _Situations(kind, own_server)
+    with situations.ends:
+        server, end = getattr(situations, situation)()
+        client = connect(server.url, ttl=10, outage_timeout=20)
+        waiter = contender("thread", client)
+        waiter.tell("acquire", "x")
+        eventually(lambda: client._table.outage.since is not None)
+        assert not waiter.answered()
+        end()
+        assert waiter.answer() is True
+        assert client.inspect("x").locked
+        waiter.ask("release", "x")
+
+
+def test_a_node_of_a_cluster_says_what_it_is(own_server: Callable[..., Any], connect: Callable[..., fencedlock.Client]) -> None:
+    one, other = (own_server(cluster_enabled="yes") for _ in range(2))
+    with one.client() as raw, other.client() as peer:
+        raw.execute_command("CLUSTER", "ADDSLOTS", *range(8192))
+        peer.execute_command("CLUSTER", "ADDSLOTS", *range(8192, 16384))
+        raw.execute_command("CLUSTER", "MEET", "127.0.0.1", other.port)
+        eventually(lambda: all("state:ok" in str(node.execute_command("CLUSTER", "INFO")) for node in (raw, peer)), 60)
+        names = {raw.execute_command("CLUSTER", "KEYSLOT", f"n{number}") < 8192: f"n{number}" for number in range(50)}
+    client = connect(one.url, ttl=5)
+    with client.FairLock(names[True]):
+        pass
+    begun = time.monotonic()
+    with pytest.raises(fencedlock.BackendMisconfiguredError, match="node of a Redis Cluster"):
+        client.FairLock(names[False]).acquire()
+    with pytest.raises(fencedlock.BackendMisconfiguredError, match="node of a Redis Cluster"):
+        connect(f"redis://127.0.0.1:{one.port}/1").RLock("x").acquire()
+    assert time.monotonic() - begun < 2
