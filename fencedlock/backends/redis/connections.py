@@ -339,6 +339,9 @@ class Connections:
         self._known: list[weakref.ref[Wire]] = []
         """Every connection that may be open, idle or not."""
         self._dials: dict[_Dial, None] = {}
+        self._dialled_at = 0.0
+        self._connect_seconds = 0.0
+        """How long it took to open the last connection."""
         self._mutex = threading.RLock()
         self._claimants: dict[_Claimant, None] = {}
         """Who waits for a connection, in order of arrival."""
@@ -491,11 +494,16 @@ class Connections:
         return BackendUnavailableError(f"all {MOST_CONNECTIONS} connections to the lock server at {where} wait for answers")
 
     def _dial_if_needed(self) -> None:
-        """Have a connection opened, if fewer are being opened than threads wait, and there may be one more."""
+        """Have a connection opened, if fewer are being opened than threads wait, and there may be one more.
+
+        One that takes far longer than the last one may never get an answer, and the next one will: so another one is begun besides it,
+        after pauses that double.
+        """
         with self._mutex:
             for dial in list(self._dials):
                 dial.start()  # unless that is done: an interrupt may have come before it
-            if len(self._dials) >= len(self._claimants):
+            now, spare = now_seconds(), len(self._dials) - len(self._claimants)
+            if spare >= 0 and now < self._dialled_at + max(LEASH_SECONDS, 2 * self._connect_seconds) * 2**spare:
                 return
             self._known = [known for known in self._known if known() is not None]
             if len(self._known) >= MOST_CONNECTIONS:
@@ -504,17 +512,21 @@ class Connections:
             dial = _Dial(self, wire, self._connect_timeout_seconds)
             self._known.append(weakref.ref(wire))
             self._dials[dial] = None
+            self._dialled_at = now
             dial.start()
 
     def dialled(self, dial: _Dial, wire: Wire, error: BaseException | None) -> None:
         """An attempt to open a connection has ended."""
         self._dials.pop(dial, None)
         if error is None:
+            self._connect_seconds = wire.connect_seconds
             self.on_new()
             self._idle.append(wire)
             self._attend()
             return
         self._end(wire)
+        if len(self._dials) >= len(self._claimants):
+            return  # others are being opened for all who wait
         for claimant in list(self._claimants):
             if claimant.error is None:
                 ours = self._connector.connecting_error(error)

@@ -253,3 +253,41 @@ def test_no_call_outlasts_its_callers_limit(silent: str, silences: _Silences, co
     begun = time.monotonic()
     client.close()
     assert time.monotonic() - begun < 6
+
+
+@pytest.mark.parametrize("fate", [LOSE, HOLD_AND_CUT])
+def test_a_new_connection_that_fails_costs_no_short_lease(
+    fate: str, connect: Callable[..., fencedlock.Client], wire: Proxy, name: str
+) -> None:
+    """What was open is cut, and the first connection after that is swallowed or closed while it is opened; the next one works."""
+    lock = connect(f"{wire.url}?client_name=opened", ttl=1.5).RLock(name)
+    with lock:
+        for _ in range(3):
+            failed = False
+
+            def rule(request: bytes) -> str | None:
+                nonlocal failed
+                if b"SETNAME" in request and not failed:
+                    failed = True
+                    return fate
+                return None
+
+            wire.rule = rule
+            wire.cut()
+            eventually(lambda: failed)
+            before = lock._owned().deadline
+            eventually(lambda before=before: lock._owned().deadline > before)  # type: ignore[misc]
+            lock.ensure_held()
+
+
+@pytest.mark.parametrize("fate", [LOSE, HOLD_AND_CUT])
+def test_a_new_connection_that_fails_does_not_cost_a_caller_its_time(
+    fate: str, connect: Callable[..., fencedlock.Client], wire: Proxy, name: str
+) -> None:
+    failures = iter((fate, fate))
+    wire.rule = lambda request: next(failures, None) if b"SETNAME" in request else None
+    lock = connect(f"{wire.url}?client_name=opened", ttl=30).RLock(name)
+    begun = time.monotonic()
+    assert lock.acquire(timeout=3)
+    assert time.monotonic() - begun < 2.5
+    lock.release()
