@@ -50,6 +50,9 @@ again through a new connection."""
 
 LEAST_WAIT_SECONDS = 0.01
 
+PROBE_AGAIN_SECONDS = 30.0
+"""A server that was found to speak our protocol is not asked again so soon, while no connection can be opened."""
+
 LOOK_SECONDS = 0.05
 """A thread that waits for a connection looks so often whether there is one. It is woken sooner; a wake-up may get lost by an interrupt."""
 
@@ -100,6 +103,9 @@ class Connector:
         self.exceptions: ModuleType = import_module(f"{package}.exceptions")
         self._package = package
         self._classes: dict[type, type] = {}
+        self.proved: bool = False
+        """True once a connection was opened: so both sides speak the same protocol."""
+        self._probe_again_at = 0.0
         self.socket_timeout_seconds: float | None = self._pool.connection_kwargs.get("socket_timeout")
 
     @property
@@ -160,11 +166,14 @@ class Connector:
         host, port = settings.get("host", "localhost"), settings.get("port", 6379)
         if settings.get("path") or isinstance(error, FencedLockError) or "refused" in str(error):
             return ""
+        if self.proved or now_seconds() < self._probe_again_at:
+            return ""  # a probe takes a second, which those who wait for a connection may not have
         with_tls = "SSL" in self._pool.connection_class.__name__
         if with_tls and self.is_silent(error) and speaks_plainly(host, port):
             return "does not speak TLS at this port: use redis://, or the port for TLS"
         if not with_tls and self.is_cut(error) and speaks_tls(host, port):
             return "speaks TLS at this port: use rediss://"
+        self._probe_again_at = now_seconds() + PROBE_AGAIN_SECONDS
         return ""
 
     def error_for(self, error: Exception) -> FencedLockError:  # noqa: PLR0911 - one return for each kind
@@ -520,6 +529,7 @@ class Connections:
         self._dials.pop(dial, None)
         if error is None:
             self._connect_seconds = wire.connect_seconds
+            self._connector.proved = True
             self.on_new()
             self._idle.append(wire)
             self._attend()

@@ -263,18 +263,10 @@ def test_a_new_connection_that_fails_costs_no_short_lease(
     lock = connect(f"{wire.url}?client_name=opened", ttl=1.5).RLock(name)
     with lock:
         for _ in range(3):
-            failed = False
-
-            def rule(request: bytes) -> str | None:
-                nonlocal failed
-                if b"SETNAME" in request and not failed:
-                    failed = True
-                    return fate
-                return None
-
-            wire.rule = rule
+            failures = [fate]
+            wire.rule = lambda request, failures=failures: failures.pop() if failures and b"SETNAME" in request else None  # type: ignore[misc]
             wire.cut()
-            eventually(lambda: failed)
+            eventually(lambda failures=failures: not failures)  # type: ignore[misc]
             before = lock._owned().deadline
             eventually(lambda before=before: lock._owned().deadline > before)  # type: ignore[misc]
             lock.ensure_held()
@@ -291,3 +283,21 @@ def test_a_new_connection_that_fails_does_not_cost_a_caller_its_time(
     assert lock.acquire(timeout=3)
     assert time.monotonic() - begun < 2.5
     lock.release()
+
+
+def test_a_server_that_was_reached_is_not_probed_for_its_protocol(
+    connect: Callable[..., fencedlock.Client], wire: Proxy, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A probe takes a second of those who wait for a connection."""
+    probes: list[object] = []
+    monkeypatch.setattr("fencedlock.backends.redis.connections.speaks_tls", lambda *where: probes.append(where))
+    lock = connect(f"{wire.url}?client_name=opened", ttl=30).RLock(name)
+    with lock:
+        pass
+    failures = iter((HOLD_AND_CUT,) * 3)
+    wire.rule = lambda request: next(failures, None) if b"SETNAME" in request else None
+    wire.cut()
+    with lock:
+        pass
+    assert next(failures, None) is None
+    assert not probes
