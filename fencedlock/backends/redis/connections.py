@@ -156,25 +156,39 @@ class Connector:
         """Our error for what prevented a connection from being opened. A credential provider or a connection class may raise anything."""
         if self.is_ours(error):
             assert isinstance(error, Exception)
-            wrong = self._wrong_protocol(error)
-            return BackendMisconfiguredError(f"the lock server at {self.where} {wrong}") if wrong else self.error_for(error)
+            return self._wrong_protocol(error) or self.error_for(error)
         return BackendUnavailableError(f"can't connect to the lock server at {self.where}: {type(error).__name__}: {words_of(error)}")
 
-    def _wrong_protocol(self, error: Exception) -> str:
-        """What to do, if the port speaks TLS and we do not, or the other way round; empty if that is not why connecting failed."""
+    def raise_if_plain(self) -> None:
+        """Raise BackendMisconfiguredError if we begin with TLS where a server without it waits for more, and says nothing."""
+        if "SSL" in self._pool.connection_class.__name__ and self._may_probe() and speaks_plainly(*self._host_and_port):
+            raise self._no_tls()
+
+    def _no_tls(self) -> BackendMisconfiguredError:
+        return BackendMisconfiguredError(
+            f"the lock server at {self.where} does not speak TLS at this port: use redis://, or the port for TLS"
+        )
+
+    @property
+    def _host_and_port(self) -> tuple[str, int]:
         settings = self._pool.connection_kwargs
-        host, port = settings.get("host", "localhost"), settings.get("port", 6379)
-        if settings.get("path") or isinstance(error, FencedLockError) or "refused" in str(error):
-            return ""
-        if self.proved or now_seconds() < self._probe_again_at:
-            return ""  # a probe takes a second, which those who wait for a connection may not have
+        return settings.get("host", "localhost"), settings.get("port", 6379)
+
+    def _may_probe(self) -> bool:
+        """False where a probe can't tell anything new: it takes a second, which those who wait for a connection may not have."""
+        return not (self.proved or self._pool.connection_kwargs.get("path") or now_seconds() < self._probe_again_at)
+
+    def _wrong_protocol(self, error: Exception) -> FencedLockError | None:
+        """The error if the port speaks TLS and we do not, or the other way round; None if that is not why connecting failed."""
+        if isinstance(error, FencedLockError) or "refused" in str(error) or not self._may_probe():
+            return None
         with_tls = "SSL" in self._pool.connection_class.__name__
-        if with_tls and self.is_silent(error) and speaks_plainly(host, port):
-            return "does not speak TLS at this port: use redis://, or the port for TLS"
-        if not with_tls and self.is_cut(error) and speaks_tls(host, port):
-            return "speaks TLS at this port: use rediss://"
+        if with_tls and self.is_silent(error) and speaks_plainly(*self._host_and_port):
+            return self._no_tls()
+        if not with_tls and self.is_cut(error) and speaks_tls(*self._host_and_port):
+            return BackendMisconfiguredError(f"the lock server at {self.where} speaks TLS at this port: use rediss://")
         self._probe_again_at = now_seconds() + PROBE_AGAIN_SECONDS
-        return ""
+        return None
 
     def error_for(self, error: Exception) -> FencedLockError:  # noqa: PLR0911 - one return for each kind
         """Our error for one of redis-py's, or for what its parser made of a garbled reply."""
@@ -518,7 +532,7 @@ class Connections:
             if len(self._known) >= MOST_CONNECTIONS:
                 return
             wire = Wire(self._connector())
-            dial = _Dial(self, wire, self._connect_timeout_seconds)
+            dial = _Dial(self, wire, self._connect_timeout_seconds, beside_others=spare >= 0)
             self._known.append(weakref.ref(wire))
             self._dials[dial] = None
             self._dialled_at = now
@@ -535,11 +549,11 @@ class Connections:
             self._attend()
             return
         self._end(wire)
-        if len(self._dials) >= len(self._claimants):
+        ours = self._connector.connecting_error(error)
+        if isinstance(ours, BackendUnavailableError) and len(self._dials) >= len(self._claimants):
             return  # others are being opened for all who wait
         for claimant in list(self._claimants):
             if claimant.error is None:
-                ours = self._connector.connecting_error(error)
                 ours.__cause__ = None if ours is error else error
                 claimant.error = ours
                 claimant.bell.ring()
@@ -615,8 +629,9 @@ class Connections:
 class _Dial:
     """One attempt to open a connection, on a thread of its own."""
 
-    def __init__(self, connections: Connections, wire: Wire, timeout_seconds: float) -> None:
+    def __init__(self, connections: Connections, wire: Wire, timeout_seconds: float, *, beside_others: bool) -> None:
         self._connections = connections
+        self._beside_others = beside_others
         self._wire = wire
         self._timeout_seconds = timeout_seconds
         self._worker = Worker(self._run, "fencedlock-connect")
@@ -631,6 +646,8 @@ class _Dial:
     def _run(self) -> None:
         error: BaseException | None = None
         try:
+            if self._beside_others:
+                self._connections._connector.raise_if_plain()
             self._wire.open(self._timeout_seconds)
         except BaseException as failure:
             error = failure

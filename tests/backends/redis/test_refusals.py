@@ -8,10 +8,12 @@ import threading
 import time
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
+import trustme
 
 import fencedlock
 from fencedlock.backends.redis.refusals import Meaning, meaning_of
@@ -282,3 +284,56 @@ def test_a_node_of_a_cluster_says_what_it_is(own_server: Callable[..., Any], con
     with pytest.raises(fencedlock.BackendMisconfiguredError, match="node of a Redis Cluster"):
         connect(f"redis://127.0.0.1:{one.port}/1").RLock("x").acquire()
     assert time.monotonic() - begun < 2
+
+
+@pytest.fixture
+def tls(own_server: Callable[..., Any], tmp_path: Path) -> tuple[RedisServer, int, Path]:
+    """A server with a port for TLS besides the other one, and the authority that signed its certificate."""
+    authority, port = trustme.CA(), free_port()
+    certificate = authority.issue_cert("127.0.0.1")
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    certificate.private_key_and_cert_chain_pem.write_to_path(tmp_path / "own.pem")
+    settings = {"tls_port": str(port), "tls_cert_file": "own.pem", "tls_key_file": "own.pem", "tls_ca_cert_file": "ca.pem"}
+    files = {key: str(tmp_path / value) if key.endswith("file") else value for key, value in settings.items()}
+    try:
+        return own_server("redis", tls_auth_clients="no", **files), port, tmp_path / "ca.pem"
+    except RuntimeError:
+        pytest.skip("the system's redis-server is built without TLS")
+
+
+def test_tls_works_with_the_authority_named(
+    tls: tuple[RedisServer, int, Path], connect: Callable[..., fencedlock.Client], contender: Callable[..., Contender]
+) -> None:
+    _, port, authority = tls
+    client = connect(f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={authority}", ttl=10)
+    waiter, lock = contender("thread", client), client.FairLock("x")
+    with lock:
+        waiter.tell("acquire", "x")
+        eventually(lambda: lock.info().waiters)
+    assert waiter.answer() is True
+    waiter.ask("release", "x")
+
+
+@pytest.mark.parametrize("call", ["acquire", "try", "acquire in time"])
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("rediss://127.0.0.1:{tls}/0", "certificate is not trusted"),
+        ("rediss://localhost:{tls}/0?ssl_ca_certs={authority}", "certificate is not trusted"),
+        ("rediss://127.0.0.1:{plain}/0", "does not speak TLS at this port: use redis://"),
+        ("redis://127.0.0.1:{tls}/0", "speaks TLS at this port: use rediss://"),
+        ("redis://:password@127.0.0.1:{tls}/0", "speaks TLS at this port: use rediss://"),
+    ],
+)
+def test_tls_that_is_set_up_wrongly_is_one_clear_error_at_once(
+    url: str, words: str, call: str, tls: tuple[RedisServer, int, Path], connect: Callable[..., fencedlock.Client]
+) -> None:
+    server, port, authority = tls
+    lock = connect(url.format(tls=port, plain=server.port, authority=authority), ttl=30).RLock("x")
+    ways: dict[str, dict[str, Any]] = {"acquire": {}, "try": {"blocking": False}, "acquire in time": {"timeout": 4}}
+    for _ in range(2):
+        begun = time.monotonic()
+        with pytest.raises(fencedlock.BackendMisconfiguredError, match=words) as caught:
+            lock.acquire(**ways[call])
+        assert time.monotonic() - begun < 2
+        assert "password" not in str(caught.value)
