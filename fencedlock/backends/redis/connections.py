@@ -377,7 +377,17 @@ class Connections:
 
     def ask(self, packed: bytes, timeout_seconds: float) -> Any:
         """Send one packed command and read its reply of any form. Raises BackendError."""
-        return self.converse(packed, timeout_seconds, now_seconds(), 1, Wire.ask)[0]
+        reply = self.converse(packed, timeout_seconds, now_seconds(), 1, self._ask)[0]
+        if isinstance(reply, Exception):
+            raise self.refusal(reply) from reply
+        return reply
+
+    def _ask(self, wire: Wire, packed: bytes) -> Any:
+        """As :meth:`Wire.ask`; but an error that the server answered is returned, and the connection goes on."""
+        try:
+            return wire.ask(packed)
+        except self._connector.exceptions.ResponseError as error:
+            return error
 
     def converse(  # noqa: C901 - spelt out, because it is on the way of each call
         self,

@@ -16,6 +16,7 @@ import fencedlock
 from fencedlock import FencingToken
 from tests.conftest import eventually
 from tests.contenders import Contender
+from tests.proxy import Proxy
 from tests.servers import REDIS_KINDS, RedisServer
 
 ROOT = Path(__file__).parents[3]
@@ -167,3 +168,21 @@ def test_another_database_needs_to_be_selected(own_server: Callable[..., Any], c
         connect(make_user(server).replace("/0", "/1")).RLock("x").acquire()
     with connect(make_user(server, "+select").replace("/0", "/1")).RLock("x"):
         pass
+
+
+def test_an_error_that_is_answered_ends_no_connection(
+    own_server: Callable[..., Any], proxy: Callable[[RedisServer], Proxy], connect: Callable[..., fencedlock.Client]
+) -> None:
+    """Nobody may ask who listens: so the inbox is not checked, and that costs no connection for each call."""
+    server = own_server()
+    make_user(server, "-pubsub", "-scan", "+client|setname")
+    wire = proxy(server)
+    client = connect(f"redis://locker:password@127.0.0.1:{wire.port}/0?client_name=opened")
+    client._table.listen(5)
+    for number in range(10):
+        with client.RLock("x"):
+            pass
+        with pytest.raises(fencedlock.BackendMisconfiguredError):
+            list(client.locks())
+        eventually(lambda number=number: number > 3 or any(b"NUMSUB" in request and b"EVAL" not in request for request in wire.requests))  # type: ignore[misc]
+    assert sum(b"SETNAME" in request for request in wire.requests) <= 5

@@ -46,7 +46,7 @@ def _renewals(wire: Proxy) -> Callable[[], int]:
     return lambda: len(answers)
 
 
-@pytest.mark.parametrize(("before", "after"), [(60, 2), (2, 60)])
+@pytest.mark.parametrize(("before", "after"), [(60, 5), (5, 60)])
 def test_a_beat_whose_answer_is_read_after_a_renewal(
     before: float,
     after: float,
@@ -75,12 +75,13 @@ def test_a_beat_whose_answer_is_read_after_a_renewal(
         lock.renew(after)
         gate.opened.set()
         assert extended.wait(20)
+        kept = client.inspect(name).remaining
         believed = lock.remaining()
-        assert believed <= client.inspect(name).remaining + 0.1
+        assert believed <= kept + 0.1
         assert believed > after - 1
 
 
-@pytest.mark.parametrize(("before", "after"), [(60, 2), (2, 60)])
+@pytest.mark.parametrize(("before", "after"), [(60, 5), (5, 60)])
 def test_a_beat_that_is_packed_while_a_renewal_changes_the_lease(
     before: float,
     after: float,
@@ -109,6 +110,7 @@ def test_a_beat_that_is_packed_while_a_renewal_changes_the_lease(
         answers = answered()
         gate.opened.set()
         eventually(lambda: answered() > answers)
+        kept = client.inspect(name).remaining
         believed = lock.remaining()
-        assert believed <= client.inspect(name).remaining + 0.1
+        assert believed <= kept + 0.1
         assert believed > after - 1
