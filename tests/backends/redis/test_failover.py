@@ -49,7 +49,7 @@ class _Pair:
 
 @pytest.fixture
 def pair(own_server: Callable[..., Any], proxy: Callable[[RedisServer], Proxy]) -> _Pair:
-    master = own_server()
+    master = own_server(repl_diskless_sync_delay="0")
     return _Pair(master, own_server(), proxy(master))
 
 
