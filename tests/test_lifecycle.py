@@ -338,7 +338,7 @@ def test_ctrl_c_in_the_middle_of_a_release_lets_nobody_believe_in_the_lock(
 def test_ctrl_c_on_the_way_into_the_body_releases(client: fencedlock.Client, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     lock = client.RLock(name)
     with monkeypatch.context() as patch:
-        patch.setattr(fencedlock.RLock, "token", property(_interrupt))
+        patch.setattr(fencedlock.RLock, "_owned", _interrupt)
         with pytest.raises(KeyboardInterrupt), lock:
             pass
     assert not lock._is_owned()
