@@ -48,6 +48,9 @@ UNKNOWN_LEASE_SECONDS = 30.0
 MOST_LEASE_SECONDS = 3600.0
 """No lease is waited for longer than this."""
 
+NO_LEASES = (b":fence", b":queue", b":waiters", b":withdrawn")
+"""Keys with these endings outlive the leases, and nobody holds a lock by them."""
+
 _PR_SET_PDEATHSIG = 1
 _KEYS_AT_ONCE = 500
 _RESERVE_TRIES = 40
@@ -312,7 +315,7 @@ def _stop_granting(control: socket.socket | None) -> float:
             # Servers before 6.2 refuse this: they may renew a lease until they are killed, a moment later.
             _ask(stream, [[b"CLIENT", b"PAUSE", b"3600000", b"WRITE"]])
             (keys,) = _ask(stream, [[b"KEYS", b"*"]])
-            leases = [key for key in keys if not key.endswith(b":fence")]  # the memory of tokens outlives every lease
+            leases = [key for key in keys if not key.endswith(NO_LEASES)]
             longest_ms = 0
             for first in range(0, len(leases), _KEYS_AT_ONCE):
                 longest_ms = max(longest_ms, *_ask(stream, [[b"PTTL", key] for key in leases[first : first + _KEYS_AT_ONCE]]))

@@ -19,6 +19,7 @@ import redis
 import fencedlock
 from fencedlock.backends import embedded, guardian, interpreter
 from tests.conftest import eventually
+from tests.contenders import Contender
 from tests.servers import any_redis_server, find_redis_server
 
 
@@ -356,6 +357,27 @@ def test_another_users_socket_of_the_same_name_is_no_obstacle(folder: Path, monk
     again = guardian.reserve(folder)
     assert isinstance(again, socket.socket)
     again.close()
+
+
+def test_what_is_waited_for_is_the_longest_lease_and_no_other_key(
+    folder: Path, connect: Callable[..., fencedlock.Client], contender: Callable[..., Contender]
+) -> None:
+    client = connect(f"embedded://{folder}", ttl=20)
+    waiter = contender("thread", client)
+    with client.RLock("x"), client.FairLock("y"):
+        waiter.ask("make", "y", "FairLock")
+        waiter.tell("acquire", "y")
+        eventually(lambda: client.inspect("y").waiters)
+        with redis.Redis(unix_socket_path=str(folder / "redis.sock")) as raw:
+            raw.set("others", "a" * 100_000, ex=5)
+            assert {key.rpartition(b"}")[2] for key in raw.scan_iter()} >= {b"", b":queue", b":waiters", b":fence"}
+        control = guardian.connection(folder)
+        assert control is not None
+        with control:
+            assert 10 < guardian._stop_granting(control) <= 20
+            control.sendall(b"CLIENT UNPAUSE\r\n")
+        assert guardian._stop_granting(control) == guardian.UNKNOWN_LEASE_SECONDS  # it is closed
+    waiter.answer()
 
 
 FROZEN = """
