@@ -26,7 +26,7 @@ os.environ["PATH"] = os.pathsep.join((os.environ.get("PATH", os.defpath), *SYSTE
 _numbers = itertools.count(1)
 
 
-def eventually(condition: Callable[[], Any], timeout: float = 20) -> Any:
+def eventually(condition: Callable[[], Any], timeout: float = 60) -> Any:
     """Wait for an event that nobody announces; its value once it is true."""
     give_up_at = time.monotonic() + timeout
     while not (value := condition()):

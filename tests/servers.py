@@ -185,7 +185,7 @@ class RedisServer(ServerProcess):
         """Wait until the server has noticed that the waiter's process is dead: before that the grant may still race with its death."""
         inbox = f"fencedlock:inbox:{waiter.owner.partition('/')[0]}"
         with self.client() as raw:
-            give_up_at = time.monotonic() + 20
+            give_up_at = time.monotonic() + 60
             while raw.pubsub_numsub(inbox)[0][1]:
                 assert time.monotonic() < give_up_at
                 time.sleep(0.002)

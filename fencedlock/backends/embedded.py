@@ -60,9 +60,9 @@ class EmbeddedServer:
             self._leave()
             for _ in range(_ENTER_TRIES):
                 self._make_folder()
-                users_lock = self._open("users.lock")
-                fcntl.flock(users_lock, fcntl.LOCK_SH)  # waits while a guardian ends the server of those before us
-                self._users_lock, self._pid = users_lock, os.getpid()
+                self._users_lock = self._open("users.lock")
+                fcntl.flock(self._users_lock, fcntl.LOCK_SH)  # waits while a guardian ends the server of those before us
+                self._pid = os.getpid()
                 if self._is_entered():
                     return
                 self._leave()  # it was replaced while we waited
@@ -83,9 +83,9 @@ class EmbeddedServer:
             self._leave()
 
     def _leave(self) -> None:
-        if self._users_lock is not None:
-            os.close(self._users_lock)
-        self._users_lock, self._pid = None, 0
+        users_lock, self._users_lock, self._pid = self._users_lock, None, 0  # first, so that Ctrl-C can't let it be closed twice
+        if users_lock is not None:
+            os.close(users_lock)
 
     def start(self) -> None:
         """Start the server, unless another process has done so meanwhile. Raises BackendUnavailableError."""
