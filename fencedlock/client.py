@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import atexit
-import os
 import weakref
 from collections.abc import Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from fencedlock.backends.base import BackendFactory, LockInfo
 from fencedlock.backends.urls import without_password
+from fencedlock.clock import Deadline, now_seconds
 from fencedlock.errors import ConfigurationError
-from fencedlock.lock_table import LockTable, LossCallback
+from fencedlock.lock_table import CLOSE_SECONDS, LockTable
+from fencedlock.losses import LossCallback
+from fencedlock.process import become_own, in_child, own
 from fencedlock.token import FencingToken
 
 if TYPE_CHECKING:
@@ -22,6 +24,18 @@ if TYPE_CHECKING:
 
 MOST_FLOOR = 2**52
 """Tokens above it would soon be greater than what Redis' scripts count exactly."""
+
+
+class Recipe(NamedTuple):
+    """What makes a client again, in another process: it travels with pickled locks, and the URL's password with it."""
+
+    url: str
+    settings: dict[str, Any]
+    origin: str
+    """Told by no other client; kept by the one that is made again. In one process it finds the client that a pickled lock belongs to."""
+
+    def __repr__(self) -> str:
+        return f"Recipe({without_password(self.url)!r})"
 
 
 class Client:
@@ -38,10 +52,10 @@ class Client:
         ttl: float,
         outage_timeout: float,
         on_lost: LossCallback | None,
-        recipe: tuple[str, dict[str, Any]] | None,
+        recipe: Recipe | None,
     ) -> None:
-        self.recipe: tuple[str, dict[str, Any]] | None = recipe
-        """The URL and the settings that make the same client elsewhere; None if it was made from a ready object."""
+        self.recipe: Recipe | None = recipe
+        """What makes the same client elsewhere; None if it was made from a ready object."""
         self._table = LockTable(
             make_backend, ttl=ttl, outage_timeout=outage_timeout, on_lost=on_lost, make_handle=weakref.WeakMethod(self.RLock)
         )
@@ -58,7 +72,7 @@ class Client:
         return self._table.closed
 
     def __repr__(self) -> str:
-        source = repr(without_password(self.recipe[0])) if self.recipe else "a ready client object"
+        source = repr(without_password(self.recipe.url)) if self.recipe else "a ready client object"
         return f"<{'closed ' if self.closed else ''}fencedlock.Client of {source}, id {self.id}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -69,7 +83,13 @@ class Client:
             )
         from fencedlock.connecting import connect_again
 
-        return connect_again, self.recipe
+        return connect_again, tuple(self.recipe)
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self  # a copy with connections and threads of its own would wait for what this one holds
 
     def RLock(self, name: str, *, ttl: float | None = None, on_lost: LossCallback | None = None) -> _RLock:  # noqa: N802 - as multiprocessing names it
         """A :class:`fencedlock.RLock` of this client."""
@@ -83,11 +103,23 @@ class Client:
 
         return FairLock(name, client=self, ttl=ttl, on_lost=on_lost)
 
+    def ping(self) -> float:
+        """Ask the server once; how many seconds its answer took. The first call also connects.
+
+        On etcd a majority of the members has answered. Raises BackendError.
+        """
+        self._table.raise_if_closed()
+        backend = self._table.backend
+        asked_at = now_seconds()
+        backend.ping(backend.request_timeout_seconds)
+        return now_seconds() - asked_at
+
     def locks(self, prefix: str = "") -> Iterator[LockInfo]:
         """All locks that are held or waited for, of any client, whose names begin with ``prefix``.
 
         Each is read as it is when the iteration comes to it. Raises BackendError.
         """
+        become_own()
         self._table.raise_if_closed()
         for name in self._table.backend.lock_names(prefix):
             info = self.inspect(name)
@@ -96,6 +128,7 @@ class Client:
 
     def inspect(self, name: str) -> LockInfo:
         """Who holds the lock and who waits for it, by the server's knowledge. Raises BackendError."""
+        become_own()
         self._table.raise_if_closed()
         backend = self._table.backend
         return backend.bind(name).inspect(backend.request_timeout_seconds)
@@ -106,6 +139,7 @@ class Client:
         The holder learns of it at its next beat; until then it works on, so check tokens at the store. The next holder's ``abandoned``
         is true. Raises BackendError.
         """
+        become_own()
         self._table.raise_if_closed()
         bound, seconds = self._table.backend.bind(name), self._table.backend.request_timeout_seconds
         token = bound.inspect(seconds).token
@@ -120,6 +154,7 @@ class Client:
 
         Raises ConfigurationError for a token that leaves no room above it, BackendError.
         """
+        become_own()
         self._table.raise_if_closed()
         if not isinstance(token, FencingToken):
             raise TypeError(
@@ -139,8 +174,8 @@ class Client:
 
     def __del__(self) -> None:
         # No handle is left either. Nothing may be waited for here: the garbage collector can call at any moment.
-        if hasattr(self, "_table"):
-            self._table.heartbeat.close_table()
+        if hasattr(self, "_table") and own[0]:
+            self._table.drop()
 
     def __enter__(self) -> Self:
         return self
@@ -153,17 +188,22 @@ _tables: weakref.WeakSet[LockTable] = weakref.WeakSet()
 """All that may have something to release: a table outlives its client while its threads run."""
 
 
-def _after_fork_in_child() -> None:
+def _become_children() -> None:
     for table in list(_tables):
         if not table.closed:
             table.become_child()
 
 
 @atexit.register
-def _close_all() -> None:
-    for table in list(_tables):
-        table.close(at_exit=True)
+def _release_all() -> None:
+    """Release what is held, of all clients at the same time: one server that does not answer must not delay the others."""
+    become_own()
+    deadline = Deadline(CLOSE_SECONDS)
+    tables = list(_tables)
+    for table in tables:
+        table.begin_exit(deadline)
+    for table in tables:
+        table.finish_exit(deadline)
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+in_child(_become_children)

@@ -100,7 +100,14 @@ class BackendError(FencedLockError):
 
 
 class BackendUnavailableError(BackendError, ConnectionError):
-    """The server gave no answer in time."""
+    """The server gave no answer in time, or can't serve now.
+
+    ``sent`` is False if nothing was sent, so that nothing can have been done. ``asked_at`` is the local time at which the call began, None
+    where that is not known.
+    """
+
+    sent: bool = True
+    asked_at: float | None = None
 
 
 class BackendMisconfiguredError(BackendError):

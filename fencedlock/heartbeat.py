@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import itertools
 import logging
-import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, TypeVar
 
 from fencedlock.backends.base import Gone, Renewed, Waiting
-from fencedlock.clock import now_seconds
+from fencedlock.clock import Deadline, now_seconds
 from fencedlock.errors import BackendUnavailableError, FencedLockError
-from fencedlock.hold import Claim, Hold, LeaseEvent, LeaseState
+from fencedlock.hold import NOT_OURS_REASON, Claim, Hold, LeaseEvent, LeaseState
+from fencedlock.threads import Worker
 
 if TYPE_CHECKING:
     from fencedlock.lock_table import LockTable
@@ -33,7 +34,12 @@ LONGEST_RETRY_SECONDS = 1.0
 LEAST_SPARE_SECONDS = 0.02
 LONGEST_SLEEP_SECONDS = 3600.0
 
-_CLOSE = object()
+MOST_UNDOS = 1000
+"""So many are kept; of more, the oldest is given up, because its lease ends soonest."""
+
+UNDO_SLICE_SECONDS = 0.05
+"""Undos take no longer than this at a time, so that beats fall due between them."""
+
 _Target = TypeVar("_Target", Hold, Claim)
 
 
@@ -70,12 +76,18 @@ class Heartbeat:
         Each acquisition puts its hold in, and most releases take it out again: by single operations on the dictionary, without the mutex,
         which would take longer than these. The thread moves those that stay.
         """
-        self._undos: list[_Undo] = []
+        self._undos: deque[_Undo] = deque()
         self._retry_undos_at = 0.0
         self._wake_at = float("inf")
-        self._mailbox: SimpleQueue[list[Hold] | object | None] = SimpleQueue()
-        self._thread: threading.Thread | None = None
-        self._stopping = False
+        self._mailbox: SimpleQueue[list[Hold] | Deadline | None] = SimpleQueue()
+        self._worker = Worker(self._run, "fencedlock-heartbeat")
+        self._stop_by: Deadline | None = None
+        """Set when the thread is to end."""
+
+    @property
+    def started(self) -> bool:
+        """True once its thread runs, or is about to."""
+        return self._worker.started
 
     # --- called by other threads
 
@@ -120,49 +132,51 @@ class Heartbeat:
 
     def undo(self, what: str, action: Callable[[float], object], moot_at: Callable[[], float]) -> None:
         """Run the action in the background, again and again until it succeeds or the lease has ended by itself."""
-        with self._mutex:
-            self._undos.append(_Undo(what, action, moot_at))
-            if self._thread is None:
-                self._start()
+        self._undos.append(_Undo(what, action, moot_at))
+        while len(self._undos) > MOST_UNDOS:
+            try:
+                given_up = self._undos.popleft()
+            except IndexError:
+                break
+            logger.debug("fencedlock: %s is given up: it ends with its lease", given_up.what)
+        if not self._worker.running:
+            self._start()
         self._mailbox.put(None)
 
     def collect(self, holds: list[Hold]) -> None:
         """Release holds whose last handle was collected. Safe in a destructor: it takes no lock."""
         self._mailbox.put(holds)
 
-    def close_table(self) -> None:
-        """Have the thread close everything: the client was collected. Safe in a destructor: it takes no lock."""
-        self._mailbox.put(_CLOSE)
+    def close_table(self, deadline: Deadline) -> None:
+        """Have the thread close everything. Safe in a destructor: it takes no lock."""
+        self._mailbox.put(deadline)
 
-    def stop(self) -> None:
+    def stop(self, deadline: Deadline) -> None:
         """End the thread, after one try of each undo."""
-        with self._mutex:
-            self._stopping = True
-            thread = self._thread
+        self._stop_by = deadline
         self._mailbox.put(None)
-        if thread is not None and thread is not threading.current_thread():
-            thread.join()
+        self.wait(deadline)
+
+    def wait(self, deadline: Deadline) -> None:
+        """Wait until the thread has ended, if it was started."""
+        self._worker.wait(deadline.left())
 
     def _expect(self, due: float) -> None:
         """Be awake at this time, for a beat."""
         if due < self._wake_at:
             self._wake_at = due
             self._mailbox.put(None)
-        if self._thread is None:
-            with self._mutex:
-                self._start()
+        if not self._worker.running:
+            self._start()
 
     def _start(self) -> None:
-        if not self._stopping and self._thread is None:
+        if self._stop_by is None:
             self._table.starting()
-            thread = threading.Thread(target=self._run, name="fencedlock-heartbeat", daemon=True)
-            self._thread = thread  # first: Ctrl-C after the start must not lead to a second one
             try:
-                thread.start()
-            except BaseException:
-                if not thread.is_alive():
-                    self._thread = None
-                raise
+                self._worker.start()
+            except RuntimeError:
+                if not self._table.at_exit:  # an exit handler locks: it has what is left of its lease
+                    raise
 
     # --- the thread
 
@@ -180,20 +194,21 @@ class Heartbeat:
                 holds, claims = self._fallen_due(now_seconds())
                 self._guarded(self._renew, holds)
                 self._guarded(self._beat, claims)
-                self._retry_undos()
+                self._retry_undos(now_seconds() + UNDO_SLICE_SECONDS)
                 if not checked:
                     checked = True
                     self._warn_of_settings()
                 tend_at = self._table.backend.tend(now_seconds())
             except Exception:
-                logger.exception("the heartbeat stumbled, and goes on")
-            if self._stopping:
+                logger.exception("fencedlock: the heartbeat stumbled, and goes on")
+            if self._stop_by is not None:
+                self._retry_undos(self._stop_by.at)
                 return
 
     def _warn_of_settings(self) -> None:
         try:
             for warning in self._table.backend.check_settings(self._spare_seconds()):
-                logger.warning("the lock server endangers locks: %s", warning)
+                logger.warning("fencedlock: the lock server endangers locks: %s", warning)
         except FencedLockError:
             pass  # it does not answer; the beats will say so
 
@@ -241,8 +256,8 @@ class Heartbeat:
         try:
             mail = self._mailbox.get(timeout=min(LONGEST_SLEEP_SECONDS, max(0.0, timeout_seconds)))
             while True:
-                if mail is _CLOSE:
-                    self._table.close()
+                if isinstance(mail, Deadline):
+                    self._table.end_in_background(mail)
                 elif isinstance(mail, list):
                     for hold in mail:
                         self._table.release_collected(hold)
@@ -275,7 +290,7 @@ class Heartbeat:
         try:
             beat(due)
         except Exception:
-            logger.exception("beats failed in a way that nobody foresaw; trying again")
+            logger.exception("fencedlock: beats failed in a way that nobody foresaw; trying again")
             for target in due:
                 self.add(target, target.lease_seconds / 10)
 
@@ -285,21 +300,22 @@ class Heartbeat:
             return
         lease_seconds = min(hold.lease_seconds for hold in holds)
         operations = [hold.operation for hold in holds]
-        answers = self._table.backend.renew(holds, self._table.request_seconds(lease_seconds))
+        answers = self._table.backend.renew(holds, self._patience_seconds(lease_seconds))
         now = now_seconds()
         for hold, answer, operation in zip(holds, answers, operations, strict=True):
             if isinstance(answer, Renewed):
-                if hold.operation == operation:  # else a renewal overtook it, perhaps for a shorter lease: it knows better
-                    hold.extend(answer.deadline)
+                hold.extend(answer.deadline, operation)
                 self._beat_every(hold, hold.lease_seconds / 3)
             elif isinstance(answer, Exception):
-                if hold.state is LeaseState.HELD:
-                    logger.warning("a beat for lock %r failed; trying again until its lease ends: %s", hold.bound.name, answer)
+                if isinstance(answer, BackendUnavailableError):
+                    self._table.outage.began(answer)
+                elif hold.state is LeaseState.HELD:
+                    logger.warning("fencedlock: a beat for lock %r failed; trying again until its lease ends: %s", hold.bound.name, answer)
                 hold.happened(LeaseEvent.BEAT_FAILED)
                 retry_seconds = min(LONGEST_RETRY_SECONDS, hold.lease_seconds / 10)
                 self.add(hold, min(retry_seconds, max(0.0, hold.deadline - now)))
             else:
-                self._table.report_lost(hold, LeaseEvent.NOT_OURS, "the server says that it is not ours any more")
+                self._table.report_lost(hold, LeaseEvent.NOT_OURS, NOT_OURS_REASON)
 
     def _standing(self, due: list[Hold]) -> list[Hold]:
         """Those whose owner lives and whose lease has not ended; the others are reported."""
@@ -320,7 +336,7 @@ class Heartbeat:
         if not claims:
             return
         lease_seconds = min(claim.lease_seconds for claim in claims)
-        answers = self._table.backend.beat(claims, self._table.request_seconds(lease_seconds))
+        answers = self._table.backend.beat(claims, self._patience_seconds(lease_seconds))
         for claim, answer in zip(claims, answers, strict=True):
             with self._table.mutex:
                 if claim.closed or claim.grant is not None:
@@ -343,24 +359,47 @@ class Heartbeat:
         if target.queue is None or target.queue.delay_seconds != delay_seconds:
             self.add(target, delay_seconds)
 
-    def _retry_undos(self) -> None:
+    def _patience_seconds(self, lease_seconds: float) -> float:
+        """How long beats of this lease may wait for the server: no longer than other leases that wait for their beats can bear."""
+        now = now_seconds()
         with self._mutex:
-            undos, self._undos = self._undos, []
+            self._move_newcomers()
+            heads = [next(iter(queue)) for queue in self._queues.values() if queue]
+        ends = [head.deadline if isinstance(head, Hold) else head.alive_until for head in heads]
+        least_left = min((end for end in ends if end > now), default=float("inf")) - now
+        return min(self._table.request_seconds(lease_seconds), max(LEAST_SPARE_SECONDS, least_left / 2))
+
+    def _retry_undos(self, until: float) -> None:
+        """Undo one after another, until this time, or a beat falls due, or the server does not answer."""
+        if not self._undos or now_seconds() < self._retry_undos_at:
+            return
         kept: list[_Undo] = []
-        try:
-            while undos:
-                undo = undos[0]
-                try:
-                    undo.action(self._spare_seconds())
-                except FencedLockError as error:
-                    if now_seconds() < undo.moot_at():
-                        kept.append(undo)
-                    logger.debug("%s failed, trying again until its lease ends: %s", undo.what, error)
-                    if isinstance(error, BackendUnavailableError):
-                        del undos[0]
-                        break
-                del undos[0]
-        finally:
-            with self._mutex:
-                self._undos = undos + kept + self._undos
-                self._retry_undos_at = now_seconds() + LONGEST_RETRY_SECONDS / 4
+        while self._undos:
+            try:
+                undo = self._undos.popleft()
+            except IndexError:
+                break
+            now = now_seconds()
+            if now >= undo.moot_at():
+                continue
+            if now >= until or (self._stop_by is None and self._is_beat_due(now)):
+                self._undos.appendleft(undo)
+                break
+            seconds = self._spare_seconds() if self._stop_by is None else max(LEAST_SPARE_SECONDS, until - now)
+            try:
+                undo.action(min(seconds, self._table.backend.request_timeout_seconds))
+            except FencedLockError as error:
+                logger.debug("fencedlock: %s failed, trying again until its lease ends: %s", undo.what, error)
+                kept.append(undo)
+                if isinstance(error, BackendUnavailableError):
+                    self._retry_undos_at = now_seconds() + LONGEST_RETRY_SECONDS / 4
+                    break
+            except Exception:
+                logger.exception("fencedlock: %s failed in a way that nobody foresaw", undo.what)
+        if kept and now_seconds() >= self._retry_undos_at:
+            self._retry_undos_at = now_seconds() + LONGEST_RETRY_SECONDS / 4
+        self._undos.extend(kept)
+
+    def _is_beat_due(self, now: float) -> bool:
+        with self._mutex:
+            return any(due <= now for queue in self._queues.values() for due in itertools.islice(queue.values(), 1))

@@ -6,13 +6,14 @@ moves through :data:`LEASE_TRANSITIONS`.
 
 from __future__ import annotations
 
-import os
 import threading
 import weakref
 from enum import IntEnum, auto
 from typing import TYPE_CHECKING, Any
 
 from fencedlock.backends.base import Grant
+from fencedlock.process import in_child
+from fencedlock.threads import Event
 from fencedlock.token import FencingToken
 
 if TYPE_CHECKING:
@@ -29,6 +30,12 @@ MOST_TTL_SECONDS = 366 * 24 * 3600.0
 
 MOST_SPAN_SECONDS = 10.0
 """The server counts a waiter as alive for its lease after its last beat, but at most so long."""
+
+
+NOT_OURS_REASON = (
+    "the server says that it is not held by us any more: somebody called force_release, or the server has lost its data "
+    "(a restart without persistence, a failover, FLUSHALL, an eviction), or this process was stopped for longer than its lease"
+)
 
 
 class LeaseState(IntEnum):
@@ -178,7 +185,7 @@ class Hold:
     """Where the heartbeat keeps it."""
     state: LeaseState = LeaseState.HELD
     reason: str = ""
-    _lost_event: threading.Event | None = None
+    _lost_event: Event | None = None
 
     def __init__(
         self, claim: Claim, token: int, deadline: float, abandoned: bool, handle: weakref.ref[RLock], siblings: dict[int, Hold]
@@ -221,11 +228,23 @@ class Hold:
         """The fencing token, the same from the first acquire to the last release."""
         return FencingToken(self.bound.name, self.number)
 
-    def extend(self, deadline: float) -> None:
-        """A beat, or a nested operation, was answered: the lease is good until then."""
+    def extend(self, deadline: float, operation: int) -> None:
+        """A beat, or a nested operation, was answered: the lease is good until then.
+
+        ``operation`` is the hold's when the question was packed. An answer to an older question says nothing of the lease: a
+        renewal has overtaken it, perhaps for a shorter one.
+        """
         with _changing:
-            self.deadline = deadline
+            if operation == self.operation:
+                self.deadline = deadline
             self.happened(LeaseEvent.BEAT_ANSWERED)
+
+    def change_lease(self, lease_seconds: float, now: float) -> None:
+        """From now on the lease is asked for at this length. Until the server has answered, no more than that is believed."""
+        with _changing:
+            self.deadline = min(self.deadline, now + lease_seconds)
+            self.lease_seconds = lease_seconds
+            self.operation += 1
 
     def happened(self, event: LeaseEvent, reason: str = "") -> bool:
         """Move through the table; True when this event is what lost the lease."""
@@ -246,16 +265,15 @@ class Hold:
         return 0.0 if self.state is LeaseState.LOST else max(0.0, self.deadline - now)
 
     @property
-    def lost_event(self) -> threading.Event:
+    def lost_event(self) -> Event:
         """Set when the lease is lost; made on first use, for few ask and a hold should be small."""
         with _changing:
             if self._lost_event is None:
-                self._lost_event = threading.Event()
+                self._lost_event = Event()
             if self.state is LeaseState.LOST:
                 self._lost_event.set()
             return self._lost_event
 
 
 _changing = threading.RLock()  # reentrant: a destructor that the garbage collector runs inside may use a lock too
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_changing._at_fork_reinit)  # type: ignore[attr-defined]
+in_child(_changing._at_fork_reinit)  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Who holds: clients, and threads that are told apart even when the system recycles their ids."""
+"""Who holds: clients, claims, and threads that are told apart even when the system recycles their ids."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ import os
 import secrets
 import socket
 import threading
+import time
 import weakref
 from functools import cache
+
+from fencedlock.process import in_child
 
 
 @cache
@@ -65,5 +68,13 @@ def new_client_id() -> str:
     return secrets.token_hex(8)
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=this_thread.begin)
+def new_claim_id(client_id: str, owner_number: int) -> str:
+    """An id that nobody can guess and nobody repeats: the client's id, the owner's number, and a number drawn for this claim alone.
+
+    A message that tells of a grant has to bring it, so nobody else can write one. A snapshot of a virtual machine that is resumed twice
+    may repeat the system's random numbers, but not at the same nanosecond.
+    """
+    return f"{client_id}/{owner_number}/{int.from_bytes(os.urandom(8)) ^ time.time_ns():x}"
+
+
+in_child(this_thread.begin)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import sys
 import threading
@@ -14,11 +13,14 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from fencedlock.backends.base import RELEASED, Backend, BackendFactory, BoundLock, Grant, NotOurs, Renewed
-from fencedlock.clock import now_seconds
+from fencedlock.clock import Deadline, now_seconds
 from fencedlock.errors import BackendError, BackendUnavailableError, ConfigurationError, FencedLockError, LockLostError, NotOwnedError
 from fencedlock.heartbeat import SOON_SECONDS, Heartbeat
-from fencedlock.hold import Claim, Hold, LeaseEvent, LeaseState
-from fencedlock.identity import Owner, new_client_id
+from fencedlock.hold import NOT_OURS_REASON, Claim, Hold, LeaseEvent, LeaseState
+from fencedlock.identity import Owner, new_claim_id, new_client_id, this_thread
+from fencedlock.losses import LossCallback, Losses
+from fencedlock.outage import Outage
+from fencedlock.process import CopiedProcessError, become_own, own
 from fencedlock.waiting import LEAST_REQUEST_SECONDS, REQUEST_SHARE_OF_LEASE, Cancellation, Wait, ask, raise_if_ended
 
 if TYPE_CHECKING:
@@ -29,10 +31,11 @@ logger: logging.Logger = logging.getLogger("fencedlock")
 WITHDRAW_SECONDS = 0.25
 """A caller who gives up waits so long for the withdrawal; after that it goes on in the background."""
 
+CLOSE_SECONDS = 5.0
+"""Closing a client waits so long for its server, at the most, and so does the end of the interpreter for all clients together."""
+
 _HELD, _LOST, _RELEASED = LeaseState.HELD, LeaseState.LOST, LeaseState.RELEASED
 _NEVER = float("inf")
-
-LossCallback = Callable[["RLock", str], object]
 
 
 class Resource:
@@ -47,7 +50,7 @@ class Resource:
 
     def __del__(self) -> None:
         held = [hold for hold in getattr(self, "holds", {}).values() if hold.state in (LeaseState.HELD, LeaseState.UNKNOWN)]
-        if held:
+        if held and own[0]:
             self.table.heartbeat.collect(held)
             warnings.warn(
                 f"the last handle of held lock {self.name!r} was collected; it is released", ResourceWarning, stacklevel=2, source=self
@@ -93,7 +96,7 @@ class LockTable:
         self._resources: weakref.WeakValueDictionary[str, Resource] = weakref.WeakValueDictionary()
         self.closed: bool = False
         self.at_exit: bool = False
-        """True once it was closed because the interpreter ends."""
+        """True once everything was released because the interpreter ends. Handlers that run later may still lock."""
         self._begin()
 
     def _begin(self) -> None:
@@ -104,57 +107,110 @@ class LockTable:
         self.listening: bool = False
         self.backend: Backend = self._make_backend(self.client_id)
         self.heartbeat: Heartbeat = Heartbeat(self)
-        self._claim_numbers = itertools.count(1)
         self._claims: dict[str, Claim] = {}
+        self._losses = Losses()
+        self.outage: Outage = Outage()
+        self._ended = False
+        self._will_close = False
+        """True once a child of multiprocessing has been asked to release everything when it ends."""
 
     def become_child(self) -> None:
         """In a forked child: hold nothing, and be a client of its own."""
         for hold in self.heartbeat.holds():
             hold.happened(LeaseEvent.FORKED, "the process was forked, and the parent holds it")
-        parent = self.backend
-        parent.forget_connections()
+        self.backend.forget_connections()
+        self._begin_again()
+
+    def _begin_again(self) -> None:
+        before = self.backend
         self._begin()
-        self.backend.inherit(parent)
+        self.backend.inherit(before)
         for resource in list(self._resources.values()):
             resource.holds = {}
             resource.bound = self.backend.bind(resource.name)
 
-    def close(self, *, at_exit: bool = False) -> None:
+    def close(self, deadline: Deadline | None = None) -> None:
         """Release all holds, end all waiting, and stop the threads. Closing twice does nothing."""
-        with self.mutex:
-            if self.closed:
-                return
-            self.at_exit = at_exit
-            self.closed = True
-            claims, holds = list(self._claims.values()), self.heartbeat.holds()
-        reachable = True
-        for claim in claims:
-            reachable = self.abandon(claim, reachable=reachable)
-            claim.ring()
-        for hold in holds:
-            reachable = self._end_quickly(hold, reachable=reachable)
-        self.heartbeat.stop()
-        self.backend.close()
+        become_own()
+        self.closed = True
+        self._end(deadline or Deadline(CLOSE_SECONDS))
 
-    def _end_quickly(self, hold: Hold, *, reachable: bool) -> bool:
+    def begin_exit(self, deadline: Deadline) -> None:
+        """The interpreter ends: have the heartbeat's thread release everything, beside those of other clients."""
+        if not self.closed:
+            self.at_exit = True
+            self.heartbeat.close_table(deadline)
+
+    def finish_exit(self, deadline: Deadline) -> None:
+        """Wait for that, or do it. Exit handlers that run later may lock, and find another beginning."""
+        if not self.closed:
+            self.at_exit = True
+            self.heartbeat.wait(deadline)
+            self._end(deadline)
+            self._begin_again()
+
+    def end_in_background(self, deadline: Deadline) -> None:
+        """Called by the heartbeat's thread: the client was dropped, or its closing was interrupted, or the interpreter ends."""
+        if self.at_exit:
+            self._end(deadline)
+        else:
+            self.close(deadline)
+
+    def _end(self, deadline: Deadline) -> None:
+        if self._ended:
+            return
+        try:
+            reachable = True
+            for claim in list(self._claims.values()):
+                reachable = self.abandon(claim, reachable=reachable and deadline.left() > 0)
+                claim.ring()
+            for hold in self.heartbeat.holds():
+                reachable = self._end_quickly(hold, deadline, reachable=reachable)
+            self.heartbeat.stop(deadline)
+            self.backend.close(deadline.left())
+            self._losses.close()
+            self._ended = True
+        except BaseException:
+            self.heartbeat.close_table(
+                Deadline(CLOSE_SECONDS)
+            )  # an exception of a signal handler came: the thread goes on with what is left
+            raise
+
+    def _end_quickly(self, hold: Hold, deadline: Deadline, *, reachable: bool) -> bool:
         """Release a hold when the client closes; False if the server does not answer, so that the others need not wait for it."""
+        if hold.siblings.pop(hold.owner.number, None) is None:
+            return reachable  # its owner is releasing it just now
         self._forget(hold, LeaseEvent.RELEASED)
-        if reachable and now_seconds() < hold.deadline:
+        if reachable and now_seconds() < hold.deadline and deadline.left() > 0:
             try:
-                hold.bound.release(hold, self.request_seconds(hold.lease_seconds))
+                hold.bound.release(hold, min(self.request_seconds(hold.lease_seconds), deadline.left()))
             except FencedLockError as error:
-                logger.warning("lock %r was not released, and its lease runs out: %s", hold.bound.name, error)
+                logger.warning("fencedlock: lock %r was not released, and its lease runs out: %s", hold.bound.name, error)
                 return False
         return reachable
+
+    def drop(self) -> None:
+        """The client was collected: close everything, without waiting for anything and without a mutex."""
+        if self.heartbeat.started:
+            self.heartbeat.close_table(Deadline(CLOSE_SECONDS))
+        else:  # so nothing is held
+            self.closed = True
+            self.backend.close(0.0)
 
     def starting(self) -> None:
         """The heartbeat starts: from now on there may be something to release at exit.
 
         A child of multiprocessing runs its finalizers when it ends, but before Python 3.13 no atexit functions.
         """
-        processes, util = sys.modules.get("multiprocessing.process"), sys.modules.get("multiprocessing.util")
-        if processes is not None and util is not None and processes.parent_process() is not None:
-            util.Finalize(None, _close_if_alive, args=(weakref.ref(self),), exitpriority=100)
+        if self._will_close:
+            return
+        self._will_close = True
+        for package in ("multiprocessing", "billiard"):  # billiard is Celery's
+            processes, util = sys.modules.get(f"{package}.process"), sys.modules.get(f"{package}.util")
+            if processes is None or util is None:
+                continue
+            if getattr(processes.current_process(), "_parent_pid", None) is not None:
+                util.Finalize(None, _close_if_alive, args=(weakref.ref(self),), exitpriority=100)
 
     def raise_if_closed(self) -> None:
         """Raise ConfigurationError after :meth:`close`."""
@@ -173,22 +229,25 @@ class LockTable:
 
     def acquire(self, terms: Terms, owner: Owner, timeout_seconds: float, cancel: Cancellation | None) -> bool:
         """Acquire for the calling thread, its owner, which does not hold the lock. A timeout of 0 means one try."""
-        if self.closed:
-            self.raise_if_closed()
+        if self.closed or self.at_exit:
+            raise_if_ended(self, terms.resource.name, None) if self.at_exit else self.raise_if_closed()
         patient = timeout_seconds > 0
         deadline = now_seconds() + timeout_seconds if timeout_seconds != _NEVER else _NEVER
         if cancel is not None:
             cancel.raise_if_cancelled(terms.resource.name)
         while True:
-            claim_id = f"{self.client_id}/{owner.number}/{next(self._claim_numbers)}"
-            claim = Claim(claim_id, terms.resource.bound, owner, terms.lease_seconds, terms.fair, patient)
+            claim = Claim(new_claim_id(self.client_id, owner.number), terms.resource.bound, owner, terms.lease_seconds, terms.fair, patient)
             try:
-                seconds = terms.request_seconds if deadline == _NEVER else self.seconds_to_ask(claim, deadline)
+                seconds = terms.request_seconds if deadline == _NEVER or not patient else self.seconds_to_ask(claim, deadline)
                 answer = ask(self, claim, patient and self.listening, seconds)
                 grant = answer if type(answer) is tuple else Wait(self, claim, deadline, cancel).for_grant(answer)
                 if grant is not None and self._enter(terms, owner, claim, grant):
                     return True
                 self.abandon(claim)
+            except CopiedProcessError:
+                become_own()  # by a fork in C, which told nobody
+                owner = this_thread.owner
+                continue
             except BaseException as error:
                 self._leave(terms, claim)
                 self.abandon(claim, reachable=not isinstance(error, BackendUnavailableError))
@@ -278,26 +337,25 @@ class LockTable:
     def _change_depth(self, hold: Hold, change: int) -> None:
         """Change the depth here and write it down on the server.
 
-        The lease is ours by the local clock, so an unanswered question does not decide: the next beat carries the depth.
+        The lease is ours by the local clock, so an unanswered question does not decide: the next beat carries the depth. An exception
+        of a signal handler finds the depth changed or not, and the server is told by the next beat.
         """
-        hold.depth += change
-        hold.operation += 1
-        if hold.state is LeaseState.UNKNOWN:
-            return
+        before = hold.depth
         try:
-            self._tell(hold, self.request_seconds(hold.lease_seconds))
-        except LockLostError:
-            if change > 0:
-                hold.depth -= change
-            raise
-        except BackendUnavailableError:
+            hold.depth = before + change
+            hold.operation += 1
+            if hold.state is not LeaseState.UNKNOWN:
+                self._tell(hold, self.request_seconds(hold.lease_seconds))
+        except BackendUnavailableError as error:
             hold.happened(LeaseEvent.BEAT_FAILED)
+            self.outage.began(error)
             self.heartbeat.add(hold, 0.0)
-        except BaseException:
-            if change > 0:  # a nested acquire that raised did not happen; a nested release did
-                hold.depth -= change
-                hold.operation += 1
-            self.heartbeat.add(hold, 0.0)
+        except BaseException as error:
+            # A nested acquire that raised did not happen; a nested release did.
+            hold.depth = before + min(change, 0)
+            hold.operation += 1
+            if not isinstance(error, LockLostError):
+                self.heartbeat.add(hold, 0.0)
             raise
 
     def set_depth(self, hold: Hold, depth: int) -> None:
@@ -309,32 +367,31 @@ class LockTable:
         """Extend the lease now, and make it so long from now on."""
         self.raise_if_lost(hold)
         timeout_seconds = self.request_seconds(min(hold.lease_seconds, lease_seconds))
-        hold.lease_seconds = lease_seconds
-        hold.operation += 1
-        # If no answer comes, a shorter lease may be what the server has: believe in no more than that.
-        hold.deadline = min(hold.deadline, now_seconds() + lease_seconds)
         try:
+            hold.change_lease(lease_seconds, now_seconds())
             self._tell(hold, timeout_seconds, exact=True)
         except LockLostError:
             raise
-        except BackendError as error:
+        except BaseException as error:
             self.heartbeat.add(hold, 0.0)
-            error.lock, error.token, error.owner = hold.bound.name, hold.token, hold.claim_id
+            if isinstance(error, BackendError):
+                error.lock, error.token, error.owner = hold.bound.name, hold.token, hold.claim_id
             raise
         self.heartbeat.add(hold, lease_seconds / 3)
 
     def _tell(self, hold: Hold, timeout_seconds: float, *, exact: bool = False) -> None:
         """Send the hold's depth and lease, and learn whether it stands. Raises LockLostError, BackendError."""
+        operation = hold.operation
         for retry in (True, False):
             (answer,) = self.backend.renew([hold], timeout_seconds, exact=exact)
             if not (retry and isinstance(answer, BackendUnavailableError)):
                 break
         if isinstance(answer, Renewed):
-            hold.extend(answer.deadline)
+            hold.extend(answer.deadline, operation)
         elif isinstance(answer, Exception):
             raise answer
         else:
-            self.report_lost(hold, LeaseEvent.NOT_OURS, "the server says that it is not ours any more")
+            self.report_lost(hold, LeaseEvent.NOT_OURS, NOT_OURS_REASON)
             raise self._lost_error(hold)
 
     def release(self, hold: Hold) -> None:
@@ -349,7 +406,8 @@ class LockTable:
                 raise
         try:
             claim = hold.claim
-            hold.siblings.pop(claim.owner.number, None)
+            if hold.siblings.pop(claim.owner.number, None) is not hold:
+                return  # whoever closes the client has it, and releases it
             if hold.state is not _LOST:  # _unwind, spelt out, for it is on the way of each release
                 hold.state = _RELEASED
             answer = claim.bound.release(hold, self.request_seconds(hold.lease_seconds), 2)
@@ -359,7 +417,9 @@ class LockTable:
             self._release_later(hold)
             if not isinstance(error, FencedLockError):
                 raise
-            logger.warning("the release of lock %r had no answer; trying again until its lease ends: %s", hold.bound.name, error)
+            logger.warning(
+                "fencedlock: the release of lock %r had no answer; trying again until its lease ends: %s", hold.bound.name, error
+            )
             return
         # "Not ours" to a first copy means that the hold was taken from us. To a later copy it may mean that the first one
         # ended it; or that the lease ran out while we asked, which harms nobody: the body was done.
@@ -367,7 +427,7 @@ class LockTable:
             return
         assert isinstance(answer, NotOurs)
         if not (answer.replayed and (answer.ended >= hold.number or now_seconds() >= hold.deadline)):
-            self.report_lost(hold, LeaseEvent.RELEASE_REFUSED, "it was taken from us before the release")
+            self.report_lost(hold, LeaseEvent.RELEASE_REFUSED, NOT_OURS_REASON)
             raise self._lost_error(hold)
 
     def _release_later(self, hold: Hold) -> None:
@@ -377,7 +437,7 @@ class LockTable:
     def release_collected(self, hold: Hold) -> None:
         """Release a hold whose last handle was collected; called by the heartbeat."""
         if hold.wants_beats():
-            logger.warning("the last handle of held lock %r was collected; it is released", hold.bound.name)
+            logger.warning("fencedlock: the last handle of held lock %r was collected; it is released", hold.bound.name)
             self._forget(hold, LeaseEvent.RELEASED)
             self._release_later(hold)
 
@@ -386,7 +446,7 @@ class LockTable:
         if not hold.happened(event, reason):
             return
         self.heartbeat.discard(hold)
-        logger.warning("lock %r was lost: %s", hold.bound.name, reason)
+        logger.warning("fencedlock: lock %r was lost: %s", hold.bound.name, reason)
         if event is LeaseEvent.OWNER_DIED:
             hold.siblings.pop(hold.owner.number, None)
         if event in (LeaseEvent.OWNER_DIED, LeaseEvent.DEADLINE_PASSED):
@@ -399,19 +459,7 @@ class LockTable:
             make_handle = self._make_handle()  # the one that took it is gone, and another one keeps the lock
             handle = make_handle and make_handle(hold.bound.name)
         if handle is not None:
-            self._call_on_lost(callback, handle, reason)
-
-    def _call_on_lost(self, callback: LossCallback, lock: RLock, reason: str) -> None:
-        def call() -> None:
-            try:
-                callback(lock, reason)
-            except Exception:
-                logger.exception("on_lost of lock %r failed", lock.name)
-
-        try:
-            threading.Thread(target=call, name="fencedlock-on-lost", daemon=True).start()
-        except RuntimeError:
-            pass  # the interpreter is ending, and starts no threads any more
+            self._losses.tell(callback, handle, reason)
 
     def _forget(self, hold: Hold, event: LeaseEvent) -> None:
         """The owner is done with the hold, however it ended."""
@@ -456,9 +504,9 @@ class LockTable:
         """How long a question of this claim may wait for its answer, whose caller gives up at ``deadline``."""
         return min(self.request_seconds(claim.lease_seconds), max(LEAST_REQUEST_SECONDS, deadline - now_seconds()))
 
-    def listen(self) -> None:
-        """Make sure that doorbells arrive; needed before a claim takes its place in a queue."""
-        self.backend.listen(self)
+    def listen(self, timeout_seconds: float) -> None:
+        """See to it that doorbells arrive, before a claim takes its place in a queue; wait for that at most so long."""
+        self.backend.listen(self, timeout_seconds)
         self.listening = True
 
     def expect(self, claim: Claim) -> None:
@@ -475,13 +523,14 @@ class LockTable:
         claim.ring()
 
     def look_again(self, claim_id: str) -> None:
-        """What this waiting claim was told of the holder's lease is no longer right."""
-        with self.mutex:
-            claim = self._claims.get(claim_id)
-            if claim is None or claim.closed:
-                return
-            claim.must_ask = True
-        claim.ring()
+        """What this waiting claim, or all of an owner whose id this is, was told of the holder's lease is no longer right."""
+        claim = self._claims.get(claim_id)
+        claims = [claim] if claim is not None else [claim for claim in list(self._claims.values()) if claim.id.startswith(f"{claim_id}/")]
+        for claim in claims:
+            with self.mutex:
+                claim.must_ask = True
+            if not claim.closed:
+                claim.ring()
 
     def reconnected(self) -> None:
         """Doorbells may have been missed: every waiting claim beats now."""
@@ -497,4 +546,7 @@ class LockTable:
 def _close_if_alive(table: weakref.ref[LockTable]) -> None:
     alive = table()
     if alive is not None:
-        alive.close(at_exit=True)
+        become_own()
+        deadline = Deadline(CLOSE_SECONDS)
+        alive.begin_exit(deadline)
+        alive.finish_exit(deadline)

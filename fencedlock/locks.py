@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 import operator
+import sys
 import threading
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from fencedlock.backends.base import LockInfo
 from fencedlock.clock import now_seconds
 from fencedlock.connecting import checked_ttl, default_client
-from fencedlock.errors import LockLostError, NotOwnedError
+from fencedlock.errors import FencedLockError, NotOwnedError
 from fencedlock.hold import Hold, LeaseState
 from fencedlock.identity import this_thread
-from fencedlock.lock_table import LossCallback, Terms
+from fencedlock.lock_table import Terms
+from fencedlock.losses import LossCallback
+from fencedlock.process import become_own, own
 from fencedlock.token import FencingToken
 
 if TYPE_CHECKING:
@@ -69,6 +72,8 @@ class RLock:
         thread still holds a lease that was lost; and for arguments what ``threading`` raises: ValueError, OverflowError, TypeError.
         """
         timeout_seconds = _FOR_EVER if blocking and timeout == -1 else _checked_timeout(blocking, timeout)
+        if not own[0]:
+            become_own()
         owner, terms = this_thread.owner, self._terms
         hold = terms.resource.holds.get(owner.number)
         if hold is not None and hold.state is not _RELEASED:
@@ -82,6 +87,8 @@ class RLock:
         Raises NotOwnedError if this thread does not hold the lock, and LockLostError if the lease ended before. A server that
         is down raises nothing: the background goes on trying until the lease has ended.
         """
+        if not own[0]:
+            become_own()
         terms = self._terms
         hold = terms.resource.holds.get(this_thread.owner.number)
         if hold is None:
@@ -103,7 +110,7 @@ class RLock:
         depth = self._recursion_count()
         try:
             self.release()
-        except (LockLostError, NotOwnedError) as ours:
+        except FencedLockError as ours:
             if error is None:
                 raise
             error.add_note(f"besides: {ours}")
@@ -172,6 +179,12 @@ class RLock:
     def __reduce__(self) -> tuple[Any, ...]:
         return _make_handle, (type(self), self.name, self._client, self._ttl, self._on_lost)
 
+    def __copy__(self) -> Self:
+        return self  # all handles of a name and client are one lock anyway
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self  # and not one of another client, which would wait for what this one holds
+
     # --- what threading.Condition asks of a lock
 
     def _is_owned(self) -> bool:
@@ -182,15 +195,23 @@ class RLock:
         return 0 if hold is None else hold.depth
 
     def _release_save(self) -> int:
-        hold = self._owned("cannot release un-acquired lock")
-        depth = hold.depth
-        self._terms.table.release(hold)
+        try:
+            hold = self._owned("cannot release un-acquired lock")
+            depth = hold.depth
+            self._terms.table.release(hold)
+        except BaseException:
+            _leave_condition(sys._getframe(1))
+            raise
         return depth
 
     def _acquire_restore(self, depth: int) -> None:
         terms = self._terms
-        terms.table.acquire(terms, this_thread.owner, _FOR_EVER, None)
-        terms.table.set_depth(self._owned(), depth)
+        try:
+            terms.table.acquire(terms, this_thread.owner, _FOR_EVER, None)
+            terms.table.set_depth(self._owned(), depth)
+        except BaseException:
+            _leave_condition(sys._getframe(1))
+            raise
 
     def _at_fork_reinit(self) -> None:
         """Nothing is left to do in a forked child: the client has forgotten all holds of the parent."""
@@ -198,17 +219,34 @@ class RLock:
     # ---
 
     def _hold(self) -> Hold | None:
+        if not own[0]:
+            become_own()
         hold = self._terms.resource.holds.get(this_thread.owner.number)
         return None if hold is None or hold.state is _RELEASED else hold
 
     def _owned(self, otherwise: str = "this thread does not hold the lock") -> Hold:
         hold = self._hold()
         if hold is None:
-            raise NotOwnedError(f"{otherwise} ({self.name!r})", lock=self.name)
+            raise NotOwnedError(f"{otherwise} ({self.name!r}){self._who_else()}", lock=self.name)
         return hold
+
+    def _who_else(self) -> str:
+        """Which thread of this process holds the lock instead, for an error's words."""
+        held = self._held_here()
+        if held is None:
+            return ""
+        native_id = held.owner.holder.rpartition("/")[2]
+        names = [thread.name for thread in threading.enumerate() if str(thread.native_id) == native_id]
+        who = f"thread {names[0]!r}" if names else f"the thread with native id {native_id}"
+        return (
+            f": {who} of this process holds it, and only the thread that took it may release it. A framework may run parts of one "
+            "request in several threads"
+        )
 
     def _held_here(self) -> Hold | None:
         """The hold of any thread of this process whose lease is good."""
+        if not own[0]:
+            become_own()
         now = now_seconds()
         for hold in list(self._terms.resource.holds.values()):
             if hold.state is not LeaseState.LOST and now < hold.deadline:
@@ -228,6 +266,20 @@ class FairLock(RLock):
 
 def _make_handle(cls: type[RLock], name: str, client: Client, ttl: float | None, on_lost: LossCallback | None) -> RLock:
     return cls(name, client=client, ttl=ttl, on_lost=on_lost)
+
+
+def _leave_condition(frame: FrameType) -> None:
+    """Take a thread whose ``Condition.wait()`` raises, by this frame, out of the condition's list.
+
+    ``wait()`` puts it in before it releases the lock, and does not take it out when that raises, nor when the lock can't be taken again:
+    the next ``notify()`` would be spent on it.
+    """
+    condition, waiter = frame.f_locals.get("self"), frame.f_locals.get("waiter")
+    if isinstance(condition, threading.Condition) and waiter is not None:
+        try:
+            condition._waiters.remove(waiter)  # type: ignore[attr-defined]
+        except ValueError:
+            pass  # it was notified
 
 
 def _checked_timeout(blocking: bool, timeout: float) -> float:

@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from fencedlock.backends.base import Busy, ClaimAnswer, Gone, Grant, Waiting
 from fencedlock.clock import now_seconds
-from fencedlock.errors import AcquireCancelledError, BackendError, BackendUnavailableError
+from fencedlock.errors import AcquireCancelledError, BackendError, BackendUnavailableError, FencedLockError
 
 if TYPE_CHECKING:
     from fencedlock.hold import Claim
     from fencedlock.lock_table import LockTable
 
+logger: logging.Logger = logging.getLogger("fencedlock")
+
+_Error = TypeVar("_Error", bound=BackendError)
+
 REQUEST_SHARE_OF_LEASE = 0.3
 """No request waits longer for its answer than this share of the lease it is about, so that a failed one leaves time for another."""
 
 LEAST_REQUEST_SECONDS = 0.1
-"""Even the shortest timeout of the caller leaves a request this long: ``acquire(timeout=1e-6)`` takes a free lock."""
+"""Even the shortest timeout of a caller that waits leaves a request this long: ``acquire(timeout=1e-6)`` takes a free lock."""
+
+LISTENING_SECONDS = 1.0
+"""Who has to wait first waits so long for the way to open by which grants arrive; it goes on without it then, and asks more often."""
+
+SLOW_SECONDS = 10.0
+"""A wait of so long is told to the log, with the name of the holder."""
 
 FIRST_PAUSE_SECONDS = 0.02
 LONGEST_PAUSE_SECONDS = 1.0
@@ -103,26 +114,43 @@ class Cancellation:
 
 def ask(table: LockTable, claim: Claim, queue: bool, timeout_seconds: float) -> ClaimAnswer | BackendUnavailableError:
     """Ask for the lock once; with ``queue``, for a place in its queue otherwise."""
+    before = claim.may_exist
     try:
         if queue:
             if not table.listening:
-                table.listen()
+                table.listen(min(timeout_seconds, LISTENING_SECONDS))
             table.expect(claim)
         claim.may_exist = True
-        return claim.bound.acquire(claim, queue, timeout_seconds)
+        answer = claim.bound.acquire(claim, queue, timeout_seconds)
+        if table.outage.since is not None:
+            table.outage.ended()
+        return answer
     except BackendUnavailableError as error:
-        error.lock = claim.bound.name
-        return error
+        if not error.sent:
+            claim.may_exist = before
+        table.outage.began(error)
+        return _about(error, claim)
+    except BackendError as error:
+        raise _about(error, claim) from error.__cause__
+
+
+def _about(error: _Error, claim: Claim) -> _Error:
+    """The same error, which says what it happened to."""
+    name = claim.bound.name
+    if error.lock is None:
+        error.lock, error.owner = name, claim.id
+        error.args = (f"lock {name!r}: {error.args[0]}", *error.args[1:])
+    return error
 
 
 def raise_if_ended(table: LockTable, name: str, cancel: Cancellation | None) -> None:
     """Raise AcquireCancelledError if somebody cancelled the acquisition of this lock, or closed the client."""
     if cancel is not None:
         cancel.raise_if_cancelled(name)
+    if table.at_exit and threading.current_thread().daemon:
+        threading.Event().wait()  # the interpreter ends without this thread, whose error would only be a traceback
     if table.closed:
-        if table.at_exit and threading.current_thread().daemon:
-            threading.Event().wait()  # the interpreter ends without this thread, whose error would only be a traceback
-        raise AcquireCancelledError(f"the acquisition of {name!r} ended, for its client was closed", lock=name)
+        raise AcquireCancelledError(f"the acquisition of {name!r} ended because its client was closed", lock=name)
 
 
 class Wait:
@@ -137,6 +165,7 @@ class Wait:
         self._cancel = cancel
         self._failing_since: float | None = None
         self._failures = 0
+        self._slow_at: float = now_seconds() + SLOW_SECONDS
 
     def for_grant(self, outcome: ClaimAnswer | BackendUnavailableError) -> Grant | None:
         """The grant; None when the lock is busy and the claim may not wait, or not any longer.
@@ -174,7 +203,13 @@ class Wait:
             else:
                 self._pause(outcome)
             self._raise_if_ended()
-            outcome = ask(table, claim, queue, table.seconds_to_ask(claim, self._deadline))
+            outcome = ask(table, claim, queue, table.seconds_to_ask(claim, self._give_up_at()))
+
+    def _give_up_at(self) -> float:
+        """When the caller stops waiting: at its deadline, and without one when the server has been away for too long."""
+        if self._deadline != float("inf") or self._failing_since is None:
+            return self._deadline
+        return self._failing_since + self._table.outage_timeout
 
     def _sleep(self, answer: Waiting) -> bool:
         """After this answer, sleep until there is something to ask (True), or the claim is granted or out of time (False)."""
@@ -182,7 +217,7 @@ class Wait:
         with table.mutex:
             claim.waiting(answer)
         while True:
-            if self._cancel is not None or table.closed:
+            if self._cancel is not None or table.closed or table.at_exit:
                 self._raise_if_ended()
             if claim.grant is not None:
                 return False
@@ -201,17 +236,38 @@ class Wait:
                         table.heartbeat.add(claim, 0.0)
                     else:
                         until = min(until, beat_at)
-            table.backend.wait(self._bell, until - now)
+            if now >= self._slow_at:
+                self._slow_at = float("inf")
+                self._say_who_holds()
+                continue
+            table.backend.wait(self._bell, min(until, self._slow_at) - now)
+
+    def _say_who_holds(self) -> None:
+        """A wait that is this long is often a holder that hangs, or a lock that its own thread waits for."""
+        name = self._claim.bound.name
+        try:
+            info = self._claim.bound.inspect(self._table.request_seconds(self._claim.lease_seconds))
+        except FencedLockError as error:
+            logger.warning(
+                "fencedlock: waiting for lock %r for %.0f s so far, and the server does not say who holds it: %s", name, SLOW_SECONDS, error
+            )
+            return
+        logger.warning(
+            "fencedlock: waiting for lock %r for %.0f s so far; it is held by %s (host/process/thread), token %s, and %d wait",
+            name,
+            SLOW_SECONDS,
+            info.holder or "nobody just now",
+            info.token,
+            len(info.waiters),
+        )
 
     def _pause(self, error: BackendUnavailableError) -> None:
         """Sleep a little before the next question, or raise the error when there is no time left."""
         now = now_seconds()
         if self._failing_since is None:
-            self._failing_since, self._failures = now, 0
+            self._failing_since, self._failures = now if error.asked_at is None else error.asked_at, 0
         self._failures += 1
-        limit = self._deadline
-        if limit == float("inf"):
-            limit = self._failing_since + self._table.outage_timeout
+        limit = self._give_up_at()
         bound = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2**self._failures)
         wake_at = min(limit, now + random.uniform(0, bound))  # noqa: S311 - jitter, not a secret
         if not self._claim.patient or wake_at >= limit:

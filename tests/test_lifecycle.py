@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 import fencedlock
+from fencedlock.clock import Deadline
 from fencedlock.heartbeat import Heartbeat
 from tests.conftest import eventually
 from tests.contenders import Contender
@@ -247,7 +248,7 @@ def test_close_releases_holds_and_ends_waiting(
 
 
 def _threads_of(client: fencedlock.Client) -> list[threading.Thread | None]:
-    return [client._table.heartbeat._thread]
+    return [client._table.heartbeat._worker._thread]
 
 
 @pytest.mark.parametrize("when", ["acquire", "begin"])
@@ -261,7 +262,7 @@ def test_closing_ends_an_acquisition_whose_grant_is_on_its_way(
 ) -> None:
     """It has just come in, or has just been registered as a hold."""
     leaving = connect(server.url)
-    leaving._table.listen()
+    leaving._table.listen(5)
     lock = leaving.RLock(name)
     where = type(leaving._table.resource(name).bound) if when == "acquire" else Heartbeat
     original = getattr(where, when)
@@ -351,12 +352,12 @@ def _interrupt(*_: object, **__: object) -> None:
 def test_a_client_that_is_dropped_ends_its_threads(server: LockServer, name: str) -> None:
     dropped = fencedlock.connect(server.url)
     with dropped.RLock(name):
-        thread = dropped._table.heartbeat._thread
-    assert thread is not None
+        heartbeat = dropped._table.heartbeat
+        assert heartbeat.started
     del dropped
     gc.collect()
-    thread.join(10)
-    assert not thread.is_alive()
+    heartbeat.wait(Deadline(10))
+    assert heartbeat._worker.ended.is_set()
 
 
 def test_locks_that_come_by_pickle_share_one_client(server: LockServer, name: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import fencedlock
+from fencedlock.hold import NOT_OURS_REASON
 from tests.conftest import eventually
 from tests.contenders import Contender
 from tests.etcd_servers import any_etcd
@@ -139,7 +140,7 @@ def test_a_restart_without_its_data_costs_the_lock_but_no_fence(
     server.kill()
     server.start()
     assert lock.lost.wait(10)
-    eventually(lambda: lost == ["the server says that it is not ours any more"])
+    eventually(lambda: lost == [NOT_OURS_REASON])
     assert lock.remaining() == 0
     with pytest.raises(fencedlock.LockLostError):
         lock.ensure_held()

@@ -153,7 +153,7 @@ class Listener(Protocol):
         """A release handed the lock to this claim."""
 
     def look_again(self, claim_id: str) -> None:
-        """What this waiting claim was told of the holder's lease is no longer right."""
+        """What this waiting claim was told of the holder's lease is no longer right; or all claims of an owner, by ``client/owner``."""
 
     def reconnected(self) -> None:
         """Doorbells may have been missed: every waiting claim should beat now."""
@@ -177,7 +177,8 @@ class Backend(Protocol):
     def renew(self, holds: Sequence[Hold], timeout_seconds: float, *, exact: bool = False) -> list[RenewAnswer | Exception]:
         """Extend the leases of these holds and write down their depths, in one exchange.
 
-        A lease is never shortened, unless ``exact`` asks for the hold's present length.
+        A lease gets the length that the hold's latest operation asks for; no older packet shortens it. With ``exact``, it begins now,
+        even if it was renewed a moment ago.
         """
 
     def forgets_at(self, target: Claim | Hold, since: float) -> float:
@@ -192,8 +193,8 @@ class Backend(Protocol):
     def inherit(self, parent: Backend) -> None:
         """In a forked child: know the tokens that the parent's backend has seen."""
 
-    def listen(self, listener: Listener) -> None:
-        """Open the way by which grants arrive; returns once they do. Further calls make sure that it is open."""
+    def listen(self, listener: Listener, timeout_seconds: float) -> None:
+        """Open the way by which grants arrive; returns once they do, or after so long. Without it, waiters are told to ask more often."""
 
     def wait(self, bell: Bell, timeout_seconds: float) -> None:
         """Let the calling thread sleep until the bell rings, at most so long. It may read what comes in meanwhile."""
@@ -204,11 +205,14 @@ class Backend(Protocol):
     def tend(self, now: float) -> float | None:
         """Do what has fallen due besides beats, as to give back connections that no call needs; when to call again, None if never."""
 
+    def ping(self, timeout_seconds: float) -> None:
+        """Ask the server for nothing but an answer."""
+
     def check_settings(self, timeout_seconds: float) -> list[str]:
         """What in the server's settings endangers locks, a sentence each."""
 
-    def close(self) -> None:
-        """Close everything; waiting for doorbells ends."""
+    def close(self, timeout_seconds: float) -> None:
+        """Close everything; waiting for doorbells ends. Threads are waited for at most so long."""
 
     def forget_connections(self) -> None:
         """In a forked child: close the child's copies of the parent's connections, which live as long as any copy does."""

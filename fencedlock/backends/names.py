@@ -31,11 +31,21 @@ def checked_name(name: str) -> str:
 
 def checked_namespace(namespace: str) -> str:
     """The namespace, if it can begin a key. Raises ConfigurationError otherwise."""
-    if not isinstance(namespace, str) or not namespace or _NEVER_IN_NAMESPACES.search(namespace):
-        raise ConfigurationError(
-            f"a namespace must be a non-empty str without braces, percent signs and control characters, not {namespace!r}"
-        )
+    if not isinstance(namespace, str) or not is_namespace(namespace):
+        raise ConfigurationError(f"namespace must be {NAMESPACE_WANTED}, not {namespace!r}")
     return namespace
+
+
+NAMESPACE_WANTED = "a non-empty str, encodable as UTF-8, without braces, percent signs and control characters"
+
+
+def is_namespace(text: str) -> bool:
+    """True if this text can begin a key."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return bool(text) and not _NEVER_IN_NAMESPACES.search(text)
 
 
 def encoded(name: str, needs_encoding: re.Pattern[str]) -> str:

@@ -3,63 +3,96 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import quote
 
+from fencedlock.backends.address import Address, Host, parsed, scheme_of, without_password
 from fencedlock.backends.base import Backend, BackendFactory
 from fencedlock.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from fencedlock.backends.etcd.connections import Connections
 
+__all__ = ["address_of", "backend_factory", "without_password"]
+
+
+def address_of(url: str, where: str = "") -> Address:
+    """The parts of a lock server's URL. ``where`` tells, in an error, where the URL comes from.
+
+    Raises ConfigurationError for what can't be one; what is shown of it gives no access.
+    """
+    url = str.__str__(url)  # of a subclass too, whose own text may be made for showing
+    scheme = scheme_of(url)
+    if scheme not in _SCHEMES:
+        known = ", ".join(f"{known}://" for known in _SCHEMES)
+        begins = f"begins with {f'{scheme}://'!r}" if scheme else "has no scheme"
+        described = f"the URL {where}" if where else "the URL"
+        raise ConfigurationError(f"unknown kind of lock server: {described} {begins}, and it must begin with one of {known}")
+    return parsed(url, where)
+
 
 def backend_factory(target: Any, *, namespace: str, socket_timeout_seconds: float) -> BackendFactory:
-    """What makes the backend of one client for this target.
+    """What makes the backend of one client for this target: an :class:`Address`, or a ready client object.
 
     Raises ConfigurationError, before any I/O, for a target that can't be one.
     """
-    try:
-        return _opener(target)(target, namespace, socket_timeout_seconds)
-    except ConfigurationError:
-        raise
-    except (ValueError, TypeError) as error:
-        raise ConfigurationError(f"can't make sense of {_shown(target)}: {error}") from error
+    if isinstance(target, Address):
+        return _SCHEMES[target.scheme](target, namespace, socket_timeout_seconds)
+    from fencedlock.backends.etcd.ready import is_ready_client
+
+    if is_ready_client(target):
+        return _ready_etcd3_client(target, namespace, socket_timeout_seconds)
+    _refuse_what_is_no_client(target)
+    return _ready_client(target, namespace, socket_timeout_seconds)
 
 
-def _opener(target: Any) -> Callable[[Any, str, float], BackendFactory]:
-    if not isinstance(target, str):
-        from fencedlock.backends.etcd.ready import is_ready_client
-
-        return _ready_etcd3_client if is_ready_client(target) else _ready_client
-    scheme = urlsplit(target).scheme
-    try:
-        return _SCHEMES[scheme]
-    except KeyError:
-        known = ", ".join(f"{scheme}://" for scheme in _SCHEMES)
-        raise ConfigurationError(
-            f"unknown kind of lock server {without_password(target)!r}: a URL must begin with one of {known}"
-        ) from None
+_ADVICE = "pass a URL or a redis.Redis (valkey.Valkey) object, or an etcd3.client()"
 
 
-def _shown(target: Any) -> str:
-    return repr(without_password(target)) if isinstance(target, str) else f"this {type(target).__name__}"
+def _is_of(*names: str) -> Callable[[Any], bool]:
+    """Whether an object's class, or one above it, has one of these names: nothing need be imported to tell."""
+    return lambda target: any(cls.__name__ in names for cls in type(target).__mro__)
 
 
-def without_password(url: str) -> str:
-    """The URL as it may be shown."""
-    return re.sub(r"(?<=:)[^:/@]+(?=@)", "***", url, count=1)
+def _is_asynchronous(target: Any) -> bool:
+    return any("asyncio" in cls.__module__.split(".") for cls in type(target).__mro__)
 
 
-def _redis_url(url: str, namespace: str, socket_timeout_seconds: float) -> BackendFactory:
+def _has_no_connections(target: Any) -> bool:
+    return getattr(getattr(target, "connection_pool", None), "connection_class", None) is None
+
+
+_NO_CLIENTS: tuple[tuple[Callable[[Any], bool], str], ...] = (
+    (lambda target: target is None, "it stands for no server at all"),
+    (lambda target: isinstance(target, (bytes, bytearray, memoryview)), "decode it, because a URL is a str"),
+    (lambda target: isinstance(target, os.PathLike), "the URL of a socket is unix:///the/socket, that of a folder embedded:///the/folder"),
+    (lambda target: isinstance(target, type), "it is a class, and not an object of it"),
+    (lambda target: hasattr(target, "geturl"), "take its geturl()"),
+    (lambda target: isinstance(target, (list, tuple, set, frozenset, dict)), "a client has one target; an etcd:// URL names several hosts"),
+    (_is_asynchronous, "it is an asyncio client, and locks need one of the blocking kind"),
+    (_is_of("RedisCluster", "ValkeyCluster"), "it is a cluster, and a lock lives on one server"),
+    (_is_of("Sentinel"), "take its master_for(service), which is a client of the master"),
+    (_is_of("ConnectionPool"), "make a client of it, as redis.Redis(connection_pool=pool)"),
+    (_has_no_connections, "it is no client of a kind that is known here"),
+)
+"""What is passed by mistake, and what to do about it."""
+
+
+def _refuse_what_is_no_client(target: Any) -> None:
+    """Raise ConfigurationError for targets through which nothing can be locked. They are not shown: some hold a password."""
+    for matches, words in _NO_CLIENTS:
+        if matches(target):
+            raise ConfigurationError(f"can't lock through this {type(target).__name__}: {words}; {_ADVICE}")
+
+
+def _redis_url(address: Address, namespace: str, socket_timeout_seconds: float) -> BackendFactory:
     import redis
 
-    database = urlsplit(url).path.strip("/")
-    if not url.startswith("unix:") and database and not database.isdecimal():
-        raise ConfigurationError(f"the database in {without_password(url)!r} must be a number, not {database!r}")
-    pool = redis.ConnectionPool.from_url(url, socket_timeout=socket_timeout_seconds)
+    from fencedlock.backends.redis.settings import settings_of
+
+    pool = redis.ConnectionPool(**settings_of(address, socket_timeout_seconds))
     return _ready_client(redis.Redis(connection_pool=pool), namespace, socket_timeout_seconds)
 
 
@@ -67,11 +100,15 @@ def _ready_client(client: Any, namespace: str, socket_timeout_seconds: float) ->
     return partial(_redis_backend, client, namespace, socket_timeout_seconds)
 
 
-def _embedded(url: str, namespace: str, socket_timeout_seconds: float) -> BackendFactory:
+def _embedded(address: Address, namespace: str, socket_timeout_seconds: float) -> BackendFactory:
     if os.name != "posix":
         raise ConfigurationError("embedded:// needs a POSIX system: run a redis-server and use its redis:// URL")
+    address.refuse_other_options((), "it takes none of a server's")
+    if address.user or address.password or address.hosts != (Host("", None),):
+        raise address.error("can name a folder, and no user or host: write embedded://, or embedded:///absolute/folder with three slashes")
     from fencedlock.backends.embedded import EmbeddedServer
 
+    url = f"embedded://{quote(address.path)}"
     EmbeddedServer(url)  # raises for what can't be
 
     def make(client_id: str) -> Backend:
@@ -92,11 +129,13 @@ def _redis_backend(
     return RedisBackend(connector, client_id, namespace, timeout_seconds, on_close)
 
 
-def _etcd_url(url: str, namespace: str, socket_timeout_seconds: float) -> BackendFactory:
-    from fencedlock.backends.etcd.connections import Connections
-    from fencedlock.backends.etcd.settings import settings_of_url
+def _etcd_url(address: Address, namespace: str, socket_timeout_seconds: float) -> BackendFactory:
+    from fencedlock.backends.etcd.settings import settings_of
 
-    return _etcd_backend(partial(Connections, settings_of_url(url)), namespace, socket_timeout_seconds)
+    settings = settings_of(address)
+    from fencedlock.backends.etcd.connections import Connections
+
+    return _etcd_backend(partial(Connections, settings), namespace, socket_timeout_seconds)
 
 
 def _ready_etcd3_client(client: Any, namespace: str, socket_timeout_seconds: float) -> BackendFactory:
@@ -111,7 +150,7 @@ def _etcd_backend(connect: Callable[[], Connections], namespace: str, socket_tim
     return lambda _client_id: EtcdBackend(connect(), namespace, socket_timeout_seconds)
 
 
-_SCHEMES: dict[str, Callable[[Any, str, float], BackendFactory]] = {
+_SCHEMES: dict[str, Callable[[Address, str, float], BackendFactory]] = {
     "redis": _redis_url,
     "rediss": _redis_url,
     "unix": _redis_url,

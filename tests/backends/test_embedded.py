@@ -135,7 +135,7 @@ def test_a_folder_that_others_can_enter_is_refused(folder: Path, connect: Callab
         connect(f"embedded://{folder}").RLock("x").acquire()
 
 
-@pytest.mark.parametrize("url", ["embedded://here", "embedded:///tmp/x?ttl=3", "embedded:///" + "long/" * 30])
+@pytest.mark.parametrize("url", ["embedded://here", "embedded:///tmp/x?maxmemory=3", "embedded:///" + "long/" * 30])
 def test_a_wrong_url_is_refused_before_any_io(url: str) -> None:
     with pytest.raises(fencedlock.ConfigurationError):
         fencedlock.connect(url)

@@ -60,7 +60,7 @@ class Scene:
         self._clients = [fencedlock.connect(f"redis://127.0.0.1:{port}", ttl=LEASE_SECONDS) for _ in range(2)]
         self._handles = [client.FairLock(name) for client in self._clients]
         for client in self._clients:
-            client._table.listen()
+            client._table.listen(5)
         self._numbers = itertools.count()
 
     def claim(self) -> Claim:

@@ -30,7 +30,7 @@ def remote(wire: Any, connect: Callable[..., fencedlock.Client]) -> fencedlock.C
     """A client behind the proxy, whose requests time out soon, with everything opened that it opens once."""
     remote = connect(wire.url, ttl=TTL_SECONDS, socket_timeout=REQUEST_SECONDS)
     with remote.RLock("warm up"):
-        remote._table.listen()
+        remote._table.listen(5)
     return remote
 
 
@@ -180,7 +180,7 @@ class TestLatePackets:
         """By another thread, while the request is under way."""
         remote = connect(wire.url, ttl=60, socket_timeout=3)
         with remote.RLock("warm up"):
-            remote._table.listen()
+            remote._table.listen(5)
         lock, errors = remote.FairLock(name), []
 
         def acquire() -> None:

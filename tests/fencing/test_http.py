@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client
+import io
 import json
 import multiprocessing
 import os
@@ -13,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from multiprocessing.connection import Connection
 from typing import Any
+from urllib.parse import urlsplit
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import httpx
@@ -164,6 +167,16 @@ def post(url: str, token: FencingToken | None) -> httpx.Response:
     return httpx.post(url, headers={} if token is None else {HEADER: format_token(token)}, timeout=20)
 
 
+def _raw_request(url: str, method: str, headers: dict[str, str] | None = None) -> tuple[int, str | None]:
+    """The status and content type of an answer. httpx sends methods in upper case, and no wrong lengths."""
+    host, _, port = urlsplit(url).netloc.partition(":")
+    connection = http.client.HTTPConnection(host, int(port), timeout=20)
+    with contextlib.closing(connection):
+        connection.request(method, "/", headers=headers or {})
+        answer = connection.getresponse()
+        return answer.status, answer.headers["Content-Type"]
+
+
 class TestMiddleware:
     def test_stale_requests_get_409_and_a_problem(self, serve: Callable[..., Any]) -> None:
         service = Service()
@@ -210,6 +223,15 @@ class TestMiddleware:
         with serve(service, MonotonicFence(), methods={"GET"}) as url:
             assert post(url, None).status_code == 200
             assert httpx.get(url).status_code == 428
+
+    @pytest.mark.parametrize("name", ["post", "POST", "Post"])
+    def test_the_case_of_methods_makes_no_difference(self, name: str, serve: Callable[..., Any]) -> None:
+        service = Service()
+        with serve(service, MonotonicFence(), methods=[name]) as url:
+            assert [httpx.request(method, url).status_code for method in ("POST", "PUT")] == [428, 200]
+            assert _raw_request(url, "post")[0] == 428, "many services take it for POST"
+        with serve(service) as url:
+            assert _raw_request(url, "get")[0] == 200, "as safe as GET"
 
     def test_what_the_service_s_own_store_refuses_gets_409(self, serve: Callable[..., Any]) -> None:
         service = Service()
@@ -373,6 +395,79 @@ def test_a_token_of_another_lock_than_the_service_s_resource_gets_400(serve: Cal
 def test_a_resource_without_a_fence_is_refused(middleware: Any) -> None:
     with pytest.raises(fencedlock.ConfigurationError, match="name the resource in the service's check"):
         middleware(None, resource=lambda _: "x")
+
+
+@pytest.mark.parametrize("middleware", [ASGIFencing, WSGIFencing])
+@pytest.mark.parametrize("methods", ["POST", b"PUT", 5, [""], ["POST "], [b"POST"], [None], ["PO ST"], ["POST,PUT"], ["POST\n"]])
+def test_what_can_be_no_methods_is_refused(middleware: Any, methods: Any) -> None:
+    with pytest.raises(fencedlock.ConfigurationError, match="methods must be"):
+        middleware(None, methods=methods)
+
+
+def test_methods_may_come_from_an_iterator() -> None:
+    app = WSGIFencing(lambda *_: [], methods=iter(["post"]))  # type: ignore[arg-type]
+    for _ in range(2):
+        begun: list[Any] = []
+        app({"REQUEST_METHOD": "POST"}, lambda *arguments, begun=begun: begun.append(arguments))
+        assert begun[0][0] == "428 Precondition Required"
+
+
+class TestContentLength:
+    """Of WSGI; servers of ASGI hand over the body itself."""
+
+    def answer(self, body: bytes, length: str, **environ: Any) -> tuple[str, bytes, list[bytes]]:
+        seen: list[bytes] = []
+
+        def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+            seen.append(environ["wsgi.input"].read())
+            start_response("200 OK", [])
+            return []
+
+        begun: list[Any] = []
+        request = {
+            "REQUEST_METHOD": "POST",
+            "HTTP_FENCING_TOKEN": format_token(OLD),
+            "CONTENT_LENGTH": length,
+            "wsgi.input": io.BytesIO(body),
+        }
+        answered = WSGIFencing(app, self.fence)({**request, **environ}, lambda *arguments: begun.append(arguments))
+        return begun[0][0], b"".join(answered), seen
+
+    @pytest.fixture(autouse=True)
+    def new_fence(self) -> None:
+        self.fence = MonotonicFence()
+
+    @pytest.mark.parametrize("length", ["x", "-1", "+2", "2.0", "1_0", " 2", "2, 2", "0x2", "\u0662", "\u00b2", "9" * 19, "9" * 5000])
+    def test_what_is_no_length_gets_400(self, length: str) -> None:
+        status, body, seen = self.answer(b"ab", length)
+        problem = json.loads(body)
+        assert (status, problem["status"], seen) == ("400 Bad Request", 400, [])
+        assert "Content-Length" in problem["detail"]
+        self.fence.check(FencingToken(OLD.lock, 1))  # the request left nothing behind
+
+    def test_a_body_that_ends_too_soon_gets_400(self) -> None:
+        status, body, seen = self.answer(b"ab", "3")
+        assert (status, seen) == ("400 Bad Request", [])
+        assert "ended 1 bytes before" in json.loads(body)["detail"]
+
+    @pytest.mark.parametrize(
+        ("length", "terminated", "read"), [("2", False, b"ab"), ("002", False, b"ab"), ("", True, b"abc"), ("2", True, b"ab")]
+    )
+    def test_good_ones_are_read(self, length: str, terminated: bool, read: bytes) -> None:
+        assert self.answer(b"abc", length, **{"wsgi.input_terminated": terminated}) == ("200 OK", b"", [read])
+
+    def test_a_body_may_come_in_pieces(self) -> None:
+        class Pieces(io.BytesIO):
+            def read(self, size: int | None = -1) -> bytes:
+                return super().read(min(1, size or 0))
+
+        assert self.answer(b"", "2", **{"wsgi.input": Pieces(b"abc")}) == ("200 OK", b"", [b"ab"])
+
+    def test_a_server_s_request_gets_it(self) -> None:
+        service = Service()
+        with serving_wsgi(WSGIFencing(service.wsgi, MonotonicFence())) as url:
+            refused = _raw_request(url, "POST", {HEADER: format_token(OLD), "Content-Length": "-5"})
+        assert (refused, service.accepted) == ((400, "application/problem+json"), [])
 
 
 class TestClients:

@@ -75,6 +75,9 @@ class EtcdBackend:
         lease: Lease = target.anchor.lease
         return since if lease.gone else lease.deadline
 
+    def ping(self, timeout_seconds: float) -> None:
+        self.connections.call(RANGE, messages().RangeRequest(key=locks_prefix(self._namespace, "")), timeout_seconds)
+
     def check_settings(self, timeout_seconds: float) -> list[str]:
         try:
             status = self.connections.call(STATUS, messages().StatusRequest(), timeout_seconds)
@@ -89,7 +92,7 @@ class EtcdBackend:
         assert isinstance(parent, EtcdBackend)
         self.highest_revision = parent.highest_revision
 
-    def listen(self, listener: Listener) -> None:
+    def listen(self, listener: Listener, timeout_seconds: float) -> None:  # noqa: ARG002 - it opens in the background
         self.inbox.open(listener)
 
     def wait(self, bell: Bell, timeout_seconds: float) -> None:
@@ -99,10 +102,11 @@ class EtcdBackend:
         times = [at for at in (self.inbox.tend(now), self.leases.tend(now)) if at is not None]
         return min(times, default=None)
 
-    def close(self) -> None:
-        self.leases.revoke_all(min(self.request_timeout_seconds, CLOSING_SECONDS))
+    def close(self, timeout_seconds: float) -> None:
+        if timeout_seconds > 0:
+            self.leases.revoke_all(min(self.request_timeout_seconds, CLOSING_SECONDS, timeout_seconds))
         self.connections.close()
-        self.inbox.close()
+        self.inbox.close(timeout_seconds)
 
     def forget_connections(self) -> None:
         self.connections.forget()

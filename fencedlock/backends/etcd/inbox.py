@@ -15,6 +15,7 @@ from fencedlock.backends.etcd.queue import LockQueue
 from fencedlock.backends.etcd.values import claim_of_holder, claims_in
 from fencedlock.clock import now_seconds
 from fencedlock.errors import BackendError, BackendUnavailableError
+from fencedlock.threads import Event, Worker
 
 logger: logging.Logger = logging.getLogger("fencedlock")
 
@@ -58,24 +59,18 @@ class Inbox:
         """What the open stream has to send; None while there is none."""
         self._responses: Any = None
         self._listener: Listener | None = None
-        self._thread: threading.Thread | None = None
-        self._closed = threading.Event()
+        self._worker = Worker(self._run, "fencedlock-inbox")
+        self._closed = Event()
         self._warned = False
 
     def open(self, listener: Listener) -> None:
         """Start the thread, unless it runs."""
-        if self._thread is not None:
-            return
-        with self._mutex:
-            if self._thread is None and not self._closed.is_set():
-                self._listener = listener
-                thread = threading.Thread(target=self._run, name="fencedlock-inbox", daemon=True)
-                self._thread = thread  # first: Ctrl-C after the start must not lead to a second reader
-                try:
-                    thread.start()
-                except RuntimeError:
-                    self._thread = None
-                    raise
+        if self._listener is None and not self._closed.is_set():
+            self._listener = listener
+        try:
+            self._worker.start()
+        except RuntimeError:
+            pass  # the interpreter ends: waiters ask by themselves
 
     def wait(self, keys: LockKeys, claim_id: str, revision: int, ahead: list[str], *, are_all: bool) -> None:
         """A claim waits in this lock's queue, as :meth:`LockQueue.placed` is told."""
@@ -125,15 +120,12 @@ class Inbox:
                     self._end(watch)
             return min(self._due.values(), default=None)
 
-    def close(self) -> None:
-        """Stop reading, and wait until the thread has ended."""
+    def close(self, timeout_seconds: float) -> None:
+        """Stop reading, and wait until the thread has ended, at most so long."""
         self._closed.set()
-        with self._mutex:
-            if self._responses is not None:
-                self._responses.cancel()
-            thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join()
+        if self._responses is not None:
+            self._responses.cancel()
+        self._worker.wait(timeout_seconds)
 
     # --- with the mutex
 

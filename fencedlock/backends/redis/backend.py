@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
@@ -20,7 +21,7 @@ from fencedlock.backends.base import (
 from fencedlock.backends.names import checked_namespace
 from fencedlock.backends.redis import scripts
 from fencedlock.backends.redis.connections import Connections, Connector, Wire
-from fencedlock.backends.redis.floors import Floors
+from fencedlock.backends.redis.floors import MOST_TOKEN, SLACK_US, Floors
 from fencedlock.backends.redis.inbox import Inbox
 from fencedlock.backends.redis.keys import keys_of, lock_key, name_of, scan_pattern
 from fencedlock.backends.redis.lock import MOST_LATE, RedisLock, clock_jumps, whole_ms
@@ -33,6 +34,12 @@ from fencedlock.waiting import Bell
 _SCAN_COUNT = "1000"
 _LEAST_RECHECK_MS = 10
 """A lease that has just run out is looked at again so soon."""
+_DEAF_RECHECK_MS = 500
+"""A waiter that hears no doorbell asks so often whether the lock is free."""
+
+MOST_CLOCK_DIFFERENCE_SECONDS = 1.0
+"""A server whose clock is further from this host's endangers fencing tokens in a failover."""
+
 _BUSY = Busy()
 _TOKEN_BYTES = len(b":1000000000\r\n")
 """The answer of an ordinary grant, a time in µs, is at least so long; a smaller number answers something else."""
@@ -61,7 +68,7 @@ class _Terms(dict[tuple[str, float, str, bool], str]):
         span_ms = min(lease_ms, round(MOST_SPAN_SECONDS * 1000))
         if len(self) >= _MOST_TERMS:
             self.clear()
-        terms = self[kind] = bulks(holder, str(lease_ms), mode, f"{fair:d} {span_ms} {self._doors}")
+        terms = self[kind] = bulks(f"{lease_ms} {holder}", str(lease_ms), mode, f"{fair:d} {span_ms} {self._doors}")
         return terms
 
 
@@ -75,17 +82,19 @@ class RedisBackend:
         self._connector = connector
         self._on_close = on_close
         self._namespace = checked_namespace(namespace)
-        self.connections: Connections = Connections(connector)
+        self.connections: Connections = Connections(connector, request_timeout_seconds)
         inbox_prefix = f"{namespace}:inbox:"
-        self._inbox = Inbox(connector, inbox_prefix + client_id, request_timeout_seconds)
+        self._inbox = Inbox(self.connections, connector, inbox_prefix + client_id, request_timeout_seconds, self._may_be_issued)
+        self.connections.on_new = self._connected_anew
+        self.connections.on_switch = self._inbox.hang_up
         self.doors: str = f"1 {inbox_prefix}"
-        """The last argument of scripts that hand over: that PUBLISH counts who listens, and where the inboxes are."""
+        """The last argument of scripts that hand over: that the server knows who listens, and where the inboxes are."""
         self.release_terms: str = bulks("0", self.doors)
         """The last arguments of a release whose claim has no packet unanswered."""
         self.terms: _Terms = _Terms(self.doors)
         self.floors: Floors = Floors()
         self.ahead_us: float = 0.0
-        """The server's time minus this process's, as of the last answer; the first request learns it."""
+        """The server's time minus this process's, as of the last answer; 0 before the first one, which teaches it."""
 
     # --- the operations of many locks
 
@@ -98,9 +107,10 @@ class RedisBackend:
 
         return self._ask(scripts.ACQUIRE, claims, make, self.read_claim_answer, timeout_seconds)
 
-    def renew(self, holds: Sequence[Hold], timeout_seconds: float, *, exact: bool = False) -> list[RenewAnswer | Exception]:
+    def renew(self, holds: Sequence[Hold], timeout_seconds: float, *, exact: bool = False) -> list[RenewAnswer | Exception]:  # noqa: ARG002
+        # Every renewal is exact: it sets what the hold's latest operation asks for, from now on.
         def make(hold: Hold, not_after_us: int) -> bytes:
-            return _bound(hold).pack_renew(hold, not_after_us, exact)
+            return _bound(hold).pack_renew(hold, not_after_us)
 
         return self._ask(scripts.RENEW, holds, make, self._read_renew_answer, timeout_seconds)
 
@@ -123,21 +133,41 @@ class RedisBackend:
             if cursor == b"0":
                 return
 
+    def ping(self, timeout_seconds: float) -> None:
+        self.connections.ask(pack("PING"), timeout_seconds)
+
     def check_settings(self, timeout_seconds: float) -> list[str]:
+        found = self._clock_warnings(timeout_seconds / 4)
         settings: dict[bytes, bytes] = {}
         for setting in ("maxmemory-policy", "appendonly", "save"):
             try:
-                reply = self.connections.ask(pack("CONFIG", "GET", setting), timeout_seconds / 3)
+                reply = self.connections.ask(pack("CONFIG", "GET", setting), timeout_seconds / 4)
             except BackendError:
-                return []  # hosted servers often forbid it
+                return found  # hosted servers often forbid it
             settings.update(zip(reply[::2], reply[1::2], strict=True))
-        found = []
         policy = settings.get(b"maxmemory-policy", b"noeviction")
         if policy != b"noeviction":
             found.append(f"it may evict held locks when memory runs out: set maxmemory-policy to noeviction (it is {policy.decode()})")
         if settings.get(b"appendonly") == b"no" and not settings.get(b"save"):
             found.append("it keeps nothing over a restart, so a restart loses every held lock (tokens still rise): set appendonly to yes")
         return found
+
+    def _clock_warnings(self, timeout_seconds: float) -> list[str]:
+        """Tokens follow the server's clock: after a failover they go on rising only while the clocks of the servers agree."""
+        before = time.time()
+        try:
+            seconds, micros = self.connections.ask(pack("TIME"), timeout_seconds)
+            ahead = int(seconds) + int(micros) / 1e6 - (before + time.time()) / 2
+        except (BackendError, TypeError, ValueError):
+            return []
+        if abs(ahead) <= MOST_CLOCK_DIFFERENCE_SECONDS:
+            return []
+        direction = "ahead of" if ahead > 0 else "behind"
+        warning = (
+            f"its clock is {abs(ahead):.1f} s {direction} this host's: fencing tokens follow that clock, so after a failover to a server "
+            "with another time they may repeat or fall. Let all hosts follow the same time (NTP)"
+        )
+        return [warning]
 
     def forgets_at(self, target: Claim | Hold, since: float) -> float:
         return since + target.lease_seconds
@@ -155,8 +185,8 @@ class RedisBackend:
 
     # --- connections
 
-    def listen(self, listener: Listener) -> None:
-        self._inbox.open(listener)
+    def listen(self, listener: Listener, timeout_seconds: float) -> None:
+        self._inbox.open(listener, timeout_seconds)
 
     def wait(self, bell: Bell, timeout_seconds: float) -> None:
         self._inbox.wait(bell, timeout_seconds)
@@ -164,10 +194,23 @@ class RedisBackend:
     def tend(self, now: float) -> float | None:
         return self.connections.trim(now)
 
-    def close(self) -> None:
-        self._inbox.close()
+    def close(self, timeout_seconds: float) -> None:
+        self._inbox.close(timeout_seconds)
         self.connections.close()
         self._on_close()
+
+    def _connected_anew(self) -> None:
+        """A connection was opened, perhaps to another server than before, whose clock is behind.
+
+        No token may be lower than what that one may have issued by now, though we were not told of it.
+        """
+        if self.ahead_us:
+            self.floors.of_all = max(self.floors.of_all, self.server_us(now_seconds()))
+        self._inbox.doubt()
+
+    def _may_be_issued(self, token: int) -> bool:
+        """False for a token that is higher than the server's clock can have made it: what tells of it is not believed."""
+        return token <= self.server_us(now_seconds()) + SLACK_US
 
     def forget_connections(self) -> None:
         self._inbox.forget()
@@ -177,7 +220,7 @@ class RedisBackend:
 
     def call(self, script: Script, packed: bytes, timeout_seconds: float, attempts: int = 1) -> tuple[bytes, int]:
         """The line that a packed call of a script answers, with its sign and end, and how often it was sent."""
-        reply, sent = self.connections.converse(packed, timeout_seconds, attempts)
+        reply, sent = self.connections.converse(packed, timeout_seconds, now_seconds(), attempts)
         return (reply, sent) if type(reply) is bytes else self.call_with_text(script, packed, timeout_seconds, attempts, reply, sent)
 
     def call_with_text(
@@ -185,10 +228,10 @@ class RedisBackend:
     ) -> tuple[bytes, int]:
         """The same after this error, if it says that the server has not loaded the script; otherwise it is raised."""
         if not isinstance(error, self._connector.exceptions.NoScriptError):
-            raise self._connector.error_for(error) from error
-        reply, more = self.connections.converse(script.with_text(packed), timeout_seconds, attempts)
+            raise self.connections.refusal(error) from error
+        reply, more = self.connections.converse(script.with_text(packed), timeout_seconds, now_seconds(), attempts)
         if isinstance(reply, Exception):
-            raise self._connector.error_for(reply) from reply
+            raise self.connections.refusal(reply) from reply
         return reply, sent + more - 1
 
     def _ask(
@@ -230,7 +273,7 @@ class RedisBackend:
                 packed = [make(target, until_us) for target in unanswered]
                 try:
                     talk = partial(Wire.ask_lines, count=len(packed))
-                    replies, _ = self.connections.converse(b"".join(packed), timeout_seconds, 1, talk)
+                    replies, _ = self.connections.converse(b"".join(packed), timeout_seconds, sent_at, 1, talk)
                 except FencedLockError as error:
                     return [answers.get(target, error) for target in targets]  # the others would wait as long
                 loaded = False
@@ -270,7 +313,9 @@ class RedisBackend:
         """Grants and renewals tell the server's time; the next "not after" is reckoned by it."""
         self.ahead_us = int(server_us) - asked_at * 1e6
 
-    def read_claim_answer(self, claim: Claim, reply: bytes, asked_at: float) -> ClaimAnswer | None:
+    def read_claim_answer(  # noqa: C901 - one branch for each answer
+        self, claim: Claim, reply: bytes, asked_at: float
+    ) -> ClaimAnswer | None:
         """The answer of acquire.lua to what was asked at this time; None if the packet was late."""
         try:
             if reply[:1] == b":" and len(reply) >= _TOKEN_BYTES:  # on the way of each acquisition
@@ -284,12 +329,15 @@ class RedisBackend:
             kind = words[0]
             if kind == b"+granted":
                 now_us, token, lease_ms = int(words[1]), int(words[2]), int(words[3])
-                if lease_ms <= _MOST_TTL_MS:
+                if lease_ms <= _MOST_TTL_MS and token <= MOST_TOKEN:
                     self.ahead_us = now_us - asked_at * 1e6
                     self.floors.saw(claim.bound.name, token, now_us)
                     return token, asked_at + lease_ms / 1000, words[4] == b"1", False
             if kind == b"+waiting":
-                return Waiting(asked_at, int(words[1]), now_seconds() + max(int(words[2]), _LEAST_RECHECK_MS) / 1000)
+                recheck_ms = max(int(words[2]), _LEAST_RECHECK_MS)
+                if not self._inbox.is_open:  # no doorbell will come
+                    recheck_ms = min(recheck_ms, _DEAF_RECHECK_MS)
+                return Waiting(asked_at, int(words[1]), now_seconds() + recheck_ms / 1000)
             if kind == b"+busy":
                 return _BUSY
             if kind == b"+gone":

@@ -1,15 +1,17 @@
 """The connections of one client: few, opened like the user's own, and without retries beneath us.
 
 redis-py's own retries, health checks and decoding are switched off on them: a retry that we don't know of would hide whether
-a packet had an answer, and the scripts need no decoding. A user's pool is not used, for a small one would be drained by
-the inbox; its settings are.
+a packet had an answer, and the scripts need no decoding. A user's pool is not used, because a small one would be drained by
+the inbox. Its settings are read each time that a connection is opened, so that a password that changes is followed.
 """
 
 from __future__ import annotations
 
+import _socket
 import socket
 import struct
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable
 from importlib import import_module
@@ -17,7 +19,10 @@ from types import ModuleType
 from typing import Any
 
 from fencedlock.backends.redis.bounded import bounded
+from fencedlock.backends.redis.probes import speaks_plainly, speaks_tls
+from fencedlock.backends.redis.refusals import Meaning, meaning_of, tls_fault, words_of
 from fencedlock.clock import now_seconds
+from fencedlock.cooperation import raise_if_patched_too_late
 from fencedlock.errors import (
     BackendError,
     BackendMisconfiguredError,
@@ -25,12 +30,28 @@ from fencedlock.errors import (
     ConfigurationError,
     FencedLockError,
 )
+from fencedlock.interrupts import innermost_module, raised_by_handler
+from fencedlock.process import CopiedProcessError, own
+from fencedlock.threads import Worker
+from fencedlock.waiting import Bell
 
 MOST_CONNECTIONS = 32
-"""Calls in flight at once; more threads than that take turns, for one server answers one at a time anyway."""
+"""Calls in flight at once; more threads than that take turns, because one server answers one at a time anyway."""
 
 IDLE_SECONDS = 1.0
 """A connection that no call has needed for so long is closed, but for one."""
+
+RESTED_SECONDS = 1.0
+"""A connection that was idle for so long may have been forgotten on the way, by a NAT or a load balancer, without a word to us."""
+
+LEASH_SECONDS = 0.25
+"""So the first question on it waits for its answer no longer than that, or than twice the time that opening it took; then it is asked
+again through a new connection."""
+
+LEAST_WAIT_SECONDS = 0.01
+
+LOOK_SECONDS = 0.05
+"""A thread that waits for a connection looks so often whether there is one. It is woken sooner; a wake-up may get lost by an interrupt."""
 
 _CHUNK_BYTES = 4096
 _LINE_BYTES = 256
@@ -42,52 +63,131 @@ _SIGNS = frozenset((b"+", b":"))
 _MOST_LINE_BYTES = 1 << 16
 """Far more than any script of ours answers, or Redis says of an error."""
 
-_TEMPORARY = ("LOADING", "BUSY", "MASTERDOWN", "TRYAGAIN", "CLUSTERDOWN")
 _NOT_OURS_TO_COPY = ("maint_notifications", "oss_cluster_maint", "orig_", "maintenance_", "event_dispatcher", "himport")
+_OUR_SIDE = (
+    "fencedlock",
+    "redis",
+    "valkey",
+    "hiredis",
+    "libvalkey",
+    "socket",
+    "ssl",
+    "select",
+    "selectors",
+    "gevent",
+    "eventlet",
+    "greenlet",
+)
+"""The packages of the client's side of a connection: what they raise is an I/O error, or came of a garbled answer."""
 
 
 class Connector:
     """Opens connections with the settings of a ready client of redis-py or valkey-py."""
 
     def __init__(self, client: Any) -> None:
-        pool: Any = getattr(client, "connection_pool", None)
-        connection_class = getattr(pool, "connection_class", None)
+        self._client = client
+        connection_class = getattr(self._pool, "connection_class", None)
         if connection_class is None:
-            raise ConfigurationError(f"can't lock through {client!r}: pass a URL or a redis.Redis (valkey.Valkey) object")
+            raise ConfigurationError(f"can't lock through a {type(client).__name__}: pass a URL or a redis.Redis (valkey.Valkey) object")
+        if any(cls.__module__.partition(".")[0] == "fakeredis" for cls in connection_class.__mro__):
+            raise ConfigurationError(
+                "fakeredis keeps its data inside this process, so a lock on it would exclude nobody else: "
+                "use a real server, for example fencedlock.connect('embedded://'), which starts one for tests"
+            )
         package = _package_of(connection_class)
         if "asyncio" in connection_class.__module__:
             raise ConfigurationError(f"this {type(client).__name__} is an asyncio client: pass a {package}.Redis of the blocking kind")
         self.exceptions: ModuleType = import_module(f"{package}.exceptions")
-        self._class = bounded(connection_class)
-        settings = {key: value for key, value in pool.connection_kwargs.items() if not key.startswith(_NOT_OURS_TO_COPY)}
-        self.socket_timeout_seconds: float | None = settings.get("socket_timeout")
-        retry = import_module(f"{package}.retry").Retry(import_module(f"{package}.backoff").NoBackoff(), 0)
-        settings.update(decode_responses=False, protocol=2, retry=retry, retry_on_timeout=False, retry_on_error=[], health_check_interval=0)
-        self._settings = settings
+        self._package = package
+        self._classes: dict[type, type] = {}
+        self.socket_timeout_seconds: float | None = self._pool.connection_kwargs.get("socket_timeout")
+
+    @property
+    def _pool(self) -> Any:
+        return getattr(self._client, "connection_pool", None)
 
     def __call__(self) -> Any:
-        """A new connection object; nothing is opened yet."""
-        return self._class(**self._settings)
+        """A new connection object, with the settings as they are now; nothing is opened yet."""
+        raise_if_patched_too_late()
+        pool = self._pool
+        settings = {key: value for key, value in pool.connection_kwargs.items() if not key.startswith(_NOT_OURS_TO_COPY)}
+        retry = import_module(f"{self._package}.retry").Retry(import_module(f"{self._package}.backoff").NoBackoff(), 0)
+        settings.update(decode_responses=False, protocol=2, retry=retry, retry_on_timeout=False, retry_on_error=[], health_check_interval=0)
+        cls = self._classes.get(pool.connection_class)
+        if cls is None:
+            cls = self._classes[pool.connection_class] = bounded(pool.connection_class)
+        return cls(**settings)
 
-    def is_cut(self, error: Exception) -> bool:
+    @property
+    def where(self) -> str:
+        """The server, as it may be shown: its host, port and database, or its socket's path, and never a password."""
+        settings = self._pool.connection_kwargs
+        database = settings.get("db") or 0
+        if settings.get("path"):
+            return f"unix:{settings['path']} (database {database})"
+        host = str(settings.get("host", "localhost"))
+        shown = f"[{host}]" if ":" in host else host
+        return f"{shown}:{settings.get('port', 6379)}/{database}"
+
+    def is_cut(self, error: BaseException) -> bool:
         """True if the connection broke, other than by silence."""
-        return isinstance(error, (self.exceptions.ConnectionError, OSError)) and not isinstance(error, TimeoutError)
+        return isinstance(error, (self.exceptions.ConnectionError, OSError)) and not isinstance(error, (TimeoutError, BlockingIOError))
 
-    def error_for(self, error: Exception) -> FencedLockError:
+    def is_silent(self, error: BaseException) -> bool:
+        """True if no answer came in time."""
+        return isinstance(error, (BlockingIOError, TimeoutError, self.exceptions.TimeoutError))
+
+    def is_ours(self, error: BaseException) -> bool:
+        """True if the connection or the server is what failed; False for what a signal handler or the program itself has raised."""
+        if not isinstance(error, Exception) or isinstance(error, CopiedProcessError) or raised_by_handler(error) is not None:
+            return False
+        if isinstance(error, (OSError, self.exceptions.RedisError, FencedLockError)):
+            return True
+        # What a parser makes of garbage. An exception of the program's own class comes from the program, wherever it was thrown in.
+        return type(error).__module__ == "builtins" and innermost_module(error).partition(".")[0] in _OUR_SIDE
+
+    def connecting_error(self, error: BaseException) -> FencedLockError:
+        """Our error for what prevented a connection from being opened. A credential provider or a connection class may raise anything."""
+        if self.is_ours(error):
+            assert isinstance(error, Exception)
+            wrong = self._wrong_protocol(error)
+            return BackendMisconfiguredError(f"the lock server at {self.where} {wrong}") if wrong else self.error_for(error)
+        return BackendUnavailableError(f"can't connect to the lock server at {self.where}: {type(error).__name__}: {words_of(error)}")
+
+    def _wrong_protocol(self, error: Exception) -> str:
+        """What to do, if the port speaks TLS and we do not, or the other way round; empty if that is not why connecting failed."""
+        settings = self._pool.connection_kwargs
+        host, port = settings.get("host", "localhost"), settings.get("port", 6379)
+        if settings.get("path") or isinstance(error, FencedLockError) or "refused" in str(error):
+            return ""
+        with_tls = "SSL" in self._pool.connection_class.__name__
+        if with_tls and self.is_silent(error) and speaks_plainly(host, port):
+            return "does not speak TLS at this port: use redis://, or the port for TLS"
+        if not with_tls and self.is_cut(error) and speaks_tls(host, port):
+            return "speaks TLS at this port: use rediss://"
+        return ""
+
+    def error_for(self, error: Exception) -> FencedLockError:  # noqa: PLR0911 - one return for each kind
         """Our error for one of redis-py's, or for what its parser made of a garbled reply."""
         if isinstance(error, FencedLockError):
             return error  # an embedded server that did not start says so itself
-        kinds = self.exceptions
-        words = str(error)
-        if "unauthenticated" in words or "Authentication required" in words:
-            return BackendMisconfiguredError(f"the lock server wants a password, which the URL or client does not give: {words}")
-        if isinstance(error, (kinds.AuthenticationError, kinds.AuthorizationError, kinds.NoPermissionError)) or "can't run this" in words:
-            return BackendMisconfiguredError(f"the lock server refused its user: {words}")
-        if isinstance(error, (kinds.ConnectionError, kinds.TimeoutError, OSError)) or words.startswith(_TEMPORARY):
-            return BackendUnavailableError(f"the lock server gave no answer: {words}")
-        if isinstance(error, kinds.ResponseError):
-            return BackendError(f"the lock server refused: {words}")
-        return BackendError(f"the lock server's reply makes no sense: {words}")
+        where, words = f"the lock server at {self.where}", "no reply in time" if isinstance(error, BlockingIOError) else words_of(error)
+        fault = tls_fault(error)
+        if fault:
+            return BackendMisconfiguredError(f"{where} can't be reached: {fault}")
+        meaning, advice = meaning_of(error)
+        said = f"{words}; {advice}" if advice else words
+        if meaning in (Meaning.PASSES, Meaning.MOVED_AWAY):
+            return BackendUnavailableError(f"{where} can't serve now: {said}")
+        if meaning is Meaning.MISCONFIGURED:
+            return BackendMisconfiguredError(f"{where} refuses: {said}")
+        if self.is_silent(error):
+            return BackendUnavailableError(f"{where} gave no answer: {words}")
+        if isinstance(error, (self.exceptions.ConnectionError, OSError)):
+            return BackendUnavailableError(f"{where} gave no answer: {words}")
+        if isinstance(error, self.exceptions.ResponseError):
+            return BackendError(f"{where} refused: {words}")
+        return BackendError(f"the reply of {where} makes no sense, so it may be no Redis server: {words}")
 
 
 def _package_of(connection_class: type) -> str:
@@ -101,9 +201,10 @@ def _package_of(connection_class: type) -> str:
 def limit_waiting(sock: Any, timeout_seconds: float) -> None:
     """Let the kernel limit how long a call on this socket waits; one that waits longer raises BlockingIOError.
 
-    Python's own time limit polls before each call, which is two system calls more for each round trip. TLS needs it.
+    Python's own time limit polls before each call, which is two system calls more for each round trip. Sockets that do not wait in the
+    kernel need it.
     """
-    if type(sock) is not socket.socket:
+    if getattr(type(sock), "recv", None) is not _socket.socket.recv:  # TLS, or the cooperative sockets of gevent and eventlet
         sock.settimeout(timeout_seconds)
         return
     sock.settimeout(None)
@@ -122,25 +223,36 @@ def close_copy(connection: Any) -> None:
 class Wire:
     """One connection, used by one thread at a time."""
 
-    __slots__ = ("_connection", "rested", "sock", "timeout_seconds")
+    __slots__ = ("__weakref__", "_connection", "answered", "connect_seconds", "sock", "timeout_seconds", "used_at")
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
         self.sock: Any = None
         self.timeout_seconds: float = -1.0
-        """How long a call may wait for its answer; set by :meth:`open`."""
-        self.rested: bool | None = None
-        """None before its first answer, False after each, and True once it was seen to be idle. If it breaks after its first answer,
-        the server may have closed it while it was idle.
-        """
+        """How long a call may wait for its answer; set by :meth:`limit`."""
+        self.connect_seconds: float = 0.0
+        """How long it took to open it: some round trips."""
+        self.used_at: float = 0.0
+        """The local time at which it was opened, or at which the last question was asked that was answered."""
+        self.answered: bool = False
+        """True once a question was. If it breaks after that, the server may have closed it while it was idle."""
 
     def open(self, timeout_seconds: float) -> None:
-        """Connect, authenticate and select the database, if that is not done, and set the time limit of what follows."""
-        if self.sock is None:
-            connection = self._connection
-            connection.socket_timeout = connection.socket_connect_timeout = timeout_seconds
-            connection.connect()
-            self.sock = connection._sock.sock
+        """Connect, authenticate and select the database; each step may take so long."""
+        connection, began_at = self._connection, now_seconds()
+        connection.socket_timeout = connection.socket_connect_timeout = timeout_seconds
+        connection.connect()
+        sock = connection._sock
+        if not hasattr(sock, "sock") or not hasattr(sock.sock, "recv"):
+            raise BackendMisconfiguredError(
+                f"a {type(connection).__mro__[1].__name__} connects without a socket, so it leads to no server that others can reach"
+            )
+        self.sock = sock.sock
+        self.used_at = now_seconds()
+        self.connect_seconds = self.used_at - began_at
+
+    def limit(self, timeout_seconds: float) -> None:
+        """Set how long each call may wait for its answer from now on."""
         limit_waiting(self.sock, timeout_seconds)
         self.timeout_seconds = timeout_seconds
 
@@ -190,46 +302,85 @@ class Wire:
         """Close it; a reply that is still under way is lost."""
         self._connection.disconnect()
 
+    def hang_up(self) -> None:
+        """End it, whoever uses it: a call that waits for its answer fails at once."""
+        try:
+            self.sock.shutdown(socket.SHUT_RDWR)
+        except (AttributeError, OSError):
+            pass  # it is not open, or not any more
+
     def forget(self) -> None:
         """In a forked child: close the child's copy of the socket."""
         close_copy(self._connection)
 
 
-class Connections:
-    """The connections for calls. A call takes one that is idle, or opens one, or waits for one."""
+class _Claimant:
+    """A thread that waits for a connection."""
 
-    def __init__(self, connector: Connector) -> None:
+    __slots__ = ("bell", "error")
+
+    def __init__(self) -> None:
+        self.bell: Bell = Bell()
+        self.error: BaseException | None = None
+        """Why no connection could be opened."""
+
+
+class Connections:
+    """The connections for calls. A call takes one that is idle, or has one opened, or waits for one.
+
+    Nothing is counted apart from the connections themselves: one that an interrupt drops is one less as soon as it is collected. They are
+    opened by threads of their own, because looking up a name, TLS and a credential provider can take longer than a caller has.
+    """
+
+    def __init__(self, connector: Connector, connect_timeout_seconds: float) -> None:
         self._connector = connector
+        self._connect_timeout_seconds = connect_timeout_seconds
         self._idle: deque[Wire] = deque()
-        self._open = 0
-        self._returned = threading.Condition()
+        self._known: list[weakref.ref[Wire]] = []
+        """Every connection that may be open, idle or not."""
+        self._dials: dict[_Dial, None] = {}
+        self._mutex = threading.RLock()
+        self._claimants: dict[_Claimant, None] = {}
+        """Who waits for a connection, in order of arrival."""
         self._closed = False
-        self._attention = 0
-        """How many threads wait for a connection that is given back; and one more once all are to be closed."""
         self._trim_at = 0.0
+        self.on_new: Callable[[], object] = _do_nothing
+        """Called when a connection was opened: it may lead to another server than the ones before it."""
+        self.on_switch: Callable[[], object] = _do_nothing
+        """Called when the server has turned out to be no master any more."""
 
     def ask(self, packed: bytes, timeout_seconds: float) -> Any:
         """Send one packed command and read its reply of any form. Raises BackendError."""
-        return self.converse(packed, timeout_seconds, 1, Wire.ask)[0]
+        return self.converse(packed, timeout_seconds, now_seconds(), 1, Wire.ask)[0]
 
-    def converse(
-        self, packed: bytes, timeout_seconds: float, attempts: int = 1, talk: Callable[[Wire, bytes], Any] | None = None
+    def converse(  # noqa: C901 - spelt out, because it is on the way of each call
+        self, packed: bytes, timeout_seconds: float, now: float, attempts: int = 1, talk: Callable[[Wire, bytes], Any] | None = None
     ) -> tuple[Any, int]:
-        """What came of one of :class:`Wire`'s ways to ask, and how often it was tried; without one, a line as of :meth:`Wire.ask_lines`.
+        """What came of one of :class:`Wire`'s ways to ask, and how often it was sent; without one, a line as of :meth:`Wire.ask_lines`.
 
-        Raises BackendUnavailableError when the last attempt had no answer either.
+        ``now`` is the local time. Each of the ``attempts`` waits up to ``timeout_seconds`` for its answer.
+
+        Raises BackendUnavailableError when the last attempt had no answer either. What a signal handler raises comes out as it is.
         """
-        sent = 1
+        sent = 0
+        began_at = now
+        until = now + timeout_seconds
         while True:
             wire: Wire | None = None
             try:
+                if not own[0]:
+                    raise CopiedProcessError  # the connections are the original's
                 try:
                     wire = self._idle.pop()
                 except IndexError:
-                    wire = self._take(timeout_seconds)
-                if wire.timeout_seconds != timeout_seconds:
-                    wire.open(timeout_seconds)
-                if talk is None:  # spelt out, for it is on the way of each acquisition
+                    wire = self._take(until - now_seconds())
+                seconds = timeout_seconds
+                if now - wire.used_at > RESTED_SECONDS or sent:
+                    seconds = self._leash(wire, now, until)
+                if wire.timeout_seconds != seconds:
+                    wire.limit(seconds)
+                sent += 1
+                if talk is None:  # spelt out, because it is on the way of each acquisition
                     sock = wire.sock
                     sock.sendall(packed)
                     reply = sock.recv(_LINE_BYTES)
@@ -237,99 +388,221 @@ class Connections:
                         reply = wire.lines(reply, 1)[0]
                 else:
                     reply = talk(wire, packed)
-                wire.rested = False
+                wire.used_at = now
+                wire.answered = True
                 self._idle.append(wire)
             except BaseException as error:
-                attempts = self._attempts_after(error, wire, sent, attempts)
-                sent += 1
+                now, until, attempts = self._after_failure(error, wire, sent, attempts, timeout_seconds, until, began_at)
             else:
-                if self._attention:
+                if self._claimants or self._closed:
                     self._attend()
                 return reply, sent
 
-    def _attempts_after(self, error: BaseException, wire: Wire | None, sent: int, attempts: int) -> int:
-        """How many attempts there are now that one has failed; raises an error if that was the last one."""
-        if wire is not None:
-            self._drop(wire)  # whatever it was: a reply that is still to come must not be taken for the next one's
+    def _leash(self, wire: Wire, now: float, until: float) -> float:
+        """How long this question may wait for its answer."""
+        left = max(until - now_seconds(), LEAST_WAIT_SECONDS)
+        if now - wire.used_at <= RESTED_SECONDS:
+            return left
+        return min(left, max(LEASH_SECONDS, 2 * wire.connect_seconds))
+
+    def _after_failure(
+        self, error: BaseException, wire: Wire | None, sent: int, attempts: int, timeout_seconds: float, until: float, began_at: float
+    ) -> tuple[float, float, int]:
+        """When the next attempt begins, when it has to end, and how many are left with it; raises the error if there is none.
+
+        Everything that we send may be repeated. So what was sent through a connection that had been idle, and that the server has closed or
+        that somebody on the way has forgotten, is sent again at once, besides the attempts that were asked for.
+        """
+        if wire is None:
+            if isinstance(error, Exception) and self._connector.is_ours(error):
+                ours = self._connector.error_for(error)
+                if isinstance(ours, BackendUnavailableError):
+                    ours.sent, ours.asked_at = sent > 0, began_at
+                raise ours from (None if ours is error else error)
+            raise error
+        self._drop(wire)
         if not isinstance(error, Exception):
             raise error
-        if isinstance(error, BlockingIOError):
-            error = TimeoutError("no reply in time")
-        if wire is not None and wire.rested is not None and self._connector.is_cut(error) and sent <= attempts:
-            # Everything that we send may be repeated: so what was sent through a connection that the server had closed while it
-            # was idle is sent again at once, besides the attempts asked for.
+        handlers = raised_by_handler(error)
+        if handlers is not None:
+            raise handlers
+        if not self._connector.is_ours(error):
+            raise error
+        now = now_seconds()
+        silent = self._connector.is_silent(error)
+        cut_while_idle = wire.answered and self._connector.is_cut(error)
+        if now < until and (cut_while_idle or (silent and wire.timeout_seconds < timeout_seconds)):
             self.close_idle()
-            return attempts + 1
-        if sent >= attempts:
-            ours = self._connector.error_for(error)
-            raise ours from (None if ours is error else error)
-        return attempts
+            return now, until, attempts
+        if attempts > 1 and (silent or self._connector.is_cut(error)):
+            return now, now + timeout_seconds, attempts - 1
+        ours = self.refusal(error)
+        if isinstance(ours, BackendUnavailableError):
+            ours.sent, ours.asked_at = sent > 0, began_at
+        raise ours from (None if ours is error else error)
+
+    def refusal(self, error: Exception) -> FencedLockError:
+        """Our error for one that the server answered, or that the connection raised; after a switch of masters, all connections end."""
+        if meaning_of(error)[0] is Meaning.MOVED_AWAY:
+            self.hang_up()
+            self.on_switch()
+        return self._connector.error_for(error)
+
+    # --- taking, opening and closing
 
     def _take(self, timeout_seconds: float) -> Wire:
-        with self._returned:
-            self._attention += 1
-            try:
-                if not self._returned.wait_for(lambda: self._idle or self._open < MOST_CONNECTIONS, timeout_seconds):
-                    raise BackendUnavailableError(f"all {MOST_CONNECTIONS} connections to the lock server wait for answers")
-            finally:
-                self._attention -= 1
-            try:
-                return self._idle.pop()
-            except IndexError:
-                self._open += 1
-                return Wire(self._connector())
+        """A connection that nobody uses. Raises what prevents it from being opened, or BackendUnavailableError when time runs out."""
+        until = now_seconds() + timeout_seconds
+        claimant = _Claimant()
+        try:
+            self._claimants[claimant] = None
+            while True:
+                try:
+                    return self._idle.pop()
+                except IndexError:
+                    pass
+                if claimant.error is not None:
+                    raise claimant.error
+                left = until - now_seconds()
+                if left <= 0:
+                    raise self._no_connection()
+                self._dial_if_needed()
+                claimant.bell.wait(min(left, LOOK_SECONDS))
+        finally:
+            self._claimants.pop(claimant, None)
+
+    def _no_connection(self) -> BackendUnavailableError:
+        where = self._connector.where
+        if self._dials:
+            return BackendUnavailableError(
+                f"the lock server at {where} could not be connected to in time: no answer from its name or address"
+            )
+        return BackendUnavailableError(f"all {MOST_CONNECTIONS} connections to the lock server at {where} wait for answers")
+
+    def _dial_if_needed(self) -> None:
+        """Have a connection opened, if fewer are being opened than threads wait, and there may be one more."""
+        with self._mutex:
+            for dial in list(self._dials):
+                dial.start()  # unless that is done: an interrupt may have come before it
+            if len(self._dials) >= len(self._claimants):
+                return
+            self._known = [known for known in self._known if known() is not None]
+            if len(self._known) >= MOST_CONNECTIONS:
+                return
+            wire = Wire(self._connector())
+            dial = _Dial(self, wire, self._connect_timeout_seconds)
+            self._known.append(weakref.ref(wire))
+            self._dials[dial] = None
+            dial.start()
+
+    def dialled(self, dial: _Dial, wire: Wire, error: BaseException | None) -> None:
+        """An attempt to open a connection has ended."""
+        self._dials.pop(dial, None)
+        if error is None:
+            self.on_new()
+            self._idle.append(wire)
+            self._attend()
+            return
+        self._end(wire)
+        for claimant in list(self._claimants):
+            if claimant.error is None:
+                ours = self._connector.connecting_error(error)
+                ours.__cause__ = None if ours is error else error
+                claimant.error = ours
+                claimant.bell.ring()
+                return
 
     def _drop(self, wire: Wire) -> None:
-        wire.close()
         try:
             self._idle.remove(wire)  # Ctrl-C just after it was given back
         except ValueError:
             pass
-        with self._returned:
-            self._open -= 1
-        self._wake_one()
+        self._end(wire)
+        self._attend()
+
+    def _end(self, wire: Wire) -> None:
+        wire.close()
+        with self._mutex:
+            self._known = [known for known in self._known if known() not in (None, wire)]
 
     def _attend(self) -> None:
+        """A connection is idle, or one more may be opened: tell who waits, or close it if the client is closed."""
         if self._closed:
             self.close_idle()
-        else:
-            self._wake_one()
-
-    def _wake_one(self) -> None:
-        with self._returned:
-            self._returned.notify()
+            return
+        for claimant in list(self._claimants):
+            claimant.bell.ring()
+            return
 
     def trim(self, now: float) -> float | None:
         """Close what no call has needed for a while, but for one; when to look again, None if only one is left."""
         if now >= self._trim_at:
             self._trim_at = now + IDLE_SECONDS
             for wire in list(self._idle)[:-1]:  # the last one is the next to be taken
-                if wire.rested:
+                if now - wire.used_at >= IDLE_SECONDS:
                     try:
                         self._idle.remove(wire)
                     except ValueError:
                         continue  # taken meanwhile
                     self._drop(wire)
-                wire.rested = True
         return self._trim_at if len(self._idle) > 1 else None
 
     def close(self) -> None:
         """Close all that are idle, and the others once their calls have ended."""
-        with self._returned:
-            self._closed = True
-            self._attention += 1
+        self._closed = True
+        self.close_idle()
+
+    def hang_up(self) -> None:
+        """End all connections, those of calls in flight too: what is asked from now on goes to wherever the name leads by then."""
+        for known in list(self._known):
+            wire = known()
+            if wire is not None:
+                wire.hang_up()
         self.close_idle()
 
     def forget(self) -> None:
-        """In a forked child: close the copies of what is idle, without a word to the server."""
-        for wire in self._idle:
-            wire.forget()
+        """In a forked child: close the copies of the sockets, without a word to the server."""
+        for known in self._known:
+            wire = known()
+            if wire is not None:
+                wire.forget()
         self._idle.clear()
+        self._closed = True
 
     def close_idle(self) -> None:
         """Close all that are idle."""
         while self._idle:
             try:
-                self._drop(self._idle.pop())
+                wire = self._idle.pop()
             except IndexError:
                 break
+            self._end(wire)
+
+
+class _Dial:
+    """One attempt to open a connection, on a thread of its own."""
+
+    def __init__(self, connections: Connections, wire: Wire, timeout_seconds: float) -> None:
+        self._connections = connections
+        self._wire = wire
+        self._timeout_seconds = timeout_seconds
+        self._worker = Worker(self._run, "fencedlock-connect")
+
+    def start(self) -> None:
+        """Begin, unless that is done."""
+        try:
+            self._worker.start()
+        except RuntimeError:  # the interpreter ends, or the system has no thread left
+            self._run()
+
+    def _run(self) -> None:
+        error: BaseException | None = None
+        try:
+            self._wire.open(self._timeout_seconds)
+        except BaseException as failure:
+            error = failure
+        self._connections.dialled(self, self._wire, error)
+
+
+def _do_nothing() -> None:
+    """Nobody asked to be told."""

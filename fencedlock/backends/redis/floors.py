@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-_SLACK_US = 1_000_000
+SLACK_US = 1_000_000
 """Our estimate of the server's time is off by at most a request's time."""
+
+MOST_TOKEN = 2**53
+"""Lua counts exactly up to here: the scripts refuse more."""
 
 
 class Floors:
     """One floor for all locks, as tokens follow the server's clock; and one for each lock whose tokens were raised above that clock.
 
-    One number takes no memory for each lock; but a lock that :meth:`Client.raise_floor` lifted must not lift the others.
+    One number takes no memory for each lock; but a lock that :meth:`Client.raise_floor` lifted must not lift the others. Its floor is kept
+    as how far its tokens are ahead of the clock, and goes on with the clock: as a mere number it would be passed by tokens that were issued
+    to others, which a server that forgot them would issue once more.
     """
 
     __slots__ = ("of_all", "of_lifted")
@@ -17,14 +22,16 @@ class Floors:
     def __init__(self) -> None:
         self.of_all: int = 0
         self.of_lifted: dict[str, int] = {}
+        """How many µs the tokens of a lock are ahead of the server's clock."""
 
     def saw(self, name: str, token: int, server_us: int) -> None:
         """This token was issued for this lock, at about this time of the server."""
-        if token <= server_us + _SLACK_US:
+        if token <= server_us + SLACK_US:
             self.of_all = max(self.of_all, token)
-        elif token > self.of_lifted.get(name, 0):
-            self.of_lifted[name] = token
+        else:
+            self.of_lifted[name] = max(self.of_lifted.get(name, 0), token - server_us)
 
-    def of(self, name: str) -> int:
-        """The floor of this lock."""
-        return max(self.of_all, self.of_lifted.get(name, 0))
+    def of(self, name: str, server_us: int) -> int:
+        """The floor of this lock, at about this time of the server."""
+        ahead = self.of_lifted.get(name)
+        return self.of_all if ahead is None else max(self.of_all, server_us + ahead)

@@ -11,10 +11,12 @@ from collections.abc import Callable
 from typing import Any
 
 from fencedlock.backends.base import Listener
-from fencedlock.backends.redis.connections import Connector, close_copy, limit_waiting
+from fencedlock.backends.redis.connections import Connections, Connector, close_copy, limit_waiting
 from fencedlock.backends.redis.scripts import pack
 from fencedlock.clock import now_seconds
 from fencedlock.errors import BackendError, BackendUnavailableError
+from fencedlock.interrupts import raised_by_handler
+from fencedlock.threads import Event, Worker
 from fencedlock.waiting import Bell
 
 logger: logging.Logger = logging.getLogger("fencedlock")
@@ -35,6 +37,8 @@ LONGEST_PAUSE_SECONDS = 1.0
 STEADY_SECONDS = 1.0
 """A connection that was cut sooner counts as one more attempt."""
 
+_MOST_TOKEN_DIGITS = 16
+
 REFUSED_PAUSE_SECONDS = 30.0
 """The same when the server refuses, for want of a permission."""
 
@@ -43,19 +47,25 @@ class Inbox:
     """One pub/sub connection. One of the threads that sleep for a grant reads it, for all of them.
 
     So a doorbell wakes the thread that it is for without another one between, which would take as long as the way from the
-    server. When the reader goes, another sleeper takes its turn. A thread of the inbox's own keeps the connection open, and
+    server. When the reader goes, another sleeper takes its turn. A thread of the inbox's own opens the connection, keeps it open, and
     looks after it while nobody sleeps.
 
-    Every doorbell is ``claim token abandoned``; ``claim look`` asks a waiter to look again. Between a cut and the
+    Every doorbell is ``claim token abandoned``; ``client/owner look`` asks a waiter to look again. Between a cut and the
     reconnection they are lost: so the listener is told, and its waiters beat at once.
     """
 
-    def __init__(self, connector: Connector, channel: str, timeout_seconds: float) -> None:
+    def __init__(
+        self, connections: Connections, connector: Connector, channel: str, timeout_seconds: float, may_be_issued: Callable[[int], bool]
+    ) -> None:
+        self._connections = connections
         self._connector = connector
         self._channel = channel
         self._timeout_seconds = timeout_seconds
-        self._opening = threading.Lock()
-        self._thread: threading.Thread | None = None
+        self._may_be_issued = may_be_issued
+        self._listener: Listener | None = None
+        self._worker = Worker(self._keep, "fencedlock-inbox")
+        self._tried = Event()
+        """Set once it was opened, or could not be."""
         self._keeper = Bell()
         self._closed = False
         self._warned = False
@@ -63,48 +73,54 @@ class Inbox:
         self._opened_at = 0.0
         self._stream: _Stream | None = None
         """What comes in; None while nothing can."""
+        self._doubted = False
+        """True if it may be at another server than the calls."""
         self._turn = threading.RLock()  # reentrant: in the middle of it, a signal handler or a destructor may sleep for a claim too
         """Whoever has it reads."""
         self._reader: Bell | None = None
         self._sleepers: dict[Bell, None] = {}
         """Those who wait, the reader among them."""
 
-    def open(self, listener: Listener) -> None:
-        """Subscribe, and return once the server has confirmed it. Does nothing when that is done.
+    @property
+    def is_open(self) -> bool:
+        """True while doorbells come in."""
+        return self._stream is not None
 
-        Raises BackendUnavailableError when the server does not answer.
+    def open(self, listener: Listener, timeout_seconds: float) -> None:
+        """Have it opened, and wait for that, at most so long. Does nothing when that was done.
+
+        If it can't be opened, waiters ask by themselves, and more often; so a server or a proxy without pub/sub costs latency only.
         """
-        if self._thread is not None:
+        if self._tried.is_set() or self._closed:
             return
-        with self._opening:
-            if self._thread is None and not self._closed:
-                try:
-                    self._subscribe(listener)
-                except BackendUnavailableError:
-                    raise
-                except BackendError as error:
-                    self._warn(error)  # a missing permission costs latency only
-                thread = threading.Thread(target=self._keep, args=(listener,), name="fencedlock-inbox", daemon=True)
-                self._thread = thread  # first: Ctrl-C after the start must not lead to a second one
-                try:
-                    thread.start()
-                except RuntimeError:
-                    self._thread = None
-                    self._disconnect()
-                    raise
+        self._listener = listener
+        try:
+            self._worker.start()
+        except RuntimeError:  # the interpreter ends: no doorbells any more
+            self._tried.set()
+        self._tried.wait(timeout_seconds)
 
-    def close(self) -> None:
-        """Close the connection, and wait until the thread has ended."""
+    def close(self, timeout_seconds: float) -> None:
+        """Close the connection, and wait until the thread has ended, at most so long."""
         self._closed = True
-        with self._opening:
-            thread = self._thread
         self._keeper.ring()
-        if thread is not None and thread is not threading.current_thread():
-            try:
-                thread.join()
-            except RuntimeError:
-                pass  # Ctrl-C came before it began
-        self._disconnect()
+        stream = self._stream
+        if stream is not None:
+            stream.wake()
+        if self._worker.wait(timeout_seconds):
+            self._disconnect()
+
+    def hang_up(self) -> None:
+        """End the connection: it is opened anew, to wherever the server's name leads by then."""
+        stream = self._stream
+        if stream is not None:
+            stream.hang_up()
+
+    def doubt(self) -> None:
+        """Calls may go to another server by now: see whether doorbells come from there."""
+        if self._stream is not None:
+            self._doubted = True
+            self._keeper.ring()
 
     def forget(self) -> None:
         """In a forked child: close the child's copy of the connection, or the server would count a killed parent as listening."""
@@ -157,7 +173,7 @@ class Inbox:
 
     # --- the inbox's own thread
 
-    def _keep(self, listener: Listener) -> None:
+    def _keep(self) -> None:
         pause = 0.0
         while not self._closed:
             stream = self._stream
@@ -165,50 +181,73 @@ class Inbox:
                 if self._connection is not None and now_seconds() >= self._opened_at + STEADY_SECONDS:
                     pause = 0.0
                 self._disconnect()
-                self._keeper.wait(pause)
+                if pause:
+                    self._keeper.wait(pause)
                 if not self._closed:
-                    pause = self._reopen(listener, pause)
+                    pause = self._open_anew(pause)
                 continue
             if self._turn.acquire(blocking=False):  # nobody reads: see what is there
                 try:
                     stream.read_until(self._keeper, now_seconds())
+                except Exception:
+                    logger.exception("fencedlock: the inbox stumbled, and goes on")
                 finally:
                     self._turn.release()
                 if stream.cut:
                     self._let_go(stream)
+                    continue
                 self._pass_turn()
+            if self._doubted:
+                self._doubted = False
+                self._leave_if_elsewhere(stream)
+                continue
             self._keeper.wait(SILENCE_SECONDS)
         self._disconnect()
 
-    def _reopen(self, listener: Listener, pause: float) -> float:
-        """Connect anew; how long to pause before the next attempt, should there have to be one soon."""
+    def _open_anew(self, pause: float) -> float:
+        """Connect; how long to pause before the next attempt, should there have to be one soon."""
+        listener = self._listener
+        assert listener is not None
         try:
             self._subscribe(listener)
-        except BackendUnavailableError:
-            pass
+            self._pass_turn()
+            listener.reconnected()
+        except BackendUnavailableError as error:
+            logger.debug("fencedlock: the inbox could not be opened: %s", error)
         except BackendError as error:
             self._warn(error)
             return REFUSED_PAUSE_SECONDS
-        else:
-            self._pass_turn()
-            listener.reconnected()
+        except Exception:
+            logger.exception("fencedlock: the inbox stumbled, and goes on")
+        finally:
+            self._tried.set()
         return min(LONGEST_PAUSE_SECONDS, 2 * pause + 0.01)
 
     def _subscribe(self, listener: Listener) -> None:
-        connection = self._connector()
+        connection = None
         try:
+            connection = self._connector()
             connection.socket_timeout = connection.socket_connect_timeout = self._timeout_seconds
             connection.connect()
             connection.send_packed_command([pack("SUBSCRIBE", self._channel)], check_health=False)
             connection.read_response(disable_decoding=True)
-            self._stream = _Stream(connection._sock.sock, listener)
             self._connection, self._opened_at = connection, now_seconds()
-        except Exception as error:
-            connection.disconnect()
-            raise self._connector.error_for(error) from error
-        except BaseException:
-            connection.disconnect()
-            raise
+            self._stream = _Stream(connection._sock.sock, listener, self._may_be_issued)
+        except BaseException as error:
+            if connection is not None:
+                connection.disconnect()
+            raise self._connector.connecting_error(error) from error
+
+    def _leave_if_elsewhere(self, stream: _Stream) -> None:
+        """Let go of the connection if the server to which calls go does not know of it: doorbells from another one are of another past."""
+        try:
+            _, listeners = self._connections.ask(pack("PUBSUB", "NUMSUB", self._channel), self._timeout_seconds)
+        except (BackendError, TypeError, ValueError):
+            return  # no permission, or no answer: the server's silence is noticed elsewhere
+        if listeners == 0 and self._stream is stream:
+            logger.debug("fencedlock: the inbox was at another server than the calls, and is opened anew")
+            stream.hang_up()
+            self._let_go(stream)
 
     def _disconnect(self) -> None:
         if self._stream is not None:
@@ -221,26 +260,32 @@ class Inbox:
     def _warn(self, error: BackendError) -> None:
         if not self._warned:
             self._warned = True
-            logger.warning("the inbox can't be opened, so hand-offs wait for beats, seconds instead of milliseconds: %s", error)
+            logger.warning(
+                "fencedlock: doorbells can't be heard, so a hand-off takes up to half a second instead of milliseconds. The user needs the "
+                "permissions +subscribe and &%s*: %s",
+                self._channel.rpartition(":")[0] + ":",
+                error,
+            )
 
 
 class _Stream:
     """What comes in on one connection; one thread at a time reads it."""
 
-    def __init__(self, sock: Any, listener: Listener) -> None:
+    def __init__(self, sock: Any, listener: Listener, may_be_issued: Callable[[int], bool]) -> None:
         self.cut: bool = False
         """True once nothing comes in any more."""
         self._sock = sock
         self._descriptor: int = sock.fileno()
         self._pending: Callable[[], int] | None = getattr(sock, "pending", None)
         self._listener = listener
+        self._may_be_issued = may_be_issued
         self._unread = b""
         self._silent_at = now_seconds() + SILENCE_SECONDS
         """If nothing comes in until then, the server is asked whether it lives, or was asked and does not."""
         self._asked = False
         self._kick, self._kicked = socket.socketpair()
         self._kick.setblocking(False)
-        self._poll: select.poll | None = None
+        self._poll: Any = None
         limit_waiting(sock, SILENCE_SECONDS)
 
     def read_until(self, bell: Bell, until: float) -> None:
@@ -264,22 +309,33 @@ class _Stream:
                     self._break_silence(now)
                 if now >= until:
                     return
-        except Exception as error:
-            logger.debug("the inbox was cut: %s", error)
+        except (OSError, ValueError) as error:
+            if raised_by_handler(error) is not None:
+                raise
+            logger.debug("fencedlock: the inbox was cut: %s", error)
             self.cut = True
         finally:
             bell.alarm = None
 
-    def _make_poll(self) -> select.poll:
-        poll = select.poll()
-        poll.register(self._descriptor, select.POLLIN)
-        poll.register(self._kicked, select.POLLIN)
+    def _make_poll(self) -> Any:
+        poll = getattr(select, "poll", _Select)()  # eventlet takes poll away
+        poll.register(self._descriptor, getattr(select, "POLLIN", 0))
+        poll.register(self._kicked, getattr(select, "POLLIN", 0))
         return poll
 
     def close(self) -> None:
         """Nobody reads it any more."""
         self._kick.close()
         self._kicked.close()
+
+    def hang_up(self) -> None:
+        """End the connection; its reader learns of it at once."""
+        try:
+            self._sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # it has ended already
+        self.cut = True
+        self.wake()
 
     def wake(self) -> None:
         """End the reader's poll: its bell has rung."""
@@ -296,12 +352,20 @@ class _Stream:
             self._sock.sendall(pack("PING"))
 
     def _take_in(self) -> None:
-        received = self._sock.recv(_CHUNK_BYTES)
-        if self._pending is not None:
-            while self._pending():  # TLS has read more than poll can see
-                received += self._sock.recv(_CHUNK_BYTES)
-        self.cut = not received
-        self._asked, self._silent_at = False, now_seconds() + SILENCE_SECONDS
+        try:
+            received = self._sock.recv(_CHUNK_BYTES)
+            if self._pending is not None:
+                while self._pending():  # TLS has read more than poll can see
+                    received += self._sock.recv(_CHUNK_BYTES)
+            if not received:
+                self.cut = True
+            self._asked, self._silent_at = False, now_seconds() + SILENCE_SECONDS
+            self._read(received)
+        except BaseException:
+            self.cut = True  # what was taken in may be lost, so all who wait have to look
+            raise
+
+    def _read(self, received: bytes) -> None:
         if not self._unread:
             lines = received.split(b"\r\n")
             if len(lines) == _MESSAGE_LINES and lines[2] == b"message" and not lines[-1]:  # one message, as on the way of most hand-offs
@@ -315,9 +379,27 @@ class _Stream:
 
     def _deliver(self, message: bytes) -> None:
         words = message.split(b" ")
-        if len(words) == 3 and words[1].isdigit():
-            self._listener.doorbell(words[0].decode(errors="replace"), int(words[1]), words[2] == b"1")
+        if len(words) == 3 and words[1].isdigit() and len(words[1]) <= _MOST_TOKEN_DIGITS:
+            claim_id, token = words[0].decode(errors="replace"), int(words[1])
+            if self._may_be_issued(token):
+                self._listener.doorbell(claim_id, token, words[2] == b"1")
+            else:
+                self._listener.look_again(claim_id)  # the floor may have been raised: the server knows
         elif len(words) == 2 and words[1] == b"look":
             self._listener.look_again(words[0].decode(errors="replace"))
         else:
-            logger.warning("ignored a message on the inbox that is no doorbell: %r", message[:100])
+            logger.warning("fencedlock: ignored a message on the inbox that is no doorbell: %r", message[:100])
+
+
+class _Select:
+    """What :class:`_Stream` needs of ``select.poll``, by ``select.select``."""
+
+    def __init__(self) -> None:
+        self._descriptors: list[int] = []
+
+    def register(self, descriptor: Any, _events: int) -> None:
+        self._descriptors.append(descriptor if isinstance(descriptor, int) else descriptor.fileno())
+
+    def poll(self, timeout_ms: float) -> list[tuple[int, int]]:
+        ready, _, _ = select.select(self._descriptors, [], [], timeout_ms / 1000)
+        return [(descriptor, 0) for descriptor in ready]

@@ -38,7 +38,12 @@ class RedisLock:
             packed = self.pack_acquire(claim, not_after_us, "queue" if queue else "try")
             # First, for another thread may close the client meanwhile. Like what follows, it is on the way of each acquisition.
             claim.unanswered = not_after_us if not_after_us > before_us else before_us  # noqa: FURB136
-            reply, sent = backend.connections.converse(packed, timeout_seconds)
+            try:
+                reply, sent = backend.connections.converse(packed, timeout_seconds, asked_at)
+            except BackendUnavailableError as error:
+                if not error.sent:
+                    claim.unanswered = before_us
+                raise
             if type(reply) is not bytes:
                 reply, sent = backend.call_with_text(scripts.ACQUIRE, packed, timeout_seconds, 1, reply, sent)
             if sent == 1:
@@ -54,7 +59,7 @@ class RedisLock:
         # One f-string, for it is on the way of each acquisition. All of these are ASCII, so that they are as long in bytes.
         claim_id, backend = claim.id, self._backend
         floors = backend.floors
-        floor = str(floors.of(self.name) if floors.of_lifted else floors.of_all)
+        floor = str(floors.of(self.name, backend.server_us(now_seconds())) if floors.of_lifted else floors.of_all)
         not_after = str(not_after_us)
         return (
             f"{scripts.ACQUIRE.head}{self._keys}${len(claim_id)}\r\n{claim_id}\r\n"
@@ -62,7 +67,7 @@ class RedisLock:
             f"{backend.terms[claim.owner.holder, claim.lease_seconds, mode, claim.fair]}"
         ).encode()
 
-    def pack_renew(self, hold: Hold, not_after_us: int, exact: bool) -> bytes:
+    def pack_renew(self, hold: Hold, not_after_us: int) -> bytes:
         """The call of renew.lua."""
         return scripts.RENEW.pack(
             self._keys,
@@ -72,7 +77,6 @@ class RedisLock:
             str(not_after_us),
             str(hold.operation),
             str(hold.depth),
-            "1" if exact else "0",
         )
 
     def release(self, hold: Hold, timeout_seconds: float, attempts: int = 1) -> ReleaseAnswer:
@@ -82,7 +86,7 @@ class RedisLock:
         packed = (  # as in pack_acquire
             f"{scripts.RELEASE.head}{self._keys}${len(claim_id)}\r\n{claim_id}\r\n${len(token)}\r\n{token}\r\n{terms}"
         ).encode()
-        reply, sent = backend.connections.converse(packed, timeout_seconds, attempts)
+        reply, sent = backend.connections.converse(packed, timeout_seconds, now_seconds(), attempts)
         if type(reply) is not bytes:
             reply, sent = backend.call_with_text(scripts.RELEASE, packed, timeout_seconds, attempts, reply, sent)
         if reply == b"+released\r\n":
@@ -110,14 +114,14 @@ class RedisLock:
         try:
             owner, holder, token, count, remaining_ms, issued, line = reply
             waiters = tuple(
-                Waiter(claim.decode(), text.decode(), left_ms / 1000)
+                Waiter(claim.decode(), _host_and_thread(text), left_ms / 1000)
                 for claim, left_ms, text in zip(line[::3], line[1::3], line[2::3], strict=True)
             )
             return LockInfo(
                 name=self.name,
                 locked=bool(owner),
                 owner=owner.decode() or None,
-                holder=holder.decode() or None,
+                holder=_host_and_thread(holder) or None,
                 token=int(token) if token else None,
                 count=int(count),
                 remaining=remaining_ms / 1000,
@@ -126,6 +130,11 @@ class RedisLock:
             )
         except (AttributeError, TypeError, ValueError) as error:
             raise BackendError(f"what stands at the lock's keys makes no sense: {reply!r:.200}", lock=self.name) from error
+
+
+def _host_and_thread(holder: bytes) -> str:
+    """The holder for people, of what the server has: the lease in ms stands before it."""
+    return holder.decode().partition(" ")[2]
 
 
 def _number(reply: bytes, word: bytes) -> int:

@@ -52,7 +52,7 @@ KEYS: Final = 5
 """The keys of a lock: see lua/keys.lua."""
 
 ACQUIRE: Final = Script("acquire", 7)
-RENEW: Final = Script("renew", 7)
+RENEW: Final = Script("renew", 6)
 RELEASE: Final = Script("release", 4)
 WITHDRAW: Final = Script("withdraw", 3)
 FORCE_RELEASE: Final = Script("force_release", 2)

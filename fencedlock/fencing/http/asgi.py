@@ -37,8 +37,8 @@ class ASGIFencing(Middleware[ASGIApp, Scope]):
     check: so no check is overtaken while its request is handled. What a handler leaves running after its end, as a thread that goes on
     when the request was cancelled, is not covered. A handler that sends a request of its own for the same resource waits for itself.
 
-    ``methods`` are those that need a token, all but GET, HEAD, OPTIONS and TRACE unless given; a token that comes with
-    another one is checked as well. ``resource`` names the resource of a ``scope``; without it the resource is the lock's
+    ``methods`` are those that need a token, all but GET, HEAD, OPTIONS and TRACE unless given, in upper or lower case; a token that comes
+    with another one is checked as well. ``resource`` names the resource of a ``scope``; without it the resource is the lock's
     name. Only HTTP requests are looked at: websockets pass.
     """
 

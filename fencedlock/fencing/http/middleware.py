@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection
 from typing import Generic, TypeVar
 
@@ -10,6 +11,9 @@ from fencedlock.fencing.memory import MonotonicFence
 
 App = TypeVar("App")
 Request = TypeVar("Request")
+
+_METHOD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+"""A token of RFC 9110."""
 
 
 class Middleware(Generic[App, Request]):
@@ -27,5 +31,16 @@ class Middleware(Generic[App, Request]):
             raise ConfigurationError("resource= is for the middleware's own fence: without one, name the resource in the service's check")
         self._app = app
         self._fence = fence
-        self._methods = methods
+        self._methods = None if methods is None else _checked_methods(methods)
         self._resource = resource
+
+
+def _checked_methods(methods: Collection[str]) -> frozenset[str]:
+    """The methods in upper case. Raises ConfigurationError for what can't be one."""
+    if isinstance(methods, (str, bytes)) or not hasattr(methods, "__iter__"):
+        raise ConfigurationError(f"methods must be a collection of names, as {{'POST', 'PUT'}}, not {methods!r:.80}")
+    names = list(methods)
+    for name in names:
+        if not isinstance(name, str) or not _METHOD.fullmatch(name):
+            raise ConfigurationError(f"methods must be names as 'POST', and {name!r:.80} can be no request's")
+    return frozenset(name.upper() for name in names)

@@ -35,10 +35,19 @@ class RefusedError(Exception):
         self.problem: Problem = _problem(status, phrase, {"type": "about:blank", "title": phrase, "status": status, "detail": detail})
 
 
+def bad_request(detail: str) -> RefusedError:
+    """The refusal of a request that can't be read."""
+    return RefusedError(400, "Bad Request", detail)
+
+
 def token_of(values: list[str], method: str, methods: Collection[str] | None) -> FencingToken | None:
-    """The token of a request with these headers. Raises RefusedError: 428 if one is needed and there is none, 400 for a bad one."""
+    """The token of a request with these headers. Raises RefusedError: 428 if one is needed and there is none, 400 for a bad one.
+
+    ``methods``, in upper case, are those that need one. The case of ``method`` makes no difference, as it makes none to many a service.
+    """
     if not values:
-        if method not in SAFE_METHODS if methods is None else method in methods:
+        name = method.upper()
+        if name not in SAFE_METHODS if methods is None else name in methods:
             raise RefusedError(428, "Precondition Required", f"this request needs a {HEADER} header: acquire the lock, and send its token")
         return None
     try:
@@ -46,7 +55,7 @@ def token_of(values: list[str], method: str, methods: Collection[str] | None) ->
             return parse_token(values[0])
         raise ValueError(f"there must be one {HEADER} header, not {len(values)}")
     except ValueError as error:
-        raise RefusedError(400, "Bad Request", str(error)) from error
+        raise bad_request(str(error)) from error
 
 
 def problem_of(error: RefusedError | StaleTokenError | ConfigurationError) -> Problem | None:
@@ -54,7 +63,7 @@ def problem_of(error: RefusedError | StaleTokenError | ConfigurationError) -> Pr
     if isinstance(error, RefusedError):
         return error.problem
     if isinstance(error, ConfigurationError):
-        return None if error.token is None else RefusedError(400, "Bad Request", str(error)).problem
+        return None if error.token is None else bad_request(str(error)).problem
     return _problem(
         409,
         "Conflict",

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from fencedlock.errors import ConfigurationError, StaleTokenError
 from fencedlock.fencing.http.header import HEADER
 from fencedlock.fencing.http.middleware import Middleware
-from fencedlock.fencing.http.problem import CONTENT_TYPE, RefusedError, problem_of, token_of
+from fencedlock.fencing.http.problem import CONTENT_TYPE, RefusedError, bad_request, problem_of, token_of
 
 WSGIApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 ENVIRON_KEY = "fencedlock.token"
 """Where a WSGI service finds the FencingToken."""
+
+_MOST_DIGITS = 18
+"""A number with so many fits into what Python counts bytes with."""
+
+_LENGTH = re.compile(rf"[0-9]{{1,{_MOST_DIGITS}}}")
 
 _ENVIRON_HEADER = "HTTP_" + HEADER.upper().replace("-", "_")
 
@@ -37,8 +43,9 @@ class WSGIFencing(Middleware[WSGIApp, Mapping[str, Any]]):
             if self._fence is None:
                 return self._collect(environ, start_response)
             resource = self._resource(environ) if self._resource else None
+            length = _body_length(environ)
             self._fence.check(token, resource)
-            _read_body(environ)  # before its turn: an older holder's upload that stalls must hold nobody up
+            _read_body(environ, length)  # before its turn: an older holder's upload that stalls must hold nobody up
             with self._fence.guard(token, resource):
                 return self._collect(environ, start_response)
         except (RefusedError, StaleTokenError, ConfigurationError) as error:
@@ -73,7 +80,29 @@ class WSGIFencing(Middleware[WSGIApp, Mapping[str, Any]]):
         return parts
 
 
-def _read_body(environ: dict[str, Any]) -> None:
-    length = environ.get("CONTENT_LENGTH") or ("-1" if environ.get("wsgi.input_terminated") else "0")
-    if length != "0":
-        environ["wsgi.input"] = io.BytesIO(environ["wsgi.input"].read(int(length)))
+def _body_length(environ: Mapping[str, Any]) -> int | None:
+    """How many bytes the body has; None if it goes on to its end. Raises RefusedError, 400, for what can be no length."""
+    text = environ.get("CONTENT_LENGTH") or ""
+    if not text:
+        return None if environ.get("wsgi.input_terminated") else 0
+    if not _LENGTH.fullmatch(text):
+        raise bad_request(f"a Content-Length header has a number of bytes, from 0 to {10**_MOST_DIGITS - 1}, not {text!r:.80}")
+    return int(text)
+
+
+def _read_body(environ: dict[str, Any], length: int | None) -> None:
+    """Read the body, for the service to read it again. Raises RefusedError, 400, if it ends too soon."""
+    if length == 0:
+        return
+    source = environ["wsgi.input"]
+    if length is None:
+        body = source.read(-1)
+    else:
+        parts, left = [], length
+        while left and (part := source.read(left)):
+            parts.append(part)
+            left -= len(part)
+        if left:
+            raise bad_request(f"the body ended {left} bytes before the {length} of its Content-Length header")
+        body = b"".join(parts)
+    environ["wsgi.input"] = io.BytesIO(body)

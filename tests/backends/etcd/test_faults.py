@@ -59,7 +59,7 @@ def test_a_waiter_whose_place_had_no_answer_is_served(
 ) -> None:
     remote = connect(wire.url, ttl=5, socket_timeout=0.3)
     with remote.RLock("warm up"):
-        remote._table.listen()
+        remote._table.listen(5)
     waiter = contender("thread", remote)
     with client.FairLock(name):
         lost = iter([LOSE_REPLY])

@@ -250,7 +250,7 @@ def test_a_withdrawal_that_was_sent_twice_leaves_the_next_place_alone(
     try:
         remote = connect("etcd://" + ",".join(f"127.0.0.1:{proxy.port}" for proxy in proxies), ttl=10)
         with remote.RLock("warm up"):
-            remote._table.listen()
+            remote._table.listen(5)
         waiter = contender("thread", remote)
         with client.FairLock(name):
             for proxy in proxies:

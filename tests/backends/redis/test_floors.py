@@ -11,13 +11,19 @@ def test_tokens_of_the_server_s_clock_hold_for_all_locks() -> None:
     floors = Floors()
     floors.saw("a", NOW_US, NOW_US)
     floors.saw("b", NOW_US - 5, NOW_US)
-    assert (floors.of("a"), floors.of("b"), floors.of("new")) == (NOW_US, NOW_US, NOW_US)
+    assert (floors.of("a", NOW_US), floors.of("b", NOW_US), floors.of("new", NOW_US)) == (NOW_US, NOW_US, NOW_US)
 
 
 def test_a_lifted_lock_lifts_no_other() -> None:
     floors = Floors()
     floors.saw("a", 2**52, NOW_US)
     floors.saw("b", NOW_US, NOW_US)
-    assert (floors.of("a"), floors.of("b")) == (2**52, NOW_US)
+    assert (floors.of("a", NOW_US), floors.of("b", NOW_US)) == (2**52, NOW_US)
     floors.saw("a", 2**52 - 1, NOW_US)
-    assert floors.of("a") == 2**52
+    assert floors.of("a", NOW_US) == 2**52
+
+
+def test_the_floor_of_a_lifted_lock_goes_on_with_the_clock() -> None:
+    floors = Floors()
+    floors.saw("a", NOW_US + 10**9, NOW_US)
+    assert floors.of("a", NOW_US + 7) == NOW_US + 10**9 + 7

@@ -163,7 +163,7 @@ def test_an_inbox_that_was_cut_while_nobody_slept_is_opened_for_the_next_who_doe
     server: RedisServer, client: fencedlock.Client, connect: Callable[..., fencedlock.Client], name: str
 ) -> None:
     late = connect(server.url, ttl=30)
-    late._table.listen()
+    late._table.listen(5)
     inbox = f"fencedlock:inbox:{late.id}"
     with server.client() as raw:
         eventually(lambda: raw.pubsub_numsub(inbox)[0][1] == 1)
@@ -276,6 +276,10 @@ class _Ears:
         raise AssertionError(at)
 
 
+def _is_issued(token: int) -> bool:
+    return token < 2**53
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_every_message_is_read_wherever_the_stream_is_cut_into_pieces(seed: int) -> None:
     rng, ears, stream = random.Random(seed), _Ears(), b""
@@ -293,7 +297,7 @@ def test_every_message_is_read_wherever_the_stream_is_cut_into_pieces(seed: int)
             said.append((claim,) if kind == "look" else (claim, token, kind == "abandoned"))
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        reader = _Stream(ours, ears)
+        reader = _Stream(ours, ears, _is_issued)
         while stream:
             size = rng.choice([1, 7, 60, 300 if seed % 2 else stream.find(b"*", 1) % (len(stream) + 1)])  # also message by message
             theirs.sendall(stream[:size])
@@ -309,7 +313,7 @@ def test_a_message_whose_end_comes_with_the_next_one_is_read_before_it() -> None
     first, second = (b"*3\r\n$7\r\nmessage\r\n$5\r\ninbox\r\n$9\r\nc/1/%d 7 0\r\n" % number for number in (1, 2))
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        reader = _Stream(ours, ears)
+        reader = _Stream(ours, ears, _is_issued)
         for piece in (first[:-1], first[-1:] + second):  # what comes with the second piece has the lines of one whole message
             theirs.sendall(piece)
             reader.read_until(Bell(), now_seconds())

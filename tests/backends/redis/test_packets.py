@@ -24,7 +24,7 @@ def remote(wire: Proxy, connect: Callable[..., fencedlock.Client]) -> fencedlock
     """A client behind the proxy, whose requests time out soon, with everything opened that it opens once."""
     remote = connect(wire.url, ttl=3, socket_timeout=0.25)
     with remote.RLock("warm up"):
-        remote._table.listen()
+        remote._table.listen(5)
     return remote
 
 

@@ -6,6 +6,7 @@
 -- Answers: a number: granted for lease_ms, the hold before ended by a release, and the number is both the token and the time
 --          granted now_us token ttl_ms abandoned
 --          waiting issued remaining_ms
+-- An error, before anything is written, for a floor or a token that Lua can't count exactly.
 --          busy | gone | late now_us
 --@include keys
 local claim, floor, holder, lease_ms, mode = ARGV[1], ARGV[2], ARGV[4], ARGV[5], ARGV[6]
@@ -20,7 +21,7 @@ local free = mode ~= 'beat' and existing == 0 -- nobody holds it, waits for it, 
 if free then
   -- The ordinary case, spelt out: released before, today, and the next token is the time. The functions below do the same for
   -- every case, but making and calling them takes longer than what they do.
-  local last = call('HMGET', fence, 'issued', 'ended', 'floor')
+  local last = call('HMGET', fence, 'issued', 'ended', 'ahead')
   local issued = tonumber(last[1])
   if issued and last[1] == last[2] and not last[3] and issued < now_us and tonumber(floor) < now_us
     and now_us < issued - issued % DAY_US + DAY_US then
@@ -40,7 +41,7 @@ local function granted(token, abandoned)
   return { ok = table.concat({ 'granted', now, token, ttl_ms, abandoned or '0' }, ' ') }
 end
 
-local held = call('HMGET', lock, 'owner', 'token')
+local held = call('HMGET', lock, 'owner', 'token', 'holder', 'lease')
 local owner, token = held[1], held[2]
 if owner == claim then
   return granted(token, call('HGET', lock, 'abandoned'))
@@ -67,18 +68,28 @@ if (ticket or mode == 'queue') and (owner or fair) and not free then
   call('PEXPIRE', waiters, QUEUE_TTL_MS)
 end
 if owner then
+  -- More is left than the whole lease: the clock was set back, and the server counts by it. A holder that died then must not keep
+  -- the lock for as long as the step.
+  local left_ms, whole_ms = call('PTTL', lock), tonumber(held[4] or string.match(held[3] or '', '^%d+'))
+  if whole_ms and left_ms > whole_ms then
+    left_ms = whole_ms
+    call('PEXPIRE', lock, left_ms)
+  end
   if mode == 'try' then
     return { ok = 'busy' }
   end
-  return { ok = 'waiting ' .. token .. ' ' .. math.max(0, call('PTTL', lock)) } -- while it is held, its token is the last one issued
+  return { ok = 'waiting ' .. token .. ' ' .. math.max(0, left_ms) } -- while it is held, its token is the last one issued
 end
 
 --@include grant
 --@include queue
-local issued, abandoned = last_issued()
+local issued, abandoned, ahead_us = last_issued()
+if math.max(issued, tonumber(floor)) >= MOST_TOKEN then
+  return redis.error_reply('ERR fencedlock: a token of this lock, or the floor ' .. floor .. ', is too great to be counted exactly')
+end
 
 local function grant_now()
-  local token = grant(claim, holder, lease_ms, floor, issued, abandoned)
+  local token = grant(claim, holder, lease_ms, floor, issued, abandoned, ahead_us)
   return answer('granted', now, token, lease_ms, abandoned)
 end
 
@@ -90,7 +101,7 @@ if not fair then
   call('HDEL', waiters, claim)
   return grant_now()
 end
-local winner = hand_off(string.match(ARGV[7], ' (.*)$', 3), nil, issued, abandoned, nil, claim, lease_ms)
+local winner = hand_off(string.match(ARGV[7], ' (.*)$', 3), nil, issued, abandoned, ahead_us, nil, claim, lease_ms)
 if winner == claim then
   return granted(unpack(call('HMGET', lock, 'token', 'abandoned')))
 end
@@ -98,7 +109,6 @@ if mode == 'try' then
   if winner then
     return answer('busy')
   end
-  issued, abandoned = last_issued() -- tokens may have been spent on waiters that did not hear of them
   return grant_now()
 end
 return answer('waiting', call('HGET', fence, 'issued') or '0', math.max(0, call('PTTL', lock)))

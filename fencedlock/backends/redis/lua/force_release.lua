@@ -11,6 +11,6 @@ if call('HGET', lock, 'token') ~= ARGV[1] then
   return answer('lost')
 end
 call('DEL', lock)
-local issued, abandoned = last_issued()
-hand_off(ARGV[2], nil, issued, abandoned)
+local issued, abandoned, ahead_us = last_issued()
+hand_off(ARGV[2], nil, issued, abandoned, ahead_us)
 return answer('forced')

@@ -1,11 +1,13 @@
 -- The keys of every script, all of one lock and in one slot. Each has a TTL.
 --
--- 1 lock       hash: owner (claim id), token, holder, and where they matter operation, count (if not 1), abandoned, floor; exists while it is held
+-- 1 lock       hash: owner (claim id), token, holder ("lease_ms host/pid/thread"), and where they matter operation, count (if not 1), lease (in ms, if
+--              it was changed since), abandoned, ahead; exists while it is held
 -- 2 queue      sorted set: waiting claims by ticket (order of arrival)
 -- 3 waiters    hash: claim -> "since_us span_ms floor holder": alive for span_ms since its last beat
--- 4 fence      hash: issued (last token), ended (last token released cleanly), floor (of raise_floor: no token up to it is issued)
+-- 4 fence      hash: issued (last token), ended (last token released cleanly), ahead (of raise_floor: so many µs are tokens ahead of the clock)
 -- 5 withdrawn  sorted set: claims given up, by the server time until which packets of theirs may still come
 local lock, queue, waiters, fence, withdrawn = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local MOST_TOKEN = 9007199254740991 -- Lua counts exactly up to here
 local DAY_US = 86400000000
 local FENCE_TTL_MS = '691200000' -- 8 days, set on the first grant of each day: so at least 7 days after the last use
 

@@ -1,7 +1,7 @@
 -- The queue and the hand-off. Included after grant.lua, where a script needs them.
 --
 -- A claim's id begins with its client's id and a slash; the client's inbox is the channel <inbox prefix><client id>.
--- doors: 'counts_receivers inbox_prefix' in one string, with 1 if PUBLISH tells how many got a message, and 0 if it can't (in a cluster).
+-- doors: 'knows_listeners inbox_prefix' in one string, with 1 if the server knows who listens, and 0 if it can't (in a cluster).
 local MOST_PLACES = 10000 -- looked at by one hand-off: loops are bounded
 
 -- What is known of a waiting claim: for how many µs more it counts as alive (its span at most, even if the clock was set back), its span, its floor
@@ -13,20 +13,26 @@ local function waiter(claim)
   end
 end
 
--- How many clients heard a message to the client of this claim; false where that can't be told.
-local function ring(doors, client, claim, message)
-  local heard = redis.pcall('PUBLISH', string.sub(doors, 3) .. client, claim .. ' ' .. message)
-  return string.sub(doors, 1, 1) == '1' and type(heard) == 'number' and heard
+-- False if nobody listens to this client's inbox here. A message to it must not be sent then: it would travel to the replicas, where an inbox
+-- that was left behind by a failover may hear of a grant that was given to somebody else.
+local function listens(doors, client)
+  local counts = string.sub(doors, 1, 1) == '1' and redis.pcall('PUBSUB', 'NUMSUB', string.sub(doors, 3) .. client)
+  return not counts or counts[2] ~= 0
+end
+
+-- A missing permission costs latency only.
+local function ring(doors, client, message)
+  redis.pcall('PUBLISH', string.sub(doors, 3) .. client, message)
 end
 
 -- Gives the free lock to the first waiter that is alive and can be reached; its claim's id, or nil if there is none.
 -- Lapsed places are dropped. A grant lasts as long as the waiter has proved to be alive; its heartbeat extends it.
--- PUBLISH tells how many got the doorbell: 0, outside a cluster, means that the process is gone or cut off. Such a waiter
--- keeps its ticket until its deadline, and the next is served at once. The caller needs no doorbell: it reads the answer.
+-- Nobody listening means that the process is gone or cut off. Such a waiter keeps its ticket until its deadline, and the next is
+-- served at once. The caller needs no doorbell: it reads the answer.
 -- The lock's hash may be there still, if it has no field but those that each grant writes. It is gone if nobody gets the lock.
--- first: what ZPOPMIN gave, if it was asked already. issued: no token up to it is issued. abandoned: see last_issued.
+-- first: what ZPOPMIN gave, if it was asked already. issued: no token up to it is issued. abandoned, ahead_us: see last_issued.
 -- ended: the token of the hold that ends by this script, if one does (see grant).
-local function hand_off(doors, first, issued, abandoned, ended, caller, caller_lease_ms)
+local function hand_off(doors, first, issued, abandoned, ahead_us, ended, caller, caller_lease_ms)
   local winner, winner_span_ms, silent, passed_over
   for _ = 1, MOST_PLACES do
     local claim, ticket = unpack(first or call('ZPOPMIN', queue))
@@ -40,19 +46,15 @@ local function hand_off(doors, first, issued, abandoned, ended, caller, caller_l
       call('HDEL', waiters, claim)
     elseif claim == caller then
       winner, winner_span_ms = claim, span_ms
-      grant(claim, holder, caller_lease_ms, floor, issued, abandoned, ended)
+      grant(claim, holder, caller_lease_ms, floor, issued, abandoned, ahead_us, ended)
       break
     elseif not (silent and silent[client]) then
-      -- Granted before it is published: a doorbell must never tell of a grant that a missing permission prevented.
-      local token = grant(claim, holder, string.format('%d', math.ceil(left_us / 1000)), floor, issued, abandoned, ended)
-      if ring(doors, client, claim, token .. ' ' .. abandoned) ~= 0 then
+      if listens(doors, client) then
+        -- Granted before it is published: a doorbell must never tell of a grant that a missing permission prevented.
+        local token = grant(claim, holder, string.format('%d', math.ceil(left_us / 1000)), floor, issued, abandoned, ahead_us, ended)
+        ring(doors, client, claim .. ' ' .. token .. ' ' .. abandoned)
         winner, winner_span_ms = claim, span_ms
         break
-      end
-      issued = tonumber(token)
-      if abandoned == '0' then -- nobody held under this token: who comes next must not look for what it left
-        note_end(token)
-        ended = token
       end
       silent = silent or {}
       silent[client] = true
@@ -83,7 +85,8 @@ local function hand_off(doors, first, issued, abandoned, ended, caller, caller_l
     local next_claim = call('ZRANGE', queue, '0', '0')[1]
     local _, span_ms = waiter(next_claim or '')
     if span_ms and span_ms > winner_span_ms then
-      ring(doors, string.match(next_claim, '^[^/]*'), next_claim, 'look')
+      local owner, client = string.match(next_claim, '^(([^/]*)/[^/]*)') -- not the whole claim: who reads it could forge a grant
+      ring(doors, client, owner .. ' look')
     end
   end
   return winner

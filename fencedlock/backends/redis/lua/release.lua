@@ -19,22 +19,22 @@ end
 --@include now
 local issued = tonumber(token)
 if ours and ARGV[3] == '0' and call('HLEN', lock) == 3 then
-  -- The ordinary hand-over, spelt out as in acquire.lua: to a waiter of the longest span, which hears of it, and under the time as its token.
+  -- The ordinary hand-over, spelt out as in acquire.lua: to a waiter of the longest span, which listens, and under the time as its token.
   local heir = first[1]
   local since_us, span_ms, floor, holder = string.match(call('HGET', waiters, heir) or '', '^(%d+) (%d+) (%d+) (.*)$')
   local left_us = since_us and since_us - now_us + span_ms * 1000 or 0
-  if left_us > 0 and left_us <= MOST_SPAN_MS * 1000 and tonumber(span_ms) == MOST_SPAN_MS and tonumber(floor) < now_us
+  local inbox = string.sub(doors, 3) .. string.match(heir, '^[^/]*')
+  local counts = string.sub(doors, 1, 1) == '1' and redis.pcall('PUBSUB', 'NUMSUB', inbox)
+  if (not counts or counts[2] ~= 0) and left_us > 0 and left_us <= MOST_SPAN_MS * 1000 and tonumber(span_ms) == MOST_SPAN_MS and tonumber(floor) < now_us
     and issued < now_us and now_us < issued - issued % DAY_US + DAY_US then
     if call('HSET', fence, 'issued', now, 'ended', token) > 0 then
       call('PEXPIRE', fence, FENCE_TTL_MS)
     end
     call('HSET', lock, 'owner', heir, 'token', now, 'holder', holder)
     call('PEXPIRE', lock, string.format('%d', math.ceil(left_us / 1000)))
-    local heard = redis.pcall('PUBLISH', string.sub(doors, 3) .. string.match(heir, '^[^/]*'), heir .. ' ' .. now .. ' 0')
-    if heard ~= 0 or string.sub(doors, 1, 1) == '0' then
-      call('HDEL', waiters, heir)
-      return { ok = 'released' }
-    end -- else it is granted the same once more below, found to be deaf, and passed over
+    redis.pcall('PUBLISH', inbox, heir .. ' ' .. now .. ' 0')
+    call('HDEL', waiters, heir)
+    return { ok = 'released' }
   end
 end
 
@@ -47,9 +47,12 @@ if not ours then
   return answer('lost', call('HGET', fence, 'ended') or '0')
 end
 --@include queue
-if call('HLEN', lock) > 3 then -- fields that the next grant would not write over
-  issued = math.max(issued, tonumber(call('HGET', lock, 'floor')) or 0)
+local ahead_us, more_fields = 0, call('HLEN', lock) > 3
+if more_fields or issued >= now_us then -- the floor may have been raised
+  ahead_us = tonumber(call('HGET', fence, 'ahead')) or 0
+end
+if more_fields then -- which the next grant would not write over
   call('DEL', lock)
 end
-hand_off(doors, first, issued, '0', token)
+hand_off(doors, first, issued, '0', ahead_us, token)
 return answer('released')

@@ -13,11 +13,11 @@ local claim, bury_until_us, doors = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 call('ZREM', queue, claim)
 call('HDEL', waiters, claim)
 bury(claim, bury_until_us)
-local held = call('HMGET', lock, 'owner', 'token', 'abandoned', 'floor')
+local held = call('HMGET', lock, 'owner', 'token', 'abandoned')
 if held[1] == claim then
   call('DEL', lock)
   -- Nobody worked under this grant. If the hold before it was abandoned, the next holder still has to learn so.
   local abandoned = held[3] or '0'
-  hand_off(doors, nil, math.max(tonumber(held[2]), tonumber(held[4]) or 0), abandoned, abandoned == '0' and held[2] or nil)
+  hand_off(doors, nil, tonumber(held[2]), abandoned, tonumber(call('HGET', fence, 'ahead')) or 0, abandoned == '0' and held[2] or nil)
 end
 return answer('withdrawn')

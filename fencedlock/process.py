@@ -1,0 +1,95 @@
+"""Notices that this process is a copy of another one, however the copy was made.
+
+A copy has the same client ids, the same sockets and the same holds as its original, but none of its threads. Python's own
+``os.fork`` tells us by a hook. A fork in C does not: uWSGI forks its workers that way by default. So whoever makes a
+claim or sends a call looks at :data:`own` first, and calls :func:`become_own` where it says no.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+_MADV_WIPEONFORK = 18
+"""Linux 4.14 and newer: the kernel empties such memory in a child, whoever forks and by whatever call."""
+
+
+class _Mark(Protocol):
+    """Says whether this process is the one that set it: ``mark[0]`` is 0 in a copy."""
+
+    def __getitem__(self, place: int, /) -> int: ...
+
+    def __setitem__(self, place: int, value: int, /) -> None: ...
+
+
+class _MarkByPid:
+    """For systems without memory that the kernel empties: compares the process id."""
+
+    def __init__(self) -> None:
+        self._pid = 0
+
+    def __getitem__(self, place: int, /) -> int:
+        return int(self._pid == os.getpid())
+
+    def __setitem__(self, place: int, value: int, /) -> None:
+        self._pid = os.getpid()
+
+
+def _make_mark() -> _Mark:
+    try:
+        page = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        page.madvise(_MADV_WIPEONFORK)
+    except (AttributeError, OSError, ValueError):
+        return _MarkByPid()
+    return page
+
+
+own: _Mark = _make_mark()
+"""``own[0]`` is 0 while this process is a copy that has not become a process of its own yet.
+
+Reading it takes 20 ns, ``os.getpid()`` 160.
+"""
+own[0] = 1
+
+_in_child: list[Callable[[], object]] = []
+_becoming = threading.RLock()
+
+PATIENCE_SECONDS = 5.0
+"""Another thread of the copy that becomes its own is waited for so long; the mutex may also be one that the original held."""
+
+
+class CopiedProcessError(RuntimeError):
+    """A call was about to be sent through what this process inherited from its original. It never leaves the library."""
+
+
+def in_child(action: Callable[[], object]) -> None:
+    """Have this done in a child, after what was asked for before. Actions take no mutex that another thread may have held."""
+    _in_child.append(action)
+
+
+def become_own() -> None:
+    """Make what this process inherited its own, if it is a copy and has not done so."""
+    if own[0]:
+        return
+    taken = _becoming.acquire(timeout=PATIENCE_SECONDS)
+    try:
+        if not own[0]:
+            for action in _in_child:
+                action()
+            own[0] = 1
+    finally:
+        if taken:
+            _becoming.release()
+
+
+def _after_fork_in_child() -> None:
+    own[0] = 0  # it says so itself where the kernel empties it
+    _becoming._at_fork_reinit()  # type: ignore[attr-defined]
+    become_own()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
