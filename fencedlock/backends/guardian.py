@@ -104,9 +104,9 @@ class Files:
         self.folder = folder
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
         self._folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        self.alive = os.open("server.lock", flags, 0o600, dir_fd=self._folder)
+        self.alive: int = os.open("server.lock", flags, 0o600, dir_fd=self._folder)
         fcntl.flock(self.alive, fcntl.LOCK_EX | fcntl.LOCK_NB)  # inherited by the server: free only when no server of this folder lives
-        self.users = os.open("users.lock", flags, 0o600, dir_fd=self._folder)
+        self.users: int = os.open("users.lock", flags, 0o600, dir_fd=self._folder)
         try:
             fcntl.flock(self._folder, fcntl.LOCK_SH | fcntl.LOCK_NB)  # systemd-tmpfiles leaves a locked folder alone
         except OSError:
