@@ -75,7 +75,7 @@ class Proxy:
             for end in pair:
                 hang_up(end)
 
-    def wait_for(self, condition: Callable[[], bool], timeout: float = 20) -> None:
+    def wait_for(self, condition: Callable[[], bool], timeout: float = 60) -> None:
         with self.arrived:
             assert self.arrived.wait_for(condition, timeout), "the proxy saw no such packet"
 
