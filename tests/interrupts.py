@@ -8,7 +8,7 @@ from __future__ import annotations
 import dis
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import CodeType, FrameType
 from typing import Any
 
@@ -23,36 +23,19 @@ class TimeLimitError(TimeoutError):
     """What the ``signal.alarm`` recipe raises: an OSError."""
 
 
-def places_of(
-    action: Callable[[], object], before: Callable[[], object], limit: int = 100_000
-) -> Iterator[tuple[int, Callable[[type[BaseException]], bool]]]:
-    """For each place in the action, its number and a function that runs the action with an exception of this class raised there.
+class Interrupt:
+    """Raises an exception of this kind at the place of this number, counted from 1."""
 
-    The function returns False when the action ended before the place came: then there are no more. ``before`` prepares each run.
-    """
-    for number in range(1, limit):
-        interrupt = _Interrupt(number)
-
-        def run(kind: type[BaseException], interrupt: _Interrupt = interrupt) -> bool:
-            before()
-            interrupt.kind = kind
-            interrupt.run(action)
-            return interrupt.came
-
-        yield number, run
-        if not interrupt.came:
-            return
-
-
-class _Interrupt:
-    def __init__(self, number: int) -> None:
-        self.kind: type[BaseException] = KeyboardInterrupt
+    def __init__(self, number: int, kind: type[BaseException]) -> None:
+        self.kind = kind
         self.came = False
+        """True if the action had so many places."""
         self.where = ""
         self._left = number
         self._last: dict[FrameType, int] = {}
 
     def run(self, action: Callable[[], object]) -> None:
+        """Run the action, and let out what it raises."""
         assert threading.current_thread() is threading.main_thread()
         before = sys.gettrace()
         sys.settrace(self._trace)

@@ -97,7 +97,6 @@ LEASE_TIME_TO_LIVE = Method("Lease", "LeaseTimeToLive")
 WATCH = Method("Watch", "Watch")
 AUTHENTICATE = Method("Auth", "Authenticate")
 STATUS = Method("Maintenance", "Status")
-_STREAMS: Final = (LEASE_KEEP_ALIVE, WATCH)
 
 
 class LeaseGoneError(BackendError):
@@ -188,12 +187,9 @@ class Connections:
             asked_at = now_seconds()
             self._answer(index, RANGE, probe, seconds)
             seconds = max(LEAST_TRY_SECONDS, asked_at + seconds - now_seconds())
-            requests = iter([renewal.SerializeToString()])
-            stream = self._callable(index, LEASE_KEEP_ALIVE)(requests, timeout=seconds, metadata=self._metadata())
-            try:
-                return asked_at, LEASE_KEEP_ALIVE.response.FromString(next(stream)).TTL
-            finally:
-                stream.cancel()
+            # The method takes a stream. A stream of one request has one answer: so it is called like any other, without the threads
+            # by which gRPC serves streams, and which an interrupt could leave half started.
+            return asked_at, self._answer(index, LEASE_KEEP_ALIVE, renewal, seconds).TTL
 
         answered: tuple[float, int] = self._try_all(attempt, timeout_seconds, 1)[0]
         return answered
@@ -361,7 +357,7 @@ class Connections:
         found = self._calls.get((index, method))
         if found is None:
             with self._mutex:
-                make = getattr(self._channel(index), "stream_stream" if method in _STREAMS else "unary_unary")
+                make = getattr(self._channel(index), "stream_stream" if method is WATCH else "unary_unary")
                 found = self._calls[index, method] = make(method.path)
         return found
 
