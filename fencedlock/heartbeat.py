@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from fencedlock.backends.base import Gone, Renewed, Waiting
 from fencedlock.clock import Deadline, now_seconds
 from fencedlock.errors import BackendUnavailableError, FencedLockError
+from fencedlock.exits import Dropped
 from fencedlock.hold import NOT_OURS_REASON, Claim, Hold, LeaseEvent, LeaseState
 from fencedlock.threads import Worker
 
@@ -79,7 +80,9 @@ class Heartbeat:
         self._undos: deque[_Undo] = deque()
         self._retry_undos_at = 0.0
         self._wake_at = float("inf")
-        self._mailbox: SimpleQueue[list[Hold] | Deadline | None] = SimpleQueue()
+        self._mailbox: SimpleQueue[list[Hold] | Deadline | Dropped | None] = SimpleQueue()
+        self.dropped: Callable[[Dropped], None] = self._mailbox.put
+        """Is told of a ``with`` statement whose end was interrupted. C code: it can't be interrupted itself."""
         self._worker = Worker(self._run, "fencedlock-heartbeat")
         self._stop_by: Deadline | None = None
         """Set when the thread is to end."""
@@ -140,7 +143,7 @@ class Heartbeat:
                 break
             logger.debug("fencedlock: %s is given up: it ends with its lease", given_up.what)
         if not self._worker.running:
-            self._start()
+            self.start()
         self._mailbox.put(None)
 
     def collect(self, holds: list[Hold]) -> None:
@@ -152,10 +155,13 @@ class Heartbeat:
         self._mailbox.put(deadline)
 
     def stop(self, deadline: Deadline) -> None:
-        """End the thread, after one try of each undo."""
+        """End the thread, after one try of each undo, which the calling thread makes if it is that thread or there is none."""
         self._stop_by = deadline
-        self._mailbox.put(None)
-        self.wait(deadline)
+        if self._worker.started and not self._worker.is_current():
+            self._mailbox.put(None)
+            self.wait(deadline)
+        else:
+            self._retry_undos(deadline.at)
 
     def wait(self, deadline: Deadline) -> None:
         """Wait until the thread has ended, if it was started."""
@@ -167,9 +173,10 @@ class Heartbeat:
             self._wake_at = due
             self._mailbox.put(None)
         if not self._worker.running:
-            self._start()
+            self.start()
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Start the thread, unless it runs or is to end. Raises RuntimeError where none can be started."""
         if self._stop_by is None:
             self._table.starting()
             try:
@@ -191,6 +198,9 @@ class Heartbeat:
                 self._wake_at = self._next_due(tend_at, planned_at)
             try:
                 self._take_mail(self._wake_at - now_seconds())
+                if self._stop_by is not None:
+                    self._retry_undos(self._stop_by.at)
+                    return
                 holds, claims = self._fallen_due(now_seconds())
                 self._guarded(self._renew, holds)
                 self._guarded(self._beat, claims)
@@ -201,9 +211,8 @@ class Heartbeat:
                 tend_at = self._table.backend.tend(now_seconds())
             except BaseException:  # no signal handler runs in this thread, so not even SystemExit is meant for it
                 logger.exception("fencedlock: the heartbeat stumbled, and goes on")
-            if self._stop_by is not None:
-                self._retry_undos(self._stop_by.at)
-                return
+                if self._stop_by is not None:
+                    return
 
     def _warn_of_settings(self) -> None:
         try:
@@ -258,6 +267,9 @@ class Heartbeat:
             while True:
                 if isinstance(mail, Deadline):
                     self._table.end_in_background(mail)
+                elif isinstance(mail, Dropped):
+                    if mail.hold is not None:
+                        self._table.release_dropped(mail.hold)
                 elif isinstance(mail, list):
                     for hold in mail:
                         self._table.release_collected(hold)
@@ -371,7 +383,7 @@ class Heartbeat:
 
     def _retry_undos(self, until: float) -> None:
         """Undo one after another, until this time, or a beat falls due, or the server does not answer."""
-        if not self._undos or now_seconds() < self._retry_undos_at:
+        if not self._undos or (now_seconds() < self._retry_undos_at and self._stop_by is None):
             return
         kept: list[_Undo] = []
         while self._undos:

@@ -10,8 +10,12 @@ import threading
 import time
 import weakref
 from functools import cache
+from typing import TYPE_CHECKING
 
 from fencedlock.process import in_child
+
+if TYPE_CHECKING:
+    from fencedlock.exits import Dropped
 
 
 @cache
@@ -31,9 +35,11 @@ class Owner:
     It may outlive the thread, in the frames of a traceback say; its life does not.
     """
 
-    __slots__ = ("_life", "holder", "number")
+    __slots__ = ("_life", "entering", "holder", "number")
 
     def __init__(self, life: _Life) -> None:
+        self.entering: Dropped | None = None
+        """Of the ``with`` statement that is about to be entered."""
         self.number: int = next(_numbers)
         self.holder: str = f"{_host()}/{os.getpid()}/{threading.get_native_id()}"
         """Host, process and native thread id, for people; ASCII, so that it is as long in bytes."""

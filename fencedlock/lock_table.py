@@ -129,11 +129,23 @@ class LockTable:
             resource.holds = {}
             resource.bound = self.backend.bind(resource.name)
 
-    def close(self, deadline: Deadline | None = None) -> None:
-        """Release all holds, end all waiting, and stop the threads. Closing twice does nothing."""
+    def close(self) -> None:
+        """Release all holds, end all waiting, and stop the threads. Closing twice does nothing.
+
+        The heartbeat's thread does it, if there is anything to do, because no signal handler interrupts that one.
+        """
         become_own()
         self.closed = True
-        self._end(deadline or Deadline(CLOSE_SECONDS))
+        deadline = Deadline(CLOSE_SECONDS)
+        if self.heartbeat.started or self._claims:
+            try:
+                self.heartbeat.close_table(deadline)
+                self.heartbeat.start()
+            except RuntimeError:  # no thread can be started
+                self._end(deadline)
+            self.heartbeat.wait(deadline)
+        else:
+            self._end(deadline)
 
     def begin_exit(self, deadline: Deadline) -> None:
         """The interpreter ends: have the heartbeat's thread release everything, beside those of other clients."""
@@ -151,30 +163,23 @@ class LockTable:
 
     def end_in_background(self, deadline: Deadline) -> None:
         """Called by the heartbeat's thread: the client was dropped, or its closing was interrupted, or the interpreter ends."""
-        if self.at_exit:
-            self._end(deadline)
-        else:
-            self.close(deadline)
+        if not self.at_exit:
+            self.closed = True
+        self._end(deadline)
 
     def _end(self, deadline: Deadline) -> None:
         if self._ended:
             return
-        try:
-            reachable = True
-            for claim in list(self._claims.values()):
-                reachable = self.abandon(claim, reachable=reachable and deadline.left() > 0)
-                claim.ring()
-            for hold in self.heartbeat.holds():
-                reachable = self._end_quickly(hold, deadline, reachable=reachable)
-            self.heartbeat.stop(deadline)
-            self.backend.close(deadline.left())
-            self._losses.close()
-            self._ended = True
-        except BaseException:
-            self.heartbeat.close_table(
-                Deadline(CLOSE_SECONDS)
-            )  # an exception of a signal handler came: the thread goes on with what is left
-            raise
+        reachable = True
+        for claim in list(self._claims.values()):
+            reachable = self.abandon(claim, reachable=reachable and deadline.left() > 0)
+            claim.ring()
+        for hold in self.heartbeat.holds():
+            reachable = self._end_quickly(hold, deadline, reachable=reachable)
+        self.heartbeat.stop(deadline)
+        self.backend.close(deadline.left())
+        self._losses.close()
+        self._ended = True
 
     def _end_quickly(self, hold: Hold, deadline: Deadline, *, reachable: bool) -> bool:
         """Release a hold when the client closes; False if the server does not answer, so that the others need not wait for it."""
@@ -389,7 +394,10 @@ class LockTable:
         if isinstance(answer, Renewed):
             hold.extend(answer.deadline, operation)
         elif isinstance(answer, Exception):
-            raise answer
+            try:
+                raise answer
+            finally:
+                del answer  # an error in a variable of a frame that it has passed keeps all frames alive
         else:
             self.report_lost(hold, LeaseEvent.NOT_OURS, NOT_OURS_REASON)
             raise self._lost_error(hold)
@@ -433,6 +441,18 @@ class LockTable:
     def _release_later(self, hold: Hold) -> None:
         action = partial(hold.bound.release, hold)
         self.heartbeat.undo(f"the release of lock {hold.bound.name!r}", action, self._moot_at(hold))
+
+    def release_dropped(self, hold: Hold) -> None:
+        """Go up one level for a ``with`` statement whose end was interrupted before it could begin; called by the heartbeat."""
+        if not hold.wants_beats() or hold.siblings.get(hold.owner.number) is not hold:
+            return
+        if hold.depth > 1:
+            hold.depth -= 1
+            hold.operation += 1
+            self.heartbeat.add(hold, 0.0)
+        elif hold.siblings.pop(hold.owner.number, None) is hold:
+            self._forget(hold, LeaseEvent.RELEASED)
+            self._release_later(hold)
 
     def release_collected(self, hold: Hold) -> None:
         """Release a hold whose last handle was collected; called by the heartbeat."""

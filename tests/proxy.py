@@ -85,7 +85,7 @@ class Proxy:
         """Whoever connects from now on reaches another server; what is open stays where it is."""
         self._target = port
 
-    def wait_for(self, condition: Callable[[], bool], timeout: float = 20) -> None:
+    def wait_for(self, condition: Callable[[], bool], timeout: float = 60) -> None:
         with self.arrived:
             assert self.arrived.wait_for(condition, timeout), "the proxy saw no such packet"
 

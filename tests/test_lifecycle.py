@@ -203,7 +203,7 @@ def test_cancel_ends_a_wait_at_once(server: LockServer, client: fencedlock.Clien
     thread.start()
     with pytest.raises(fencedlock.AcquireCancelledError) as caught:
         lock.acquire(cancel=cancellation)
-    assert time.monotonic() - cancelled_at[0] < 1
+    assert time.monotonic() - cancelled_at[0] < 3
     assert caught.value.lock == name
     thread.join()
     assert client.inspect(name).waiters == ()
@@ -338,7 +338,7 @@ def test_ctrl_c_in_the_middle_of_a_release_lets_nobody_believe_in_the_lock(
 def test_ctrl_c_on_the_way_into_the_body_releases(client: fencedlock.Client, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     lock = client.RLock(name)
     with monkeypatch.context() as patch:
-        patch.setattr(fencedlock.RLock, "token", property(_interrupt))
+        patch.setattr(fencedlock.RLock, "_owned", _interrupt)
         with pytest.raises(KeyboardInterrupt), lock:
             pass
     assert not lock._is_owned()

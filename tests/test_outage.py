@@ -51,7 +51,7 @@ class TestDeadServer:
         begun = time.monotonic()
         with pytest.raises(fencedlock.BackendUnavailableError) as caught:
             lock.acquire(False)
-        assert time.monotonic() - begun < 2
+        assert time.monotonic() - begun < 5
         assert isinstance(caught.value, ConnectionError)
         assert caught.value.lock == "x"
         assert not lock._is_owned()
@@ -61,7 +61,7 @@ class TestDeadServer:
         begun = time.monotonic()
         with pytest.raises(fencedlock.BackendUnavailableError):
             lock.acquire(timeout=0.6)
-        assert 0.5 <= time.monotonic() - begun < 0.6 + 0.3
+        assert 0.5 <= time.monotonic() - begun < 0.6 + 2
 
     def test_without_a_timeout_the_outage_timeout_is_kept(self, dead_url: str, connect: Callable[..., fencedlock.Client]) -> None:
         lock = connect(dead_url, outage_timeout=0.6, socket_timeout=0.2).FairLock("x")
@@ -77,7 +77,7 @@ class TestDeadServer:
         begun = time.monotonic()
         with pytest.raises(fencedlock.AcquireCancelledError):
             lock.acquire(cancel=cancellation)
-        assert time.monotonic() - begun < 2
+        assert time.monotonic() - begun < 5
 
 
 def test_acquire_waits_for_a_server_that_comes_back(

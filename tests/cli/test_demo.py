@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import re
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 import fencedlock
 from fencedlock import FencingToken, StaleTokenError
+from fencedlock.cli import demo as demo_module
 from fencedlock.cli import main
 from fencedlock.cli.account import Account
+from fencedlock.cli.worker import Script
 from tests.conftest import eventually
 from tests.servers import RedisServer, free_port
 
 
 def demo(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "fencedlock", "demo", "--updates", "30", "--ttl", "0.7", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=100)
+    return subprocess.run(command, capture_output=True, text=True, timeout=110)
+
+
+def status(process: psutil.Process) -> str:
+    try:
+        return str(process.status())
+    except psutil.NoSuchProcess:
+        return "gone"
 
 
 def row(output: str, label: str) -> str:
@@ -46,6 +57,31 @@ def test_without_tokens_it_shows_the_damage(server: RedisServer) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert int(row(done.stdout, "lost updates")) >= 1
     assert "the holder learned too late" in done.stdout
+
+
+def test_workers_that_start_late_do_no_harm(
+    server: RedisServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each starts when those before it have made all their updates, or wait for the word of the parent."""
+    start_worker = demo_module._Show._start_worker
+
+    def start_late(show: Any, updates: int) -> None:
+        start_worker(show, updates)
+        shared = show.script._shared
+        eventually(lambda: shared[0] == len(show.workers) * updates or shared[1], timeout=60)
+
+    monkeypatch.setattr(demo_module._Show, "_start_worker", start_late)
+    assert main(["demo", "--url", server.url, "--workers", "3", "--updates", "10", "--ttl", "0.7"]) == 0
+    assert row(capsys.readouterr().out, "stale writes refused") == "1"
+
+
+def test_an_incident_happens_to_one_worker_when_it_is_due() -> None:
+    script = Script(multiprocessing.get_context("spawn"), incidents_at=(1, 3))
+    seen = []
+    for _ in range(5):
+        seen += [script.begin_incident(), script.begin_incident()]
+        script.note_update()
+    assert seen == [None, None, 0, None, None, None, 1, None, None, None]
 
 
 def test_a_server_that_is_not_there_is_an_error(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,11 +115,10 @@ def test_however_it_ends_no_process_is_left(server: RedisServer, number: int) ->
         assert process.stdout is not None
         eventually(lambda: "is frozen" in (process.stdout or sys.stdin).readline())
         workers = psutil.Process(process.pid).children()
-        eventually(lambda: any(worker.status() == psutil.STATUS_STOPPED for worker in workers))
+        eventually(lambda: any(status(worker) == psutil.STATUS_STOPPED for worker in workers))
         process.send_signal(number)
-        _, errors = process.communicate(timeout=20)
-    psutil.wait_procs(workers, timeout=20)
-    assert not [worker for worker in workers if worker.is_running()]
+        _, errors = process.communicate(timeout=60)
+    eventually(lambda: all(status(worker) in ("gone", psutil.STATUS_ZOMBIE) for worker in workers))
     assert "Traceback" not in errors
 
 

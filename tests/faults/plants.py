@@ -42,7 +42,8 @@ def grant_to_the_dead() -> None:
     for script in (scripts.ACQUIRE, scripts.RELEASE, scripts.WITHDRAW):
         _rewrite(script, "if not left_us or left_us <= 0 then", "if not left_us then")
         _rewrite(script, "string.format('%d', math.ceil(left_us / 1000))", "'86400000'")
-        _rewrite(script, ".. abandoned) ~= 0 then", ".. abandoned) then")
+        _rewrite(script, "return not counts or counts[2] ~= 0", "return true")
+    _rewrite(scripts.ACQUIRE, "if whole_ms and left_ms > whole_ms then", "if false then")
 
 
 def deadline_from_the_reply() -> None:

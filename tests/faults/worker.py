@@ -1,11 +1,13 @@
 """A process of contenders: threads that take locks, nest, renew, write behind a fence, and write down what they see.
 
-``python -m tests.faults.worker`` reads its settings, a line of JSON, from its standard input, then orders, a line each: ``fork``, and
-``clock`` with the seconds by which its wall clock is ahead from now on. The end of the input ends it.
+``python -m tests.faults.worker`` reads its settings, a line of JSON, from its standard input, then orders, a line each: ``fork``,
+``fork-in-c``, ``interrupt`` with the seconds for which signal handlers raise in the main thread, and ``clock`` with the seconds by which
+its wall clock is ahead from now on. The end of the input ends it.
 """
 
 from __future__ import annotations
 
+import ctypes
 import faulthandler
 import itertools
 import json
@@ -31,7 +33,31 @@ from tests.faults.history import FAIL, INVOKE, NOTE, OK, UNKNOWN, Recorder
 from tests.faults.registers import REGISTERS, RefusedError
 
 MOST_DEPTH = 4
+MOST_CHILD_SECONDS = 20
 _local = threading.local()
+
+
+class TimeLimit(Exception):  # noqa: N818 - job queues name theirs so
+    """What a handler raises in the middle of a call, as the time limits of job queues do."""
+
+
+class TimeLimitError(TimeoutError):
+    """The same, as the recipe with ``signal.alarm`` has it."""
+
+
+class Alarm:
+    """Lets signals interrupt the calls of one contender, the one in the main thread."""
+
+    def __init__(self) -> None:
+        self.armed = False
+
+    def handle(self, _number: int, _frame: object) -> None:
+        if self.armed:
+            self.armed = False
+            raise TimeLimit if time.monotonic_ns() & 64 else TimeLimitError
+
+
+_alarm = Alarm()
 
 
 @dataclass(frozen=True)
@@ -73,66 +99,133 @@ class Worker:
             socket_timeout=settings.socket_timeout_seconds,
             outage_timeout=20 * settings.lease_seconds,
         )
+        self.going = threading.Event()
+        """Cleared while the contenders are to stand still."""
+        self.going.set()
+        self.standing: set[str] = set()
         self._forks = itertools.count(1)
         self._children: list[int] = []
 
     def run(self) -> None:
-        threads = [
-            threading.Thread(target=self.contend, args=(f"{self.settings.process}/{number}",)) for number in range(self.settings.threads)
-        ]
+        """Contend in some threads, and in the main one, where signals are handled."""
+        signal.signal(signal.SIGUSR2, _alarm.handle)
+        names = [f"{self.settings.process}/{number}" for number in range(self.settings.threads)]
+        threads = [threading.Thread(target=self.contend, args=(name,)) for name in names[1:]]
+        threads.append(threading.Thread(target=self.obey))
         for thread in threads:
             thread.start()
-        for order in sys.stdin:
-            what, *arguments = order.split()
-            if what == "fork":
-                self.fork()
-            elif what == "clock":
-                set_wall_clock(float(*arguments))
-        self.stopping.set()
+        self.contend(names[0], alarm=_alarm)
         for thread in threads:
             thread.join()
         for child in self._children:
             os.waitpid(child, 0)
         self.client.close()
 
-    def contend(self, who: str, until: float = float("inf")) -> None:
+    def obey(self) -> None:
+        """Do what is ordered, until the input ends."""
+        rng = random.Random(f"{self.settings.seed} {self.settings.process} orders")
+        for order in sys.stdin:
+            what, *arguments = order.split()
+            if what == "fork":
+                self.fork(os.fork)
+            elif what == "fork-in-c":
+                self.fork_in_c()
+            elif what == "interrupt":
+                self.interrupt(now_seconds() + float(*arguments), rng)
+            elif what == "clock":
+                set_wall_clock(float(*arguments))
+        self.stopping.set()
+
+    def fork_in_c(self) -> None:
+        """Fork as uWSGI does: no hook of Python's runs.
+
+        CPython itself does not survive that while other threads change hands of its interpreter lock, so the contenders stand still
+        meanwhile, with what they hold.
+        """
+        self.going.clear()
+        give_up_at = now_seconds() + self.settings.lease_seconds
+        while len(self.standing) < self.settings.threads and now_seconds() < give_up_at:
+            time.sleep(0.001)
+        if len(self.standing) == self.settings.threads:
+            self.fork(ctypes.PyDLL(None).fork)
+        self.going.set()
+
+    def stand(self, who: str) -> None:
+        """Stand still, if that is asked for."""
+        if not self.going.is_set():
+            self.standing.add(who)
+            self.going.wait()
+            self.standing.discard(who)
+
+    def interrupt(self, until: float, rng: random.Random) -> None:
+        """Have the main thread's signal handler raise again and again."""
+        main = threading.main_thread().ident
+        assert main is not None
+        while now_seconds() < until and not self.stopping.is_set():
+            signal.pthread_kill(main, signal.SIGUSR2)
+            time.sleep(rng.choice([0.0002, 0.001, 0.005, 0.02]) * rng.uniform(0.5, 1.5))
+
+    def contend(self, who: str, until: float = float("inf"), alarm: Alarm | None = None) -> None:
         """Take locks until told to stop."""
         try:
-            contender = Contender(self, who)
+            contender = Contender(self, who, alarm)
             while not self.stopping.is_set() and now_seconds() < until:
                 contender.visit()
         except BaseException:
             self.recorder.write(who, NOTE, "unexpected", text=traceback.format_exc())
 
-    def fork(self) -> None:
+    def fork(self, fork: Callable[[], int]) -> None:
         """Fork in the middle of whatever the threads do; the child contends for a while, as a process of its own."""
         process = f"{self.settings.process}.{next(self._forks)}"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of forks in processes with threads
-            pid = os.fork()
+            pid = fork()
         if pid:
             self._children.append(pid)
             return
         status = 1
         try:
-            self.stopping = threading.Event()
+            if fork is not os.fork:
+                signal.signal(signal.SIGALRM, signal.SIG_DFL)
+                signal.alarm(MOST_CHILD_SECONDS)  # a copy of CPython may be stuck in itself
+            self.stopping, self.going = threading.Event(), threading.Event()
+            self.going.set()
             self.recorder = Recorder(self.folder, process)
             inherited = [hold.bound.name for hold in self.client._table.heartbeat.holds()]
             if inherited:
                 self.recorder.write(process, NOTE, "unexpected", text=f"the child holds what its parent holds: {inherited}")
             self.settings.stores.pop("sqlite", None)  # its locks would be those of the parent's connections
-            self.contend(f"{process}/0", now_seconds() + 2 * self.settings.lease_seconds)
+            if fork is os.fork or not self.settings.url.startswith("etcd"):
+                self.contend(f"{process}/0", now_seconds() + 2 * self.settings.lease_seconds)
+            else:
+                self.expect_refusal(process)
             self.client.close()
             status = 0
         finally:
             os._exit(status)
 
+    def expect_refusal(self, process: str) -> None:
+        """gRPC does not work in a copy that was forked in C: the child must be told so at once."""
+        begun = now_seconds()
+        try:
+            self.client.RLock(self.settings.locks[0]).acquire(timeout=self.settings.lease_seconds)
+        except fencedlock.BackendMisconfiguredError:
+            took = now_seconds() - begun
+            if took < self.settings.lease_seconds:
+                return
+            self.recorder.write(process, NOTE, "unexpected", text=f"the refusal took {took} s")
+        except fencedlock.BackendUnavailableError:
+            return  # forked before gRPC was used, while the network was broken
+        else:
+            self.recorder.write(process, NOTE, "unexpected", text="a copy that was forked in C has used gRPC's channel")
+
 
 class Contender:
     """One thread's life."""
 
-    def __init__(self, worker: Worker, who: str) -> None:
+    def __init__(self, worker: Worker, who: str, alarm: Alarm | None = None) -> None:
         self.who = who
+        self._alarm = alarm
         self.worker = worker
         self.lease_seconds = worker.settings.lease_seconds
         self.random = random.Random(f"{worker.settings.seed} {who}")
@@ -151,7 +244,18 @@ class Contender:
     def write(self, phase: str, what: str, lock: fencedlock.RLock, /, **data: Any) -> None:
         self.worker.recorder.write(self.who, phase, what, lock.name, **data)
 
+    def interruptible(self, action: Callable[[], Any]) -> Any:
+        """Call the library; in the main thread, a signal handler may raise TimeLimit or TimeLimitError in the middle of it."""
+        if self._alarm is None:
+            return action()
+        try:
+            self._alarm.armed = True
+            return action()
+        finally:
+            self._alarm.armed = False
+
     def think(self, seconds: float) -> None:
+        self.worker.stand(self.who)
         time.sleep(self.random.expovariate(1 / seconds) if seconds else 0)
 
     # --- one outermost hold
@@ -186,7 +290,12 @@ class Contender:
         if timer is not None:
             timer.start()
         try:
-            granted = lock.acquire(blocking, -1 if timeout is None or not blocking else timeout, cancel=cancel)
+            granted = self.interruptible(lambda: lock.acquire(blocking, -1 if timeout is None or not blocking else timeout, cancel=cancel))
+        except (TimeLimit, TimeLimitError) as error:
+            granted = lock._is_owned()  # it may have come just after the return
+            if not granted:
+                self.write(FAIL, "acquire", lock, why=type(error).__name__)
+                return False
         except (fencedlock.BackendUnavailableError, fencedlock.AcquireCancelledError) as error:
             self.write(FAIL, "acquire", lock, why=type(error).__name__)
             return False
@@ -261,11 +370,11 @@ class Contender:
     def attempt(self, what: str, lock: fencedlock.RLock, action: Callable[[], object], **given: Any) -> None:
         self.write(INVOKE, what, lock, **given)
         try:
-            action()
+            self.interruptible(action)
         except fencedlock.LockLostError:
             self.write(FAIL, what, lock, lost=True, deadline=0.0)
             raise
-        except fencedlock.BackendUnavailableError:
+        except (fencedlock.BackendUnavailableError, TimeLimit, TimeLimitError):
             outcome = UNKNOWN
         else:
             outcome = OK
@@ -275,13 +384,21 @@ class Contender:
     def release(self, lock: fencedlock.RLock) -> None:
         """One level up; the last one frees the lock."""
         hold = lock._owned()
-        what, given = ("release", {"claim": hold.claim_id}) if hold.depth == 1 else ("unnest", {"depth": hold.depth - 1})
+        depth = hold.depth - 1
+        what: str = "unnest" if depth else "release"
+        given: dict[str, Any] = {"depth": depth} if depth else {"claim": hold.claim_id}
         self.write(INVOKE, what, lock, **given, deadline=hold.deadline)
         _local.answered = True
         try:
-            lock.release()
+            self.interruptible(lock.release)
         except fencedlock.LockLostError:
             self.write(FAIL, what, lock, lost=True)
+        except (TimeLimit, TimeLimitError):
+            _local.answered = False
+            if lock._recursion_count() == depth + 1 and lock._owned() is hold:
+                self.write(UNKNOWN, what, lock, depth=hold.depth, token=hold.number, deadline=hold.deadline)
+                return  # it came before the release began
+            self.write(OK, what, lock, answered=False, depth=hold.depth, token=hold.number)
         else:
             self.write(OK, what, lock, answered=_local.answered, depth=hold.depth, token=hold.number)
 

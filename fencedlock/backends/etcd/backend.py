@@ -99,7 +99,7 @@ class EtcdBackend:
         bell.wait(timeout_seconds)
 
     def tend(self, now: float) -> float | None:
-        times = [at for at in (self.inbox.tend(now), self.leases.tend(now)) if at is not None]
+        times = [at for at in (self.inbox.tend(now), self.leases.tend(now), self.connections.tend(now)) if at is not None]
         return min(times, default=None)
 
     def close(self, timeout_seconds: float) -> None:

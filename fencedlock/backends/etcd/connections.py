@@ -9,14 +9,18 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
+from fencedlock.backends.etcd.grpc_repairs import load_grpc, make_interruptible
 from fencedlock.backends.etcd.messages import messages
 from fencedlock.backends.etcd.settings import Settings
 from fencedlock.clock import now_seconds
+from fencedlock.cooperation import raise_if_patched_too_late
 from fencedlock.errors import BackendError, BackendMisconfiguredError, BackendUnavailableError
+from fencedlock.interrupts import raised_by_handler
+from fencedlock.process import CopiedProcessError, own
+from fencedlock.threads import Event
 
 _CHANNEL_OPTIONS: Final = (
     ("grpc.use_local_subchannel_pool", 1),  # a forked child must not find its parent's connections again
@@ -26,6 +30,8 @@ _CHANNEL_OPTIONS: Final = (
     ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 1_000),
     ("grpc.enable_retries", 0),
+    ("grpc.enable_http_proxy", 0),  # a proxy that the environment names for web pages leads to no etcd
+    ("grpc.dns_min_time_between_resolutions_ms", 1_000),
     ("grpc.max_receive_message_length", -1),  # the keys of a lease are as many as the client holds
 )
 
@@ -33,6 +39,20 @@ _BUSY: Final = re.compile("too many requests|context (deadline exceeded|canceled
 
 LEAST_TRY_SECONDS = 0.1
 """A call that failed is not tried at another endpoint with less time than this."""
+
+RESTED_SECONDS = 1.0
+"""A connection that was idle for so long may have been forgotten on the way, by a NAT or a load balancer, without a word to us."""
+
+LEASH_SECONDS = 0.5
+"""So the first call on it waits for its answer no longer than that, and is then made again through a new connection."""
+
+RENEWAL_SECONDS = 0.5
+"""A channel is replaced by a new one at most so often."""
+
+RETIREMENT_SECONDS = 10.0
+"""A channel that was replaced is closed so much later: calls of other threads may be under way on it."""
+
+MOST_RETIRED = 8
 
 STREAM_OPENING_SECONDS = 5.0
 FORK_SECONDS = 5.0
@@ -77,22 +97,26 @@ LEASE_TIME_TO_LIVE = Method("Lease", "LeaseTimeToLive")
 WATCH = Method("Watch", "Watch")
 AUTHENTICATE = Method("Auth", "Authenticate")
 STATUS = Method("Maintenance", "Status")
-_STREAMS: Final = (LEASE_KEEP_ALIVE, WATCH)
 
 
 class LeaseGoneError(BackendError):
     """The cluster knows no such lease (any more)."""
 
 
-@contextmanager
-def alone(mutex: Any, timeout_seconds: float, other: str) -> Iterator[None]:
-    """Hold a reentrant mutex, across a call; BackendUnavailableError if ``other`` holds it for so long."""
+_Result = TypeVar("_Result")
+
+
+def alone(mutex: Any, timeout_seconds: float, other: str, action: Callable[[], _Result]) -> _Result:
+    """Do something, which may be a call, under a reentrant mutex; BackendUnavailableError if ``other`` holds it for so long.
+
+    It is no context manager: interrupted at the entry of its ``__exit__``, that would keep the mutex.
+    """
     try:
         if not mutex.acquire(timeout=max(0.0, timeout_seconds)):
             raise BackendUnavailableError(f"etcd gave no answer in time to {other}")
-        yield
+        return action()
     finally:
-        if mutex._is_owned():  # Ctrl-C may come just before the lock is taken, or just after
+        if mutex._is_owned():  # an interrupt may come just before the lock is taken, or just after
             mutex.release()
 
 
@@ -104,6 +128,11 @@ class Connections:
         self._mutex = threading.RLock()
         self._channels: dict[int, Any] = {}
         self._calls: dict[tuple[int, Method], Any] = {}
+        self._retired: list[tuple[float, Any]] = []
+        """Channels that were replaced, and the local time of that."""
+        self._opened_at: dict[int, float] = {}
+        self._used_at: dict[int, float] = {}
+        """By endpoint: when the last call that was answered began."""
         self._index = 0
         """The endpoint that answered last, or is to be tried next."""
         self._authenticating = threading.RLock()
@@ -114,9 +143,14 @@ class Connections:
         """The open ones, and the endpoint of each."""
         self._forks = 0
         _open.add(self)
-        with self._gate:  # a child that is forked while another thread imports waits for ever for that thread
-            self._grpc = import_module("grpc")
+        raise_if_patched_too_late()
+        visit, inside = object(), self._gate.inside
+        try:
+            self._gate.admit(visit)  # a child that is forked while another thread imports waits for ever for that thread
+            self._grpc = load_grpc()
             messages()
+        finally:
+            inside.pop(visit, None)
 
     # --- calls
 
@@ -134,7 +168,7 @@ class Connections:
         """
 
         def attempt(index: int, seconds: float) -> Any:
-            return self._callable(index, method)(request, timeout=seconds, metadata=self._metadata())
+            return self._answer(index, method, request, seconds)
 
         return self._try_all(attempt, timeout_seconds, attempts)
 
@@ -151,45 +185,47 @@ class Connections:
 
         def attempt(index: int, seconds: float) -> tuple[float, int]:
             asked_at = now_seconds()
-            self._callable(index, RANGE)(probe, timeout=seconds, metadata=self._metadata())
+            self._answer(index, RANGE, probe, seconds)
             seconds = max(LEAST_TRY_SECONDS, asked_at + seconds - now_seconds())
-            stream = self._callable(index, LEASE_KEEP_ALIVE)(iter([renewal]), timeout=seconds, metadata=self._metadata())
-            try:
-                return asked_at, next(stream).TTL
-            finally:
-                stream.cancel()
+            # The method takes a stream. A stream of one request has one answer: so it is called like any other, without the threads
+            # by which gRPC serves streams, and which an interrupt could leave half started.
+            return asked_at, self._answer(index, LEASE_KEEP_ALIVE, renewal, seconds).TTL
 
         answered: tuple[float, int] = self._try_all(attempt, timeout_seconds, 1)[0]
         return answered
 
     @contextmanager
     def stream(self, method: Method, requests: Iterator[Any]) -> Iterator[Any]:
-        """A stream without an end, to a member that has a leader. Raises as :meth:`call`, also while it is read."""
+        """A stream without an end, to a member that has a leader, in a thread of its own. Raises as :meth:`call`, also while it is read."""
         index = self._index
-        with self._gate:
+        visit, inside = object(), self._gate.inside
+        try:
+            self._gate.admit(visit)
+            auth_token = self._authenticated(index, STREAM_OPENING_SECONDS)
+            metadata = (*self._metadata(), ("hasleader", "true"))
+            stream = self._callable(index, method)((request.SerializeToString() for request in requests), metadata=metadata)
+            self._streams[stream] = index
             try:
-                auth_token = self._authenticated(index, STREAM_OPENING_SECONDS)
-                metadata = (*self._metadata(), ("hasleader", "true"))
-                stream = self._callable(index, method)(requests, metadata=metadata)
-                self._streams[stream] = index
-                try:
-                    if index != self._index:
-                        raise BackendUnavailableError("another endpoint of etcd is in use by now")
-                    yield stream
-                finally:
-                    del self._streams[stream]
-                    stream.cancel()
-            except self._grpc.RpcError as error:
-                if self._token_expired(error):
-                    self._forget_token(auth_token)
-                else:
-                    self._next_endpoint(index)
-                raise self._error_for(error, index) from error
-            except ValueError as error:
-                raise BackendUnavailableError("the connection to etcd was closed") from error
+                if index != self._index:
+                    raise BackendUnavailableError("another endpoint of etcd is in use by now")
+                yield _Responses(stream, method)
+            finally:
+                del self._streams[stream]
+                stream.cancel()
+        except self._grpc.RpcError as error:
+            if self._token_expired(error):
+                self._forget_token(auth_token)
+            else:
+                self._next_endpoint(index)
+            raise self._error_for(error, index) from error
+        except ValueError as error:
+            raise BackendUnavailableError("the connection to etcd was closed") from error
+        finally:
+            inside.pop(visit, None)
 
     def _next_endpoint(self, failed_index: int) -> None:
         """Use another endpoint from now on, unless that has happened since; for streams too: they may wait in vain for long."""
+        self._renew_channel(failed_index)
         with self._mutex:
             if failed_index == self._index:
                 self._index = (self._index + 1) % len(self._settings.endpoints)
@@ -198,34 +234,66 @@ class Connections:
             stream.cancel()
 
     def _try_all(self, attempt: Callable[[int, float], Any], timeout_seconds: float, attempts: int) -> tuple[Any, int]:
-        """Try each endpoint once, or the only one so often, from the one in turn on; again after an expired token was renewed."""
-        give_up_at = now_seconds() + timeout_seconds * attempts
+        """Try each endpoint once, or the only one so often, from the one in turn on; again after an expired token was renewed.
+
+        What a signal handler raises comes out as it is.
+        """
+        began_at = now_seconds()
+        give_up_at = began_at + timeout_seconds * attempts
         tries = max(attempts, len(self._settings.endpoints))
         sent = 0
+        inside = self._gate.inside
         while True:
             index, auth_token, forks = self._index, self._auth_token, self._forks
+            visit = object()
+            leashed = False
             try:
-                with self._gate:
-                    seconds = max(LEAST_TRY_SECONDS, (give_up_at - now_seconds()) / tries)
-                    auth_token = self._authenticated(index, seconds)
-                    sent += 1
-                    return attempt(index, seconds), sent
+                if not own[0]:
+                    raise CopiedProcessError  # the channels are the original's
+                self._gate.admit(visit)
+                now = now_seconds()
+                seconds = max(LEAST_TRY_SECONDS, (give_up_at - now) / tries)
+                if seconds > LEASH_SECONDS and now - self._used_at.get(index, now) > RESTED_SECONDS:
+                    seconds, leashed = LEASH_SECONDS, True
+                auth_token = self._authenticated(index, seconds)
+                sent += 1
+                answer = attempt(index, seconds)
+                self._used_at[index] = now
+                return answer, sent
             except self._grpc.RpcError as error:
-                if self._token_expired(error) and auth_token is not None:
-                    self._forget_token(auth_token)
-                    if now_seconds() < give_up_at:
-                        continue
-                if forks != self._forks and now_seconds() < give_up_at:
-                    continue
-                refused = not isinstance(self._error_for(error, index), BackendUnavailableError)
-                tries -= 1
-                if not refused:
-                    self._next_endpoint(index)
-                if refused or tries == 0 or give_up_at - now_seconds() < LEAST_TRY_SECONDS:
-                    raise self._error_for(error, index) from error  # never kept in a variable: it would keep this frame alive
+                if leashed and error.code() is self._grpc.StatusCode.DEADLINE_EXCEEDED:
+                    self._renew_channel(index)
+                    self._used_at.pop(index, None)
+                elif not self._has_changed(error, auth_token, forks) or now_seconds() >= give_up_at:
+                    tries -= 1
+                    self._raise_if_last(error, index, give_up_at if tries else 0.0, began_at, sent)
             except ValueError as error:  # gRPC's word for a channel that was closed meanwhile
+                if raised_by_handler(error) is not None:
+                    raise
                 if forks == self._forks:
                     raise BackendUnavailableError("the connection to etcd was closed") from error
+            finally:
+                inside.pop(visit, None)
+
+    def _has_changed(self, error: Any, auth_token: str | None, forks: int) -> bool:
+        """True if the call failed because its token had expired, or by a fork, so that it is worth another try like the first."""
+        if auth_token is not None and self._token_expired(error):
+            self._forget_token(auth_token)
+            return True
+        return forks != self._forks
+
+    def _raise_if_last(self, error: Any, index: int, give_up_at: float, began_at: float, sent: int) -> None:
+        """Turn to the next endpoint after this error; or raise it, in the library's words, if no time is left or the cluster refused."""
+        ours = self._error_for(error, index)
+        try:
+            if isinstance(ours, BackendUnavailableError):
+                self._next_endpoint(index)
+                if give_up_at - now_seconds() >= LEAST_TRY_SECONDS:
+                    return
+                ours.sent, ours.asked_at = sent > 0, began_at
+            raise ours from error
+        finally:
+            del ours, error  # an error in a variable of a frame that it has passed keeps all frames alive
 
     # --- authentication
 
@@ -237,12 +305,15 @@ class Connections:
         if self._settings.user is None or self._auth_token is not None:
             return self._auth_token
         give_up_at = now_seconds() + timeout_seconds
-        with alone(self._authenticating, timeout_seconds, "another thread that logs in"):
+
+        def log_in() -> str | None:
             if self._auth_token is None:  # else another thread has done so
                 request = messages().AuthenticateRequest(name=self._settings.user, password=self._settings.password)
                 seconds = max(LEAST_TRY_SECONDS, give_up_at - now_seconds())
-                self._auth_token = self._callable(index, AUTHENTICATE)(request, timeout=seconds).token
+                self._auth_token = self._answer(index, AUTHENTICATE, request, seconds, metadata=()).token
             return self._auth_token
+
+        return alone(self._authenticating, timeout_seconds, "another thread that logs in", log_in)
 
     def _forget_token(self, expired: str | None) -> None:
         with self._mutex:
@@ -271,29 +342,67 @@ class Connections:
 
     # --- channels
 
+    def _answer(
+        self, index: int, method: Method, request: Any, timeout_seconds: float, metadata: tuple[tuple[str, str], ...] | None = None
+    ) -> Any:
+        """The answer to one request of one endpoint. Raises gRPC's errors.
+
+        Messages are put into bytes and read here: gRPC would take what a signal handler raises in the middle of that for a broken message.
+        """
+        call = self._callable(index, method)
+        reply = call(request.SerializeToString(), timeout=timeout_seconds, metadata=self._metadata() if metadata is None else metadata)
+        return method.response.FromString(reply)
+
     def _callable(self, index: int, method: Method) -> Any:
         found = self._calls.get((index, method))
         if found is None:
             with self._mutex:
-                make = getattr(self._channel(index), "stream_stream" if method in _STREAMS else "unary_unary")
-                found = self._calls[index, method] = make(
-                    method.path,
-                    request_serializer=method.request.SerializeToString,
-                    response_deserializer=method.response.FromString,
-                )
+                make = getattr(self._channel(index), "stream_stream" if method is WATCH else "unary_unary")
+                found = self._calls[index, method] = make(method.path)
         return found
 
     def _channel(self, index: int) -> Any:
         self._raise_if_closed()
         if index not in self._channels:
+            _raise_if_unusable()
             endpoint, settings = self._settings.endpoints[index], self._settings
-            if settings.tls:
+            if settings.tls:  # the files are read anew for each channel: certificates are renewed on disk
                 files = [None if path is None else Path(path).read_bytes() for path in (settings.ca, settings.key, settings.cert)]
                 credentials = self._grpc.ssl_channel_credentials(*files)
-                self._channels[index] = self._grpc.secure_channel(endpoint, credentials, _CHANNEL_OPTIONS)
+                channel = self._grpc.secure_channel(endpoint, credentials, _CHANNEL_OPTIONS)
             else:
-                self._channels[index] = self._grpc.insecure_channel(endpoint, _CHANNEL_OPTIONS)
+                channel = self._grpc.insecure_channel(endpoint, _CHANNEL_OPTIONS)
+            make_interruptible(channel)
+            self._channels[index] = channel
+            self._opened_at[index] = now_seconds()
         return self._channels[index]
+
+    def _renew_channel(self, index: int) -> None:
+        """Use another channel to this endpoint from now on: one that looks its name up, reads the certificates and connects anew."""
+        with self._mutex:
+            now = now_seconds()
+            if index not in self._channels or now - self._opened_at.get(index, now) < RENEWAL_SECONDS:
+                return
+            self._retired.append((now, self._channels.pop(index)))
+            self._calls = {key: call for key, call in self._calls.items() if key[0] != index}
+            self._used_at.pop(index, None)
+            streams = [stream for stream, of_index in list(self._streams.items()) if of_index == index]
+            too_many = [channel for _, channel in self._retired[:-MOST_RETIRED]]
+            del self._retired[:-MOST_RETIRED]
+        for stream in streams:
+            stream.cancel()
+        for channel in too_many:
+            channel.close()
+
+    def tend(self, now: float) -> float | None:
+        """Close the channels that were replaced a while ago; when to call again, None if there are none."""
+        with self._mutex:
+            old = [channel for since, channel in self._retired if now >= since + RETIREMENT_SECONDS]
+            del self._retired[: len(old)]
+            next_at = self._retired[0][0] + RETIREMENT_SECONDS if self._retired else None
+        for channel in old:
+            channel.close()
+        return next_at
 
     def _raise_if_closed(self) -> None:
         if self._closed:
@@ -307,8 +416,9 @@ class Connections:
     def _hang_up(self) -> bool:
         """Close the channels; True if there were any."""
         with self._mutex:
-            channels, self._channels, self._calls = self._channels, {}, {}
-        for channel in channels.values():
+            channels = [*self._channels.values(), *(channel for _, channel in self._retired)]
+            self._channels, self._calls, self._retired = {}, {}, []
+        for channel in channels:
             channel.close()
         return bool(channels)
 
@@ -328,55 +438,97 @@ class Connections:
 
     def forget(self) -> None:
         """In a forked child: begin anew."""
-        self._channels, self._calls, self._streams = {}, {}, {}
+        if not self._gate.closed:  # nobody has told us of the fork
+            _note_unusable([*self._channels.values(), *(channel for _, channel in self._retired)])
+        self._channels, self._calls, self._streams, self._retired = {}, {}, {}, []
         self._mutex = threading.RLock()
         self._authenticating = threading.RLock()
         self._gate = Gate()
 
 
+class _Responses:
+    """The messages of a stream."""
+
+    def __init__(self, stream: Any, method: Method) -> None:
+        self._stream = stream
+        self._method = method
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        return self._method.response.FromString(next(self._stream))
+
+    def cancel(self) -> None:
+        """End it."""
+        self._stream.cancel()
+
+
 class Gate:
-    """Counts who is inside, and can be closed to those who come."""
+    """Knows who is inside, and can be closed to those who come.
+
+    Who is inside stands in a dictionary and takes itself out by one step of the interpreter, so that no interrupt leaves anybody in there.
+    """
 
     def __init__(self) -> None:
-        self._mutex = threading.Lock()
-        self._changed = threading.Condition(self._mutex)
-        self._inside = 0
+        self.inside: dict[object, int] = {}
+        """The visits, with the ident of each one's thread."""
+        self._mutex = threading.RLock()
         self._closings = 0
         """How many threads keep it closed: more than one may fork."""
-        self._mine = threading.local()
+        self._opened = Event()
+        self._opened.set()
 
-    def __enter__(self) -> None:
-        with self._mutex:  # as "with self._changed", without a function in Python between
-            depth = getattr(self._mine, "depth", 0)
-            if self._closings and depth:
+    def admit(self, visit: object) -> None:
+        """Go inside, once it is open. The visitor takes the visit out of :attr:`inside` when it goes."""
+        me = threading.get_ident()
+        while True:
+            self.inside[visit] = me
+            if not self._closings:
+                return
+            self.inside.pop(visit, None)
+            if me in self.inside.values():
                 raise BackendUnavailableError("the process is being forked")  # who closed the gate waits for this thread
-            while self._closings:
-                self._changed.wait()
-            self._mine.depth = depth + 1
-            self._inside += 1
+            self._opened.wait()
 
-    def __exit__(self, *_: object) -> None:
-        with self._mutex:
-            self._mine.depth -= 1
-            self._inside -= 1
-            if self._closings:
-                self._changed.notify_all()
+    @property
+    def closed(self) -> bool:
+        """True while a fork is under way that Python knows of."""
+        return self._closings > 0
 
     def close(self) -> None:
-        with self._changed:
+        with self._mutex:
             self._closings += 1
+            self._opened.clear()
 
     def open(self) -> None:
-        with self._changed:
+        with self._mutex:
             self._closings -= 1
-            self._changed.notify_all()
+            if not self._closings:
+                self._opened.set()
 
     def wait_until_empty(self, timeout_seconds: float) -> None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._inside == 0, timeout_seconds)
+        """Wait until nobody else is inside, at most so long."""
+        give_up_at, me = now_seconds() + timeout_seconds, threading.get_ident()
+        while any(ident != me for ident in list(self.inside.values())) and now_seconds() < give_up_at:
+            time.sleep(0.001)
 
 
 _open: weakref.WeakSet[Connections] = weakref.WeakSet()
+_unusable: list[Any] = []
+"""Channels that a fork in C has copied. They are kept: to close them, gRPC would wait for threads that are not here."""
+
+
+def _note_unusable(channels: list[Any]) -> None:
+    _unusable.extend(channels)
+
+
+def _raise_if_unusable() -> None:
+    if _unusable:
+        raise BackendMisconfiguredError(
+            "this process was forked in C, without Python's fork hooks, from one that had used gRPC, which does not work in such a copy. "
+            "Use the client first in the forked process (with uWSGI: lazy-apps = true), or fork before anything connects to etcd"
+        )
 
 
 def _before_fork() -> None:

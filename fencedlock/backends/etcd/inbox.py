@@ -228,7 +228,7 @@ class Inbox:
                     elif kv.version == 1:
                         queue.held_by(claim_of_holder(kv.value), kv.mod_revision)
                 elif not ended:
-                    queue.left(kv.value.decode(), kv.mod_revision)
+                    queue.left(kv.value.decode(errors="replace"), kv.mod_revision)
             # Not the header's revision: it is the server's newest, and events up to it may still be on their way.
             queue.revision = max(queue.revision, response.events[-1].kv.mod_revision)
             self._call_next(watch)

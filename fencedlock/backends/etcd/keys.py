@@ -68,7 +68,7 @@ def locks_prefix(namespace: str, prefix: str) -> bytes:
 
 def name_of(namespace: str, key: bytes) -> str | None:
     """The name of the lock that is held or waited for by this key; None for its other keys."""
-    name, _, kind = key[len(locks_prefix(namespace, "")) :].decode().partition("/")
+    name, _, kind = key[len(locks_prefix(namespace, "")) :].decode(errors="replace").partition("/")
     return unquote(name) if kind == "holder" or kind.startswith("queue/") else None
 
 

@@ -7,7 +7,10 @@ import logging
 import math
 import threading
 import time
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import TypeVar
 
 from fencedlock.backends.etcd.connections import (
     LEASE_GRANT,
@@ -23,6 +26,8 @@ from fencedlock.clock import now_seconds
 from fencedlock.errors import BackendError, BackendUnavailableError
 
 logger: logging.Logger = logging.getLogger("fencedlock")
+
+_Result = TypeVar("_Result")
 
 LEAST_SHARE = 2 / 3
 """A grant has at least this share of its lease before it."""
@@ -91,7 +96,8 @@ class Leases:
         if lease is not None and lease.is_good(now_seconds()):
             return lease
         give_up_at = now_seconds() + timeout_seconds
-        with self._alone(length, timeout_seconds):
+
+        def make_good() -> Lease:
             lease = self._by_length.get(length)
             if lease is not None and not lease.is_good(now_seconds()):
                 self._renew(lease, give_up_at - now_seconds())
@@ -99,12 +105,17 @@ class Leases:
                 lease = self._by_length[length] = self._grant(length, give_up_at - now_seconds())
             return lease
 
+        return self._alone(length, timeout_seconds, make_good)
+
     def renew(self, lease: Lease, timeout_seconds: float) -> None:
         """Renew this lease, unless that has just been done, and learn what depends on it. Raises BackendError."""
         asked_at = now_seconds()
-        with self._alone(lease.length, timeout_seconds):
+
+        def renew() -> None:
             if lease.asked_at < asked_at:
                 self._renew(lease, asked_at + timeout_seconds - now_seconds())
+
+        self._alone(lease.length, timeout_seconds, renew)
 
     def tend(self, now: float) -> float | None:
         """End on the server what is over here; when to call again.
@@ -114,8 +125,8 @@ class Leases:
         """
         for lease in list(self._by_length.values()):
             if not lease.gone and now >= lease.deadline:
-                with suppress(BackendUnavailableError), self._alone(lease.length, 0.0):
-                    self._give_up_if_over(lease)
+                with suppress(BackendUnavailableError):
+                    self._alone(lease.length, 0.0, partial(self._give_up_if_over, lease))
         while self._unended and now >= self._end_at:
             try:
                 self._revoke(self._unended[0], END_SECONDS)
@@ -175,9 +186,9 @@ class Leases:
         except BackendError:
             pass
 
-    def _alone(self, length: int, timeout_seconds: float) -> AbstractContextManager[None]:
+    def _alone(self, length: int, timeout_seconds: float, action: Callable[[], _Result]) -> _Result:
         mutex = self._mutexes.setdefault(length, threading.RLock())
-        return alone(mutex, timeout_seconds, "the renewal of a lease that others wait for")
+        return alone(mutex, timeout_seconds, "the renewal of a lease that others wait for", action)
 
     def _grant(self, length: int, timeout_seconds: float) -> Lease:
         asked_at = now_seconds()

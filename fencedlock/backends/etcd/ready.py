@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fencedlock.backends.etcd.connections import Connections
+from fencedlock.backends.etcd.grpc_repairs import make_interruptible
 from fencedlock.backends.etcd.settings import Settings
 from fencedlock.errors import BackendMisconfiguredError
 
@@ -36,6 +37,7 @@ class ReadyConnections(Connections):
     def _callable(self, index: int, method: Any) -> Any:
         if self._client.channel is not self._known_channel:
             self._known_channel = self._client.channel
+            make_interruptible(self._known_channel)
             self._calls.clear()
         return super()._callable(index, method)
 

@@ -460,33 +460,26 @@ class Connections:
         Everything that we send may be repeated. So what was sent through a connection that had been idle, and that the server has closed or
         that somebody on the way has forgotten, is sent again at once, besides the attempts that were asked for.
         """
-        if wire is None:
-            if isinstance(error, Exception) and self._connector.is_ours(error):
-                ours = self._connector.error_for(error)
-                if isinstance(ours, BackendUnavailableError):
-                    ours.sent, ours.asked_at = sent > 0, began_at
-                raise ours from (None if ours is error else error)
-            raise error
-        self._drop(wire)
-        if not isinstance(error, Exception):
-            raise error
-        handlers = raised_by_handler(error)
-        if handlers is not None:
-            raise handlers
-        if not self._connector.is_ours(error):
-            raise error
-        now = now_seconds()
-        silent = self._connector.is_silent(error)
-        cut_while_idle = wire.answered and self._connector.is_cut(error)
-        if now < until and (cut_while_idle or (silent and wire.timeout_seconds < timeout_seconds)):
-            self.close_idle()
-            return now, until, attempts
-        if attempts > 1 and (silent or self._connector.is_cut(error)):
-            return now, now + timeout_seconds, attempts - 1
-        ours = self.refusal(error)
-        if isinstance(ours, BackendUnavailableError):
-            ours.sent, ours.asked_at = sent > 0, began_at
-        raise ours from (None if ours is error else error)
+        ours: FencedLockError | None = None
+        try:
+            if wire is not None:
+                self._drop(wire)
+            if not self._connector.is_ours(error):
+                raise raised_by_handler(error) or error
+            assert isinstance(error, Exception)
+            if wire is not None:
+                now, silent, cut = now_seconds(), self._connector.is_silent(error), self._connector.is_cut(error)
+                if now < until and ((cut and wire.answered) or (silent and wire.timeout_seconds < timeout_seconds)):
+                    self.close_idle()
+                    return now, until, attempts
+                if attempts > 1 and (silent or cut):
+                    return now, now + timeout_seconds, attempts - 1
+            ours = self.refusal(error)
+            if isinstance(ours, BackendUnavailableError):
+                ours.sent, ours.asked_at = sent > 0, began_at
+            raise ours from (None if ours is error else error)
+        finally:
+            del ours, error  # an error in a variable of a frame that it has passed keeps all frames alive
 
     def refusal(self, error: Exception) -> FencedLockError:
         """Our error for one that the server answered, or that the connection raised; after a switch of masters, all connections end."""
@@ -508,6 +501,8 @@ class Connections:
                     return self._idle.pop()
                 except IndexError:
                     pass
+                if self._closed:
+                    raise BackendUnavailableError(f"the connections to the lock server at {self._connector.where} are closed")
                 if claimant.error is not None:
                     raise claimant.error
                 left = until - now_seconds()
@@ -517,6 +512,7 @@ class Connections:
                 claimant.bell.wait(min(left, LOOK_SECONDS))
         finally:
             self._claimants.pop(claimant, None)
+            claimant.error = None  # as in _after_failure
 
     def _no_connection(self) -> BackendUnavailableError:
         where = self._connector.where
@@ -654,14 +650,14 @@ class _Dial:
             self._run()
 
     def _run(self) -> None:
-        error: BaseException | None = None
         try:
             if self._beside_others:
                 self._connections._connector.raise_if_plain()
             self._wire.open(self._timeout_seconds)
-        except BaseException as failure:
-            error = failure
-        self._connections.dialled(self, self._wire, error)
+        except BaseException as error:
+            self._connections.dialled(self, self._wire, error)
+        else:
+            self._connections.dialled(self, self._wire, None)
 
 
 def _do_nothing() -> None:

@@ -151,8 +151,8 @@ def test_a_newcomer_does_not_overtake_who_waits_behind_the_dead(
         eventually(lambda: len(client.inspect(name).waiters) == 4)
     newcomer = threading.Thread(target=enter, args=("newcomer", connect(backend.url).FairLock(name)))
     newcomer.start()
-    patient.join(10)
-    newcomer.join(10)
+    patient.join(60)
+    newcomer.join(60)
     assert order == ["patient", "newcomer"]
 
 

@@ -52,7 +52,7 @@ class TestLeases:
         with stranger.RLock(name) as later:
             assert later > token
             assert stranger.RLock(name).abandoned
-            assert lock.lost.wait(5)
+            assert lock.lost.wait(20)
             with pytest.raises(fencedlock.LockLostError):
                 lock.release()
             assert stranger.inspect(name).token == int(later)
@@ -70,7 +70,7 @@ class TestLeases:
             revoke_leases_of(waiting, backend)
             eventually(lambda: not client.inspect(name).waiters)
             eventually(lambda: client.inspect(name).waiters)
-        waiter.join(10)
+        waiter.join(60)
         assert not waiter.is_alive()
 
     def test_an_idle_client_whose_lease_ran_out_locks_with_another(

@@ -35,7 +35,7 @@ def test_locks_waits_and_hands_over(backend: EtcdServer, connect: Callable[..., 
             lock.ensure_held()
             time.sleep(0.05)
         released = time.monotonic()
-    waiter.join(10)
+    waiter.join(60)
     assert time.monotonic() - released < 2
     assert tokens[0] > int(token)
     client.close()
@@ -63,7 +63,7 @@ def test_its_channel_metadata_and_timeout_are_read_at_every_call(guarded: EtcdSe
         began = time.monotonic()
         with pytest.raises(fencedlock.BackendUnavailableError):
             lock.acquire(False)
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 3
     finally:
         guarded.thaw()
 

@@ -108,7 +108,7 @@ def test_a_grant_at_the_moment_of_the_timeout_is_handed_on(
     assert late.answer() is False
     begun = time.monotonic()
     assert next_one.answer() is True
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < 3
     wire.deliver_replies()
     token = next_one.ask("token", name)
     assert client.inspect(name).token == int(token)
@@ -148,13 +148,13 @@ def test_who_reads_the_inbox_passes_it_on_when_it_leaves(
         first.release()
     elif leaves == "cancelled":
         cancellation.cancel()
-    reader.join(10)
+    reader.join(60)
     assert ends == [leaves]
     begun = time.monotonic()
     second.release()
     for sleeper in sleepers:
-        sleeper.join(10)
-    assert time.monotonic() - begun < 2  # a beat would tell them too, but after more than three seconds
+        sleeper.join(60)
+    assert time.monotonic() - begun < 3  # a beat would tell them too, but after more than three seconds
     if leaves != "granted":
         first.release()
 
@@ -173,8 +173,8 @@ def test_an_inbox_that_was_cut_while_nobody_slept_is_opened_for_the_next_who_doe
             waiter.start()
             eventually(lambda: client.inspect(name).waiters and raw.pubsub_numsub(inbox)[0][1] == 1)
             begun = time.monotonic()
-        waiter.join(10)
-        assert time.monotonic() - begun < 2
+        waiter.join(60)
+        assert time.monotonic() - begun < 3
 
 
 SIGNALLED = """
@@ -204,7 +204,7 @@ def test_a_signal_handler_waits_while_its_thread_reads(server: RedisServer, clie
         assert process.stdout.readline() == "inner\n"
         outer.release()
         assert process.stdout.readline() == "outer\n"
-        assert time.monotonic() - begun < 2
+        assert time.monotonic() - begun < 3
 
 
 def test_beats_that_fall_due_about_the_same_time_share_an_exchange(

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 import fencedlock
 from fencedlock import FencingToken
 from fencedlock.clock import now_seconds
-from tests.conftest import eventually
+from tests.conftest import eventually, shared_server
 from tests.contenders import Contender
 from tests.proxy import LOSE_REPLY, Proxy
-from tests.servers import RedisServer
+from tests.servers import REDIS_KINDS, LockServer, RedisServer
+
+
+@pytest.fixture(params=REDIS_KINDS)
+def server(request: pytest.FixtureRequest, _servers: dict[str, LockServer], short_folder: Path) -> RedisServer:
+    """A server of each kind, because the scripts must run on each version."""
+    return shared_server(_servers, short_folder, request.param)  # type: ignore[no-any-return]
 
 
 def test_a_hold_begins_without_what_the_one_before_it_left(

