@@ -252,7 +252,7 @@ class TestRefusals:
             raw.replicaof("127.0.0.1", str(master.port))
             eventually(lambda: raw.info("replication").get("master_link_status") == "up")
         with pytest.raises(fencedlock.BackendError, match=r"(?i)read.?only"):
-            connect(replica.url).RLock("x").acquire()
+            connect(replica.url, outage_timeout=0.5).RLock("x").acquire()
 
     def test_a_missing_permission(self, own_server: Callable[..., RedisServer], connect: Callable[..., fencedlock.Client]) -> None:
         server = own_server()
