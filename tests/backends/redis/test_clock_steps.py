@@ -94,7 +94,8 @@ def test_tokens_rise_through_steps_of_the_clock_by_hand_overs_too(
     clocked: _Clocked, connect: Callable[..., fencedlock.Client], contender: Callable[..., Contender]
 ) -> None:
     client = connect(clocked.server.url, ttl=10)
-    first, second = (contender("thread", connect(clocked.server.url, ttl=10)) for _ in range(2))
+    others = [connect(clocked.server.url, ttl=10) for _ in range(2)]
+    first, second = (contender("thread", other) for other in others)
     tokens = []
     for step in (-10, 5, -STEP_SECONDS, 0):
         lock = client.FairLock("x")
@@ -104,6 +105,7 @@ def test_tokens_rise_through_steps_of_the_clock_by_hand_overs_too(
             waiter.ask("make", "x", "FairLock")
             waiter.tell("acquire", "x")
             eventually(lambda number=number: len(client.inspect("x").waiters) == number)  # type: ignore[misc]
+        eventually(lambda: clocked.server.hears(*(other.id for other in others)))
         if step < 0:  # forward, the lease would end, which the documentation says
             clocked.step(step)
         lock.release()

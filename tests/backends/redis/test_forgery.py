@@ -69,7 +69,7 @@ def test_whoever_guesses_lets_nobody_in_and_raises_no_token(
     lock = holding.FairLock("job")
     lock.acquire()
     waiter.tell("acquire", "job", timeout=60)
-    eventually(lambda: lock.info().waiters)
+    eventually(lambda: lock.info().waiters and server.hears(waiting.id))
     now = int(lock.token) + 10**6
     (place,) = lock.info().waiters
     owner = place.owner.rpartition("/")[0]
@@ -100,13 +100,15 @@ def test_who_hears_what_is_published_learns_no_claim_that_waits(
     """A hold with a short span makes the next in line look again: that message must not name the next one's claim."""
     server, evil = forger
     holding = connect(server.url, ttl=10)
-    hasty, patient = (contender("thread", connect(server.url, ttl=ttl)) for ttl in (1, 30))
+    others = [connect(server.url, ttl=ttl) for ttl in (1, 30)]
+    hasty, patient = (contender("thread", other) for other in others)
     lock = holding.FairLock("job")
     lock.acquire()
     for number, waiter in enumerate((hasty, patient), 1):
         waiter.ask("make", "job", "FairLock")
         waiter.tell("acquire", "job", timeout=60)
         eventually(lambda number=number: len(lock.info().waiters) == number)  # type: ignore[misc]
+    eventually(lambda: server.hears(*(other.id for other in others)))
     _, place = lock.info().waiters
     lock.release()
     assert hasty.answer() is True

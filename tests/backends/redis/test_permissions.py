@@ -65,7 +65,8 @@ def test_they_are_enough(
 ) -> None:
     client_url = make_user(limited)
     client = connect(client_url, ttl=10)
-    first, second = contender("thread", client), contender("thread", connect(client_url, ttl=10))
+    other = connect(client_url, ttl=10)
+    first, second = contender("thread", client), contender("thread", other)
     lock = client.FairLock("x")
     with caplog.at_level(logging.DEBUG, "fencedlock"):
         with lock as token:
@@ -79,6 +80,7 @@ def test_they_are_enough(
             client.raise_floor(FencingToken("x", int(token) + 10**6))
             client._table.heartbeat.add(lock._owned(), 0.0)
             assert client.ping() > 0
+            eventually(lambda: limited.hears(client.id, other.id))
             begun = time.monotonic()
         tokens = [token]
         for waiter in (first, second):

@@ -140,7 +140,7 @@ def test_what_passes_is_waited_out(
     _Says(wire, words, 1000)
     for call in (lambda: lock.acquire(False), lambda: lock.acquire(timeout=0.3)):
         begun = time.monotonic()
-        with pytest.raises(fencedlock.BackendUnavailableError, match="can't serve now"):
+        with pytest.raises(fencedlock.BackendUnavailableError, match=r"can't serve now|in time"):
             call()
         assert time.monotonic() - begun < 1.5
     wire.rule = lambda request: None
