@@ -337,3 +337,4 @@ def test_tls_that_is_set_up_wrongly_is_one_clear_error_at_once(
             lock.acquire(**ways[call])
         assert time.monotonic() - begun < 2
         assert "password" not in str(caught.value)
+    eventually(lambda: not lock._client._table.backend.connections._dials)  # type: ignore[attr-defined] # before the server goes
