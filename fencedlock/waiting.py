@@ -118,7 +118,9 @@ def ask(table: LockTable, claim: Claim, queue: bool, timeout_seconds: float) -> 
     try:
         if queue:
             if not table.listening:
+                began_at = now_seconds()
                 table.listen(min(timeout_seconds, LISTENING_SECONDS))
+                timeout_seconds = max(LEAST_REQUEST_SECONDS, began_at + timeout_seconds - now_seconds())
             table.expect(claim)
         claim.may_exist = True
         answer = claim.bound.acquire(claim, queue, timeout_seconds)

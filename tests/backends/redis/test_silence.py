@@ -301,3 +301,20 @@ def test_a_server_that_was_reached_is_not_probed_for_its_protocol(
         pass
     assert next(failures, None) is None
     assert not probes
+
+
+def test_subscribing_is_part_of_the_time_that_a_caller_has(
+    client: fencedlock.Client, connect: Callable[..., fencedlock.Client], wire: Proxy, name: str
+) -> None:
+    """The server goes silent after its first answer, which is that the lock is held."""
+    remote = connect(wire.url, ttl=30)
+    with remote.RLock(name):
+        pass
+    busy = threading.Event()
+    wire.reply_rule = lambda reply: busy.set() if b"busy" in reply else None
+    wire.rule = lambda request: LOSE if busy.is_set() else None
+    with client.RLock(name):
+        begun = time.monotonic()
+        with pytest.raises(fencedlock.BackendUnavailableError):
+            remote.RLock(name).acquire(timeout=2)
+        assert time.monotonic() - begun < 2 + 0.75
