@@ -99,6 +99,8 @@ class Claim:
     grant: Grant | None = None
     closed: bool = False
     """True once nobody waits for it: a grant that comes now must be withdrawn."""
+    spent: bool = False
+    """True once its place in the queue is gone without a grant that counts: who still waits needs a new claim."""
     must_ask: bool = False
     """True when the claiming thread should ask the server itself: its place may be gone, or the server is away."""
     issued: int | None = None

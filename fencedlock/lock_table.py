@@ -257,7 +257,7 @@ class LockTable:
                 self._leave(terms, claim)
                 self.abandon(claim, reachable=not isinstance(error, BackendUnavailableError))
                 raise
-            if grant is None:
+            if grant is None and (not claim.spent or now_seconds() >= deadline):
                 return False
             raise_if_ended(self, terms.resource.name, cancel)  # the client was closed, or the grant lapsed on its way: ask anew
 

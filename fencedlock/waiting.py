@@ -170,7 +170,7 @@ class Wait:
         self._slow_at: float = now_seconds() + SLOW_SECONDS
 
     def for_grant(self, outcome: ClaimAnswer | BackendUnavailableError) -> Grant | None:
-        """The grant; None when the lock is busy and the claim may not wait, or not any longer.
+        """The grant; None when the lock is busy and the claim may not wait, or not any longer, or when it is spent.
 
         Raises AcquireCancelledError, and BackendUnavailableError when the server stays away.
         """
@@ -201,6 +201,9 @@ class Wait:
                 queue = True
             elif isinstance(outcome, Gone):
                 self._raise_if_ended()  # closing the client withdraws its claims
+                if claim.issued is not None:
+                    claim.spent, claim.may_exist = True, claim.unanswered > 0
+                    return None
                 raise BackendError("the lock server says that this claim was withdrawn, which nobody did", lock=claim.bound.name)
             else:
                 self._pause(outcome)

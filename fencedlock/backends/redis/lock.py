@@ -34,10 +34,13 @@ class RedisLock:
 
     def acquire(self, claim: Claim, queue: bool, timeout_seconds: float) -> ClaimAnswer:
         backend, before_us, late = self._backend, claim.unanswered, 0
+        # One that has waited takes no second place: it may have been granted the lock meanwhile, by a message that others have read, and
+        # whoever knows a claim that waits could let it in.
+        mode = "try" if not queue else "queue" if claim.issued is None else "beat"
         while late < MOST_LATE:
             asked_at = now_seconds()
             not_after_us = int((asked_at + timeout_seconds) * 1e6 + backend.ahead_us)
-            pack = partial(self.pack_acquire, claim, not_after_us, "queue" if queue else "try")
+            pack = partial(self.pack_acquire, claim, not_after_us, mode)
             # First, for another thread may close the client meanwhile. Like what follows, it is on the way of each acquisition.
             claim.unanswered = not_after_us if not_after_us > before_us else before_us  # noqa: FURB136
             try:

@@ -12,6 +12,7 @@ import fencedlock
 from fencedlock import FencingToken
 from tests.conftest import eventually
 from tests.contenders import Contender
+from tests.proxy import HOLD, LOSE, Proxy
 from tests.servers import RedisServer
 
 
@@ -118,3 +119,36 @@ def test_who_hears_what_is_published_learns_no_claim_that_waits(
     hasty.ask("release", "job")
     assert patient.answer() is True
     patient.ask("release", "job")
+
+
+def test_a_claim_that_was_named_by_a_doorbell_is_not_used_to_wait_again(
+    forger: tuple[RedisServer, _Forger],
+    connect: Callable[..., fencedlock.Client],
+    proxy: Callable[[RedisServer], Proxy],
+    contender: Callable[..., Contender],
+) -> None:
+    """Its doorbell came too late, so it asks anew. Whoever has read that message must not be able to let it in."""
+    server, evil = forger
+    wire = proxy(server)
+    holding, waiting = connect(server.url, ttl=10), connect(wire.url, ttl=10, socket_timeout=0.25)
+    waiter = contender("thread", waiting)
+    waiter.ask("make", "job", "FairLock", ttl=0.5)
+    with holding.FairLock("job"):
+        waiter.tell("acquire", "job", timeout=60)
+        eventually(lambda: holding.inspect("job").waiters)
+        wire.reply_rule = lambda reply: HOLD if b"message" in reply and b"/" in reply else None
+        wire.rule = lambda request: LOSE
+    wire.wait_for(lambda: bool(wire.held_replies))  # granted, but the waiter can't learn of it
+    (message,) = eventually(evil.listen)
+    eventually(lambda: not holding.inspect("job").locked)  # the grant has lapsed
+    lock = holding.FairLock("job")
+    with lock as token:
+        wire.rule = lambda request: None
+        wire.reply_rule = lambda reply: None
+        eventually(lambda: holding.inspect("job").waiters)
+        for _ in range(20):
+            evil.say(waiting, f"{message.split()[0]} {int(token) + 1} 0")
+            assert not waiter.answered(0.02), "a doorbell that was forged after a true one let a second holder in"
+            lock.ensure_held()
+    assert waiter.answer() is True
+    waiter.ask("release", "job")
