@@ -187,6 +187,8 @@ class Hold:
     """Where the heartbeat keeps it."""
     state: LeaseState = LeaseState.HELD
     reason: str = ""
+    lasts_until: float = 0.0
+    """The local time until which the server may keep it, if it did not hear of a shorter lease."""
     _lost_event: Event | None = None
 
     def __init__(
@@ -244,6 +246,7 @@ class Hold:
     def change_lease(self, lease_seconds: float, now: float) -> None:
         """From now on the lease is asked for at this length. Until the server has answered, no more than that is believed."""
         with _changing:
+            self.lasts_until = max(self.lasts_until, self.deadline)
             self.deadline = min(self.deadline, now + lease_seconds)
             self.lease_seconds = lease_seconds
             self.operation += 1

@@ -409,8 +409,8 @@ class LockTable:
                 self.raise_if_lost(hold)
             except LockLostError:
                 self._forget(hold, LeaseEvent.RELEASED)
-                if hold.claim.unanswered:
-                    self._release_later(hold)  # an old packet may still be under way: the server must know that this claim is over
+                if hold.claim.unanswered or now_seconds() < hold.lasts_until:
+                    self._release_later(hold)  # an old packet may still be under way, or the server not know how short the lease was
                 raise
         try:
             claim = hold.claim
@@ -439,8 +439,8 @@ class LockTable:
             raise self._lost_error(hold)
 
     def _release_later(self, hold: Hold) -> None:
-        action = partial(hold.bound.release, hold)
-        self.heartbeat.undo(f"the release of lock {hold.bound.name!r}", action, self._moot_at(hold))
+        action, moot_at = partial(hold.bound.release, hold), self._moot_at(hold)
+        self.heartbeat.undo(f"the release of lock {hold.bound.name!r}", action, lambda: max(moot_at(), hold.lasts_until))
 
     def release_dropped(self, hold: Hold) -> None:
         """Go up one level for a ``with`` statement whose end was interrupted before it could begin; called by the heartbeat."""

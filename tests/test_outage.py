@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import fencedlock
+from fencedlock.clock import now_seconds
 from fencedlock.hold import NOT_OURS_REASON
 from tests.conftest import eventually
 from tests.contenders import Contender
@@ -331,3 +332,30 @@ def test_dangerous_settings_are_logged_once(
             eventually(lambda: "appendonly" in caplog.text)
     assert caplog.text.count("noeviction") == 1
     assert caplog.text.count("appendonly") == 1
+
+
+@pytest.mark.parametrize("released", ["in time", "too late"])
+def test_a_lease_that_was_made_shorter_without_an_answer_is_undone_for_as_long_as_the_old_one_lasts(
+    released: str,
+    server: RedisServer,
+    client: fencedlock.Client,
+    connect: Callable[..., fencedlock.Client],
+    proxy: Callable[..., Proxy],
+    name: str,
+) -> None:
+    wire = proxy(server)
+    lock = connect(wire.url, ttl=30, socket_timeout=0.1).RLock(name)
+    lock.acquire()
+    wire.rule = lambda request: LOSE
+    with pytest.raises(fencedlock.BackendUnavailableError):
+        lock.renew(0.7)
+    if released == "too late":
+        assert lock.lost.wait(20)
+        with pytest.raises(fencedlock.LockLostError):
+            lock.release()
+    else:
+        lock.release()
+        eventually(lambda: lock._terms.latest.deadline < now_seconds())  # type: ignore[union-attr]
+    assert client.inspect(name).locked
+    wire.rule = lambda request: None
+    eventually(lambda: not client.inspect(name).locked, 10)
