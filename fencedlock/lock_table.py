@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+import time
 import warnings
 import weakref
 from collections.abc import Callable
@@ -33,6 +34,9 @@ WITHDRAW_SECONDS = 0.25
 
 CLOSE_SECONDS = 5.0
 """Closing a client waits so long for its server, at the most, and so does the end of the interpreter for all clients together."""
+
+LOOK_SECONDS = 0.002
+"""How often closing looks whether releases that had begun are done."""
 
 _HELD, _LOST, _RELEASED = LeaseState.HELD, LeaseState.LOST, LeaseState.RELEASED
 _NEVER = float("inf")
@@ -176,6 +180,8 @@ class LockTable:
             claim.ring()
         for hold in self.heartbeat.holds():
             reachable = self._end_quickly(hold, deadline, reachable=reachable)
+        while self.heartbeat.holds() and deadline.left() > 0:
+            time.sleep(LOOK_SECONDS)  # what is left is being released by its owner just now, who needs a connection
         self.heartbeat.stop(deadline)
         self.backend.close(deadline.left())
         self._losses.close()

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import fencedlock
+from fencedlock.backends.redis.lock import RedisLock
 from fencedlock.losses import Losses
 from tests.conftest import eventually
 from tests.servers import RedisServer
@@ -84,10 +85,38 @@ def test_closing_beside_a_release_reports_no_loss(
                 closer.start()
             closer.join()
             assert not told
-            if closes != "beside":
-                with server.client() as raw:
-                    assert not raw.exists(f"fencedlock:{{{lock.name}}}")
+            with server.client() as raw:
+                assert not raw.exists(f"fencedlock:{{{lock.name}}}")
     assert "lost" not in caplog.text
+
+
+def test_a_release_that_has_begun_is_done_before_its_client_is_closed(
+    server: RedisServer, connect: Callable[..., fencedlock.Client], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    client = connect(server.url, ttl=10)
+    lock = client.RLock(name)
+    lock.acquire()
+    table, closed = client._table, threading.Event()
+    backend, release = table.backend, RedisLock.release
+    close = backend.close
+    closer = threading.Thread(target=client.close)
+
+    def release_beside(bound: RedisLock, *arguments: Any) -> Any:
+        closer.start()
+        closed.wait(0.5)  # nothing is closed meanwhile
+        return release(bound, *arguments)
+
+    def close_and_tell(timeout_seconds: float) -> None:
+        close(timeout_seconds)
+        closed.set()
+
+    monkeypatch.setattr(backend, "close", close_and_tell)
+    monkeypatch.setattr(RedisLock, "release", release_beside)
+    lock.release()
+    closer.join(20)
+    assert closed.is_set()
+    with server.client() as raw:
+        assert not raw.exists(f"fencedlock:{{{name}}}")
 
 
 class TestCondition:
