@@ -64,6 +64,7 @@ class Client:
     @property
     def id(self) -> str:
         """Begins the ids of all claims of this client; another one in a forked child."""
+        become_own()
         return self._table.client_id
 
     @property
@@ -108,6 +109,7 @@ class Client:
 
         On etcd a majority of the members has answered. Raises BackendError.
         """
+        become_own()
         self._table.raise_if_closed()
         backend = self._table.backend
         asked_at = now_seconds()
@@ -121,10 +123,20 @@ class Client:
         """
         become_own()
         self._table.raise_if_closed()
-        for name in self._table.backend.lock_names(prefix):
-            info = self.inspect(name)
-            if info.locked or info.waiters:
-                yield info
+        seen: set[str] = set()
+        backend = None
+        while backend is not self._table.backend:  # who goes on in a copy of the process looks again, through connections of its own
+            backend = self._table.backend
+            for name in backend.lock_names(prefix):
+                if name in seen:
+                    continue
+                seen.add(name)
+                info = self.inspect(name)
+                if info.locked or info.waiters:
+                    yield info
+                become_own()
+                if backend is not self._table.backend:
+                    break
 
     def inspect(self, name: str) -> LockInfo:
         """Who holds the lock and who waits for it, by the server's knowledge. Raises BackendError."""
