@@ -49,7 +49,7 @@ def _switches() -> dict[str, list[str]]:
     return counts
 
 
-def _settle() -> None:
+def settle() -> None:
     """Wait until every other thread sleeps for long.
 
     The interpreter of a copy would wait for ever for a thread that just waited for the GIL. That is CPython's affair, and not ours.
@@ -64,12 +64,12 @@ def _settle() -> None:
 
 
 def fork_in_c() -> int:
-    _settle()
+    settle()
     return int(_libc.fork())
 
 
 def fork_in_python() -> int:
-    _settle()
+    settle()
     return os.fork()
 
 
@@ -599,7 +599,7 @@ def handler_while_asking(url: str, name: str, how: str, first: str, server_pid: 
         os.kill(original, signal.SIGUSR1)
 
     signal.signal(signal.SIGUSR1, fork)
-    _settle()  # the heartbeat's first look at the server's settings needs the connection too
+    settle()  # the heartbeat's first look at the server's settings needs the connection too
     server.suspend()
     eventually(lambda: server.status() == psutil.STATUS_STOPPED)
     thread = threading.Thread(target=interrupt)
