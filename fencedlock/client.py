@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import concurrent.futures.thread  # noqa: F401 - redis-py imports it, and in an exit handler it can't be imported for the first time
 import weakref
 from collections.abc import Iterator
 from types import TracebackType
