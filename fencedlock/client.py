@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import concurrent.futures.thread  # noqa: F401 - redis-py imports it, and in an exit handler it can't be imported for the first time
+import sys
 import weakref
 from collections.abc import Iterator
 from types import TracebackType
@@ -61,6 +62,7 @@ class Client:
             make_backend, ttl=ttl, outage_timeout=outage_timeout, on_lost=on_lost, make_handle=weakref.WeakMethod(self.RLock)
         )
         _tables.add(self._table)
+        _end_with_celery_child()
 
     @property
     def id(self) -> str:
@@ -207,8 +209,15 @@ def _become_children() -> None:
             table.become_child()
 
 
+def _end_with_celery_child() -> None:
+    """Have everything released when a process of Celery's pool ends: it does so by ``os._exit``, which runs no exit handlers."""
+    signals = sys.modules.get("celery.signals")
+    if signals is not None:
+        signals.worker_process_shutdown.connect(_release_all, weak=False, dispatch_uid="fencedlock")
+
+
 @atexit.register
-def _release_all() -> None:
+def _release_all(**_: object) -> None:
     """Release what is held, of all clients at the same time: one server that does not answer must not delay the others."""
     become_own()
     deadline = Deadline(CLOSE_SECONDS)
