@@ -93,7 +93,8 @@ def test_a_soft_time_limit_ends_a_wait_and_leaves_nothing_behind(
         assert notes(tmp_path)[1] == "SoftTimeLimitExceeded"
         eventually(lambda: holder.inspect(name).waiters == ())
     ended(running)
-    eventually(lambda: lock_server.leftovers(name) == set())
+    # The limit may have come while a request was under way: that its claim is over is remembered.
+    eventually(lambda: lock_server.leftovers(name) <= {":withdrawn"})
 
 
 @pytest.mark.parametrize("how", ["the worker", "each child, after its task"])
