@@ -605,22 +605,26 @@ def handler_while_asking(url: str, name: str, how: str, first: str, server_pid: 
     thread = threading.Thread(target=interrupt)
     before = client.id
     thread.start()
-    got = lock.acquire(timeout=4)
+    try:
+        got = lock.acquire(timeout=4)
+    except fencedlock.BackendUnavailableError:
+        got = False  # the other process has taken the answer
     if pids == [0]:
         finish(lambda: _after_asking(client, lock, before, got, ours))
     ours.send(b".")
-    assert got or first == "copy"
-    if got:
-        info = client.inspect(name)
-        assert (info.token, (info.owner or "").partition("/")[0]) == (int(lock.token), client.id)
     thread.join()
     assert os.waitstatus_to_exitcode(os.waitpid(pids[0], 0)[1]) == 0
+    ours.close()
+    theirs.close()
+    assert got or first == "copy"
     if got:
         lock.ensure_held()
         lock.renew()
-        assert client.inspect(name).token == int(lock.token), "the copy's end has taken the original's lock"
+        info = client.inspect(name)
+        assert (info.token, (info.owner or "").partition("/")[0]) == (int(lock.token), client.id), "the copy has taken the original's lock"
         lock.release()
-    assert not client.inspect(name).locked
+    with lock:
+        lock.ensure_held()
 
 
 def _after_asking(client: fencedlock.Client, lock: fencedlock.RLock, id_before: str, got: bool, original: socket.socket) -> None:
@@ -630,6 +634,44 @@ def _after_asking(client: fencedlock.Client, lock: fencedlock.RLock, id_before: 
         assert client.id != id_before
     finally:
         original.send(b".")
+
+
+# --- etcd's client, which can't be copied once it was used
+
+
+def used_on_etcd(url: str, name: str) -> None:
+    """A copy that uses it gets one clear error, at once, each time; its original goes on, and the copy's end takes nothing from it."""
+    client = fencedlock.connect(url, ttl=30)
+    lock, other = client.RLock(name), client.RLock(f"{name}/other")
+
+    def try_all(_: Copy) -> None:
+        calls: list[Callable[[], object]] = [
+            lambda: lock.acquire(False),
+            lambda: other.acquire(timeout=20),
+            other.acquire,
+            client.ping,
+            lambda: client.inspect(name),
+            lambda: list(client.locks()),
+        ]
+        errors = set()
+        for call in calls:
+            try:
+                call()
+            except fencedlock.FencedLockError as error:
+                errors.add(type(error))
+                assert "fork" in str(error), error
+            else:
+                raise AssertionError("the call worked, so the copy has half of gRPC")
+        assert len(errors) == 1, errors
+        raises(fencedlock.NotOwnedError, lock.release)
+        client.close()
+
+    with lock as token:
+        Copy(try_all).end()
+        Copy(lambda _: None).end()
+        lock.ensure_held()
+        lock.renew()
+        assert client.inspect(name).token == int(token)
 
 
 # --- equal process ids
@@ -686,6 +728,7 @@ SCENARIOS: dict[str, Callable[..., None]] = {
         waiting,
         handler_while_waiting,
         handler_while_asking,
+        used_on_etcd,
         namespaces,
     )
 }

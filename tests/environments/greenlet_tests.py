@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import eventually
 from tests.environments.conftest import Program
-from tests.servers import RedisServer
+from tests.servers import LockServer, RedisServer
 
 
 class GreenletTests:
@@ -56,3 +56,18 @@ class GreenletTests:
         self, server: RedisServer, greenlets: Callable[..., Program], name: str
     ) -> None:
         self.finished(greenlets("late", server.url, name), server, name)
+
+    def test_patched_after_the_first_use_there_is_the_same_error(
+        self, server: RedisServer, greenlets: Callable[..., Program], name: str
+    ) -> None:
+        self.finished(greenlets("late_and_used", server.url, name), server, name)
+
+    def test_a_greenlet_that_holds_nothing_can_not_release(self, server: RedisServer, greenlets: Callable[..., Program], name: str) -> None:
+        self.finished(greenlets("strangers", server.url, name), server, name)
+
+    def test_on_etcd_it_works_or_there_is_one_clear_error(
+        self, etcd_server: LockServer, greenlets: Callable[..., Program], name: str
+    ) -> None:
+        running = greenlets("works_or_says_why", etcd_server.url, name)
+        running.expect("done")
+        running.end()

@@ -210,6 +210,32 @@ def lost(url: str, name: str) -> None:
     client.close()
 
 
+def strangers(url: str, name: str) -> None:
+    """A greenlet that does not hold the lock is told so when it releases it, and who does."""
+    client = fencedlock.connect(url, ttl=30)
+    lock = client.FairLock(name)
+    with lock:
+        error = green.join(green.spawn(raises, fencedlock.NotOwnedError, lock.release))
+        assert "cannot release un-acquired lock" in str(error)
+        lock.ensure_held()
+    client.close()
+
+
+def works_or_says_why(url: str, name: str) -> None:
+    """The same locks, or one clear error at once: never a greenlet that waits for ever, nor one that stops all others."""
+    with green.timeout(PATIENCE_SECONDS):
+        try:
+            client = fencedlock.connect(url, ttl=30)
+            with client.RLock(name):
+                pass
+        except fencedlock.ConfigurationError as error:
+            assert LIBRARY in str(error)
+            return
+        client.close()
+    assert LIBRARY == "gevent", "gRPC can't work under eventlet"
+    owners(url, f"{name}/owners")
+
+
 # --- hand-offs
 
 
@@ -285,6 +311,16 @@ def late(url: str, name: str) -> None:
     _expect_refusals(client, lock)
 
 
+def late_and_used(url: str, name: str) -> None:
+    """The same when connections are open already."""
+    client = fencedlock.connect(url, ttl=30)
+    lock = client.RLock(name)
+    with lock:
+        pass
+    green.patch()
+    _expect_refusals(client, lock)
+
+
 def _expect_refusals(client: fencedlock.Client, lock: fencedlock.RLock) -> None:
     for call in (lambda: lock.acquire(False), lambda: lock.acquire(timeout=1), lock.acquire, lock.__enter__):
         error = raises(fencedlock.ConfigurationError, call)
@@ -292,7 +328,9 @@ def _expect_refusals(client: fencedlock.Client, lock: fencedlock.RLock) -> None:
     assert not lock._is_owned()
 
 
-SCENARIOS: dict[str, Callable[[str, str], None]] = {each.__name__: each for each in (owners, frozen, cancelled, lost, handed_over, late)}
+SCENARIOS: dict[str, Callable[[str, str], None]] = {
+    each.__name__: each for each in (owners, strangers, works_or_says_why, frozen, cancelled, lost, handed_over, late, late_and_used)
+}
 
 if __name__ == "__main__":
     SCENARIOS[SCENARIO](*sys.argv[3:])

@@ -6,10 +6,12 @@ import ctypes
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.environments.conftest import Program
+from tests.environments.copying import FORKS
 from tests.servers import LockServer, RedisServer
 
 pytestmark = pytest.mark.skipif(not hasattr(ctypes.PyDLL(None), "fork"), reason="this system has no fork()")
@@ -66,6 +68,28 @@ def test_a_copy_of_a_process_that_waits_has_a_place_and_an_inbox_of_its_own(
     server: RedisServer, program: Callable[..., Program], name: str
 ) -> None:
     finished(program("copying", "waiting", server.url, name), server, name)
+
+
+@pytest.mark.parametrize("fork", FORKS)
+def test_a_copy_that_a_signal_handler_makes_of_a_waiter_waits_for_itself(
+    fork: str, server: RedisServer, program: Callable[..., Program], name: str
+) -> None:
+    finished(program("copying", "handler_while_waiting", server.url, name, fork), server, name)
+
+
+@pytest.mark.parametrize("first", ["copy", "original"])
+@pytest.mark.parametrize("fork", FORKS)
+def test_a_copy_that_a_signal_handler_makes_in_a_call_does_not_take_its_original_s_grant(
+    fork: str, first: str, own_server: Callable[..., Any], program: Callable[..., Program], name: str
+) -> None:
+    server = own_server()
+    finished(program("copying", "handler_while_asking", server.url, name, fork, first, server.process.pid), server, name)
+
+
+def test_a_copy_of_a_client_of_etcd_that_was_used_gets_one_clear_error(
+    etcd_server: LockServer, program: Callable[..., Program], name: str
+) -> None:
+    finished(program("copying", "used_on_etcd", etcd_server.url, name), etcd_server, name)
 
 
 def test_a_copy_with_the_same_process_id_is_noticed(lock_server: LockServer, program: Callable[..., Program], name: str) -> None:
