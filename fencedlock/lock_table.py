@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from fencedlock.backends.base import RELEASED, Backend, BackendFactory, BoundLock, Grant, NotOurs, Renewed
 from fencedlock.clock import Deadline, now_seconds
+from fencedlock.cooperation import raise_if_patched_too_late
 from fencedlock.errors import BackendError, BackendUnavailableError, ConfigurationError, FencedLockError, LockLostError, NotOwnedError
 from fencedlock.heartbeat import SOON_SECONDS, Heartbeat
 from fencedlock.hold import NOT_OURS_REASON, Claim, Hold, LeaseEvent, LeaseState
@@ -234,6 +235,7 @@ class LockTable:
 
     def acquire(self, terms: Terms, owner: Owner, timeout_seconds: float, cancel: Cancellation | None) -> bool:
         """Acquire for the calling thread, its owner, which does not hold the lock. A timeout of 0 means one try."""
+        raise_if_patched_too_late()
         if self.closed or self.at_exit:
             raise_if_ended(self, terms.resource.name, None) if self.at_exit else self.raise_if_closed()
         patient = timeout_seconds > 0

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from fencedlock.backends.base import Busy, ClaimAnswer, Gone, Grant, Waiting
 from fencedlock.clock import now_seconds
 from fencedlock.errors import AcquireCancelledError, BackendError, BackendUnavailableError, FencedLockError
+from fencedlock.process import CopiedProcessError, own
 
 if TYPE_CHECKING:
     from fencedlock.hold import Claim
@@ -241,6 +242,12 @@ class Wait:
                 self._say_who_holds()
                 continue
             table.backend.wait(self._bell, min(until, self._slow_at) - now)
+            self._raise_if_copied()
+
+    def _raise_if_copied(self) -> None:
+        """A signal handler may have forked in the middle of the wait: the claim is the original's, and a copy claims anew."""
+        if not own[0] or not self._claim.id.startswith(f"{self._table.client_id}/"):
+            raise CopiedProcessError
 
     def _say_who_holds(self) -> None:
         """A wait that is this long is often a holder that hangs, or a lock that its own thread waits for."""
@@ -277,4 +284,5 @@ class Wait:
         self._bell.wait(wake_at - now)
 
     def _raise_if_ended(self) -> None:
+        self._raise_if_copied()
         raise_if_ended(self._table, self._claim.bound.name, self._cancel)

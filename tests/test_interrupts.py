@@ -14,7 +14,7 @@ import fencedlock
 from fencedlock.interrupts import raised_by_handler
 from tests.conftest import eventually
 from tests.interrupts import Interrupt, TimeLimit, TimeLimitError
-from tests.servers import LockServer
+from tests.servers import LockServer, RedisServer
 
 MOST_PLACES = 5000
 TTL_SECONDS = 20.0
@@ -121,6 +121,7 @@ def stage(connect: Callable[..., fencedlock.Client], server: LockServer, name: s
     return _Stage(connect, server, name)
 
 
+KINDS = (TimeLimit, TimeLimitError, KeyboardInterrupt)
 CALLS = {
     "free": ("nothing", "free"),
     "release": ("hold", "let_go"),
@@ -134,11 +135,13 @@ CALLS = {
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("call", CALLS)
-@pytest.mark.parametrize("kind", [TimeLimit, TimeLimitError, KeyboardInterrupt])
-def test_at_each_place_of_a_call(call: str, kind: type[BaseException], stage: _Stage) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_at_each_place_of_a_call(call: str, kind: type[BaseException], stage: _Stage, server: LockServer) -> None:
     prepare, act = (getattr(stage, method) for method in CALLS[call])
     faults = []
-    for number in range(1, MOST_PLACES):
+    # A call to etcd has some hundred places, most of them gRPC's: the three kinds of exceptions share them.
+    first, step = (1, 1) if isinstance(server, RedisServer) else (1 + KINDS.index(kind), 3 * len(KINDS))
+    for number in range(first, MOST_PLACES, step):
         prepare()
         interrupt, caught = Interrupt(number, kind), None
         try:

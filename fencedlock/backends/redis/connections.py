@@ -388,6 +388,8 @@ class Connections:
                         reply = wire.lines(reply, 1)[0]
                 else:
                     reply = talk(wire, packed)
+                if not own[0]:
+                    raise CopiedProcessError  # a signal handler has forked in the middle: what came was for the original
                 wire.used_at = now
                 wire.answered = True
                 self._idle.append(wire)
