@@ -119,8 +119,11 @@ class LockTable:
         """In a forked child: hold nothing, and be a client of its own."""
         for hold in self.heartbeat.holds():
             hold.happened(LeaseEvent.FORKED, "the process was forked, and the parent holds it")
+        waiting = list(self._claims.values())
         self.backend.forget_connections()
         self._begin_again()
+        for claim in waiting:  # a signal handler has forked in the middle of a wait: the child's thread claims anew
+            claim.ring()
 
     def _begin_again(self) -> None:
         before = self.backend

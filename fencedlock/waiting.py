@@ -30,6 +30,9 @@ LEAST_REQUEST_SECONDS = 0.1
 LISTENING_SECONDS = 1.0
 """Who has to wait first waits so long for the way to open by which grants arrive; it goes on without it then, and asks more often."""
 
+LONGEST_SLEEP_SECONDS = 5.0
+"""A thread that waits looks around so often: a signal handler may have made a copy of its process, which nobody wakes."""
+
 SLOW_SECONDS = 10.0
 """A wait of so long is told to the log, with the name of the holder."""
 
@@ -241,7 +244,7 @@ class Wait:
                 self._slow_at = float("inf")
                 self._say_who_holds()
                 continue
-            table.backend.wait(self._bell, min(until, self._slow_at) - now)
+            table.backend.wait(self._bell, min(until - now, self._slow_at - now, LONGEST_SLEEP_SECONDS))
             self._raise_if_copied()
 
     def _raise_if_copied(self) -> None:

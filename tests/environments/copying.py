@@ -532,8 +532,7 @@ class _doorbells:  # noqa: N801 - a context manager
 def handler_while_waiting(url: str, name: str, how: str) -> None:
     """The copy goes on in the middle of acquire, where its original waits: each gets the lock in its turn, as a client of its own."""
     client, stranger = fencedlock.connect(url, ttl=30), fencedlock.connect(url, ttl=30)
-    blocker, lock = stranger.RLock(name), client.FairLock(name)
-    blocker.acquire()
+    blocker, lock, blocked = stranger.RLock(name), client.FairLock(name), threading.Event()
     pids: list[int] = []
     original, (reader, writer) = os.getpid(), os.pipe()
 
@@ -542,6 +541,8 @@ def handler_while_waiting(url: str, name: str, how: str) -> None:
         os.write(writer, b".")
 
     def interrupt() -> None:
+        blocker.acquire()
+        blocked.set()
         eventually(lambda: client.inspect(name).waiters)
         os.kill(original, signal.SIGUSR1)
         os.read(reader, 1)
@@ -551,6 +552,7 @@ def handler_while_waiting(url: str, name: str, how: str) -> None:
     signal.signal(signal.SIGUSR1, fork)
     thread = threading.Thread(target=interrupt)
     thread.start()
+    assert blocked.wait(20)
     before = client.id
     with lock as token:
         if pids == [0]:
