@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import concurrent.futures.thread  # noqa: F401 - redis-py imports it, and in an exit handler it can't be imported for the first time
+import logging
 import sys
 import weakref
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ from fencedlock.lock_table import CLOSE_SECONDS, LockTable
 from fencedlock.losses import LossCallback
 from fencedlock.process import become_own, in_child, own
 from fencedlock.token import FencingToken
+
+logger: logging.Logger = logging.getLogger("fencedlock")
 
 if TYPE_CHECKING:
     from fencedlock.locks import FairLock as _FairLock
@@ -157,8 +160,11 @@ class Client:
         become_own()
         self._table.raise_if_closed()
         bound, seconds = self._table.backend.bind(name), self._table.backend.request_timeout_seconds
-        token = bound.inspect(seconds).token
-        return FencingToken(name, token) if token is not None and bound.force_release(token, seconds) else None
+        info = bound.inspect(seconds)
+        if info.token is None or not bound.force_release(info.token, seconds):
+            return None
+        logger.warning("fencedlock: lock %r was taken from %s, token %d, by force_release", name, info.holder, info.token)
+        return FencingToken(name, info.token)
 
     def raise_floor(self, token: FencingToken) -> None:
         """Let the next token of ``token.lock`` be greater than this one, for all clients.

@@ -164,13 +164,13 @@ class Inbox:
             try:
                 self._read_until_cut()
             except BackendUnavailableError as error:
-                logger.debug("the inbox was cut: %s", error)
+                logger.debug("fencedlock: the inbox was cut: %s", error)
             except BackendError as error:
                 if not self._warned:
                     self._warned = True
-                    logger.warning("queues can't be followed, so hand-offs take seconds instead of milliseconds: %s", error)
+                    logger.warning("fencedlock: queues can't be followed, so hand-offs take seconds instead of milliseconds: %s", error)
             except Exception:
-                logger.exception("the inbox stumbled, and goes on")
+                logger.exception("fencedlock: the inbox stumbled, and goes on")
             pause = 0.01 if now_seconds() - began_at > LONGEST_PAUSE_SECONDS else min(LONGEST_PAUSE_SECONDS, 2 * pause + 0.01)
 
     def _read_until_cut(self) -> None:

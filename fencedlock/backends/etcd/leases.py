@@ -214,6 +214,6 @@ class Leases:
         except LeaseGoneError:
             lease.gone = True
         except BackendError as error:  # the renewal stands; what depends on it is known by the next one
-            logger.debug("the keys of a lease can't be read: %s", error)
+            logger.debug("fencedlock: the keys of a lease can't be read: %s", error)
         else:
             lease.keys, lease.checked_at = frozenset(keys), asked_at
