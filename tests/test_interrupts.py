@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -294,14 +295,30 @@ def test_a_handled_time_limit_is_not_taken_for_what_is_raised_later() -> None:
     def handler(_number: int, _frame: object) -> None:
         raise TimeLimitError
 
-    import sys
+    def later() -> None:
+        try:
+            raise OSError("of a later call")
+        except OSError as error:
+            assert isinstance(error.__context__, TimeLimitError)
+            assert raised_by_handler(error) is None
 
     try:
         handler(1, sys._getframe())
     except TimeLimitError as limit:
         assert raised_by_handler(limit) is limit
+        later()
+
+
+def test_a_time_limit_that_a_library_has_turned_into_its_own_error_is_found() -> None:
+    def handler(*_: object) -> None:
+        raise TimeLimitError
+
+    def library() -> None:
         try:
-            raise OSError("of a later call")
+            handler(1, sys._getframe())
         except OSError as error:
-            assert error.__context__ is limit
-            assert raised_by_handler(error) is None
+            raise ConnectionError("as redis-py says") from error
+
+    with pytest.raises(ConnectionError) as caught:
+        library()
+    assert type(raised_by_handler(caught.value)) is TimeLimitError
