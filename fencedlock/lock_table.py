@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-import threading
 import warnings
 import weakref
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from fencedlock.identity import Owner, new_claim_id, new_client_id, this_thread
 from fencedlock.losses import LossCallback, Losses
 from fencedlock.outage import Outage
 from fencedlock.process import CopiedProcessError, become_own, own
+from fencedlock.threads import make_mutex
 from fencedlock.waiting import LEAST_REQUEST_SECONDS, REQUEST_SHARE_OF_LEASE, Cancellation, Wait, ask, raise_if_ended
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class LockTable:
         """Everything that belongs to this process alone: made anew in a forked child."""
         self.client_id: str = new_client_id()
         # Reentrant: a destructor that the garbage collector runs in the middle of something may use a lock too.
-        self.mutex: AbstractContextManager[bool] = threading.RLock()
+        self.mutex: AbstractContextManager[bool] = make_mutex()
         self.listening: bool = False
         self.backend: Backend = self._make_backend(self.client_id)
         self.heartbeat: Heartbeat = Heartbeat(self)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import threading
 
 from fencedlock.backends.etcd.leases import Lease
+from fencedlock.threads import make_mutex
 
 
 class Anchor:
@@ -41,7 +41,7 @@ class Places:
     def __init__(self) -> None:
         self._free: list[int] = []
         self._numbers = itertools.count(1)
-        self._mutex = threading.RLock()
+        self._mutex = make_mutex()
 
     def take(self) -> int:
         """A number that is nobody else's."""

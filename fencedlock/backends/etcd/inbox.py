@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from queue import SimpleQueue
 from typing import Any
 
@@ -15,7 +14,7 @@ from fencedlock.backends.etcd.queue import LockQueue
 from fencedlock.backends.etcd.values import claim_of_holder, claims_in
 from fencedlock.clock import now_seconds
 from fencedlock.errors import BackendError, BackendUnavailableError
-from fencedlock.threads import Event, Worker
+from fencedlock.threads import Event, Worker, make_mutex
 
 logger: logging.Logger = logging.getLogger("fencedlock")
 
@@ -50,7 +49,7 @@ class Inbox:
     def __init__(self, connections: Connections, timeout_seconds: float) -> None:
         self._connections = connections
         self._timeout_seconds = timeout_seconds
-        self._mutex = threading.RLock()
+        self._mutex = make_mutex()
         self._watches: dict[bytes, _Watch] = {}
         self._by_id: dict[int, _Watch] = {}
         self._last_id = 0

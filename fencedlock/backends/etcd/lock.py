@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -31,6 +30,7 @@ from fencedlock.backends.etcd.values import LockState, claims_in, first_values_o
 from fencedlock.clock import now_seconds
 from fencedlock.errors import BackendUnavailableError
 from fencedlock.hold import Claim, Hold
+from fencedlock.threads import make_mutex
 
 if TYPE_CHECKING:
     from fencedlock.backends.etcd.backend import EtcdBackend
@@ -111,7 +111,7 @@ class EtcdLock:
     def __init__(self, backend: EtcdBackend, name: str, keys: LockKeys) -> None:
         self.name: str = name
         self.keys: LockKeys = keys
-        self.changing: AbstractContextManager[bool] = threading.RLock()
+        self.changing: AbstractContextManager[bool] = make_mutex()
         """Held while a hold of it is renewed, or moved to another lease: the beats and the owner both do so."""
         self.last_grant: int = 0
         """The revision of the last grant to a claim of this client."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import _socket
 import socket
 import struct
-import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
@@ -32,7 +31,7 @@ from fencedlock.errors import (
 )
 from fencedlock.interrupts import innermost_module, raised_by_handler
 from fencedlock.process import CopiedProcessError, own
-from fencedlock.threads import Worker
+from fencedlock.threads import Worker, make_mutex
 from fencedlock.waiting import Bell
 
 MOST_CONNECTIONS = 32
@@ -339,7 +338,7 @@ class Connections:
         self._known: list[weakref.ref[Wire]] = []
         """Every connection that may be open, idle or not."""
         self._dials: dict[_Dial, None] = {}
-        self._mutex = threading.RLock()
+        self._mutex = make_mutex()
         self._claimants: dict[_Claimant, None] = {}
         """Who waits for a connection, in order of arrival."""
         self._closed = False
