@@ -209,7 +209,7 @@ class Heartbeat:
                     checked = True
                     self._warn_of_settings()
                 tend_at = self._table.backend.tend(now_seconds())
-            except Exception:
+            except BaseException:  # no signal handler runs in this thread, so not even SystemExit is meant for it
                 logger.exception("fencedlock: the heartbeat stumbled, and goes on")
                 if self._stop_by is not None:
                     return
@@ -301,7 +301,7 @@ class Heartbeat:
         """Beat; and whatever goes wrong, nobody's beats end by it."""
         try:
             beat(due)
-        except Exception:
+        except BaseException:  # as in _run
             logger.exception("fencedlock: beats failed in a way that nobody foresaw; trying again")
             for target in due:
                 self.add(target, target.lease_seconds / 10)

@@ -2,8 +2,9 @@
 
 A request is what a client sends at once: our client sends every command, or batch, with one write. A test sets ``rule``, which
 sees each request and says what happens to it: ``None`` (pass on), ``LOSE_REPLY`` (pass on, but never answer), ``LOSE`` (swallow),
-``HOLD`` (keep until :meth:`Proxy.deliver`) or ``HOLD_AND_CUT`` (the same, and hang up on the client). ``reply_rule`` does the same
-for what the server sends; ``SPLIT`` passes the first bytes on, and keeps the others until :meth:`Proxy.deliver_replies`.
+``HOLD`` (keep until :meth:`Proxy.deliver`) or ``HOLD_AND_CUT`` (the same, and hang up on the client). Bytes are answered in the server's
+place, which hears nothing. ``reply_rule`` does the same for what the server sends; ``SPLIT`` passes the first bytes on, and keeps the
+others until :meth:`Proxy.deliver_replies`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ HOLD = "hold"
 HOLD_AND_CUT = "hold and cut"
 SPLIT = "split"
 
-Rule = Callable[[bytes], str | None]
+Rule = Callable[[bytes], str | bytes | None]
 
 
 class Proxy:
@@ -38,6 +39,7 @@ class Proxy:
         self.arrived = threading.Condition()
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._deaf: set[socket.socket] = set()
+        self._forgotten: set[socket.socket] = set()
         self._swallowed = 0
         self._acceptor = threading.Thread(target=self._accept, daemon=True)
         self._acceptor.start()
@@ -75,6 +77,14 @@ class Proxy:
             for end in pair:
                 hang_up(end)
 
+    def forget(self) -> None:
+        """What is open now is silent for ever, as where somebody on the way has forgotten it; new connections work."""
+        self._forgotten.update(end for pair in self._pairs for end in pair)
+
+    def switch(self, port: int) -> None:
+        """Whoever connects from now on reaches another server; what is open stays where it is."""
+        self._target = port
+
     def wait_for(self, condition: Callable[[], bool], timeout: float = 60) -> None:
         with self.arrived:
             assert self.arrived.wait_for(condition, timeout), "the proxy saw no such packet"
@@ -110,6 +120,8 @@ class Proxy:
         keep = False
         with contextlib.suppress(OSError):
             while request := client.recv(1 << 20):
+                if client in self._forgotten:
+                    continue
                 fate = self.rule(request)
                 with self.arrived:
                     self.requests.append(request)
@@ -124,12 +136,16 @@ class Proxy:
                     self._deaf.add(server)
                 if fate in (None, LOSE_REPLY):
                     server.sendall(request)
+                if isinstance(fate, bytes):
+                    client.sendall(fate)
         if not keep:  # held packets still have to arrive, though their sender has hung up
             hang_up(server)
 
     def _pump_replies(self, client: socket.socket, server: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while reply := server.recv(1 << 20):
+                if client in self._forgotten:
+                    continue
                 fate = self.reply_rule(reply)
                 if server in self._deaf:
                     with self.arrived:

@@ -190,5 +190,10 @@ class RedisServer(ServerProcess):
                 assert time.monotonic() < give_up_at
                 time.sleep(0.002)
 
+    def hears(self, *client_ids: str) -> bool:
+        """True if the inboxes of these clients are open: before that a fair lock passes over their waiters."""
+        with self.client() as raw:
+            return all(count for _, count in raw.pubsub_numsub(*(f"fencedlock:inbox:{client_id}" for client_id in client_ids)))
+
     def proxy(self) -> Proxy:
         return Proxy(self.port)

@@ -20,11 +20,11 @@ from fencedlock.backends.base import (
 )
 from fencedlock.backends.names import checked_namespace
 from fencedlock.backends.redis import scripts
-from fencedlock.backends.redis.connections import Connections, Connector, Wire
+from fencedlock.backends.redis.connections import LEAST_WAIT_SECONDS, Connections, Connector, Wire
 from fencedlock.backends.redis.floors import MOST_TOKEN, SLACK_US, Floors
 from fencedlock.backends.redis.inbox import Inbox
 from fencedlock.backends.redis.keys import keys_of, lock_key, name_of, scan_pattern
-from fencedlock.backends.redis.lock import MOST_LATE, RedisLock, clock_jumps, whole_ms
+from fencedlock.backends.redis.lock import MOST_LATE, RedisLock, clock_jumps, left_of, whole_ms
 from fencedlock.backends.redis.scripts import Script, bulks, pack
 from fencedlock.clock import now_seconds
 from fencedlock.errors import BackendError, FencedLockError
@@ -177,7 +177,7 @@ class RedisBackend:
         if floors.of_all < token <= server_us:  # Floors.saw, spelt out, for it is on the way of each hand-off
             floors.of_all = token
         else:
-            floors.saw(name, token, int(server_us))
+            floors.saw(name, token, int(server_us), int(now * 1e6))
 
     def inherit(self, parent: Backend) -> None:
         assert isinstance(parent, RedisBackend)
@@ -218,18 +218,27 @@ class RedisBackend:
 
     # --- for the locks of this server
 
-    def call(self, script: Script, packed: bytes, timeout_seconds: float, attempts: int = 1) -> tuple[bytes, int]:
-        """The line that a packed call of a script answers, with its sign and end, and how often it was sent."""
-        reply, sent = self.connections.converse(packed, timeout_seconds, now_seconds(), attempts)
-        return (reply, sent) if type(reply) is bytes else self.call_with_text(script, packed, timeout_seconds, attempts, reply, sent)
-
-    def call_with_text(
-        self, script: Script, packed: bytes, timeout_seconds: float, attempts: int, error: Exception, sent: int
+    def call(
+        self, script: Script, packed: bytes, timeout_seconds: float, attempts: int = 1, repack: Callable[[], bytes] | None = None
     ) -> tuple[bytes, int]:
-        """The same after this error, if it says that the server has not loaded the script; otherwise it is raised."""
+        """The line that a packed call of a script answers, with its sign and end, and how often it was sent."""
+        asked_at = now_seconds()
+        reply, sent = self.connections.converse(packed, timeout_seconds, asked_at, attempts, None, repack)
+        if type(reply) is bytes:
+            return reply, sent
+        if repack is not None:
+            packed = repack()
+        return self.call_with_text(script, packed, asked_at + timeout_seconds, attempts, reply, sent)
+
+    def call_with_text(self, script: Script, packed: bytes, until: float, attempts: int, error: Exception, sent: int) -> tuple[bytes, int]:
+        """The same after this error, if it says that the server has not loaded the script; otherwise it is raised.
+
+        The caller has time until then, for the first of the attempts.
+        """
         if not isinstance(error, self._connector.exceptions.NoScriptError):
             raise self.connections.refusal(error) from error
-        reply, more = self.connections.converse(script.with_text(packed), timeout_seconds, now_seconds(), attempts)
+        now = now_seconds()
+        reply, more = self.connections.converse(script.with_text(packed), max(LEAST_WAIT_SECONDS, until - now), now, attempts)
         if isinstance(reply, Exception):
             raise self.connections.refusal(reply) from reply
         return reply, sent + more - 1
@@ -252,10 +261,12 @@ class RedisBackend:
         try:
             for _ in range(MOST_LATE):
                 sent_at = now_seconds()
-                reply, _ = self.call(script, make(target, self.server_us(sent_at + timeout_seconds)), timeout_seconds)
+                pack = partial(make, target, self.server_us(sent_at + timeout_seconds))
+                reply, _ = self.call(script, pack(), timeout_seconds, repack=pack)
                 answer = read(target, reply, sent_at)
                 if answer is not None:
                     return answer
+                timeout_seconds = left_of(timeout_seconds, sent_at)
         except FencedLockError as error:
             return error
         return clock_jumps()
@@ -270,20 +281,20 @@ class RedisBackend:
             for _ in range(MOST_LATE):
                 sent_at = now_seconds()
                 until_us = self.server_us(sent_at + timeout_seconds)
-                packed = [make(target, until_us) for target in unanswered]
+                pack = partial(_pack_all, make, unanswered, until_us)
                 try:
-                    talk = partial(Wire.ask_lines, count=len(packed))
-                    replies, _ = self.connections.converse(b"".join(packed), timeout_seconds, sent_at, 1, talk)
+                    talk = partial(Wire.ask_lines, count=len(unanswered))
+                    replies, _ = self.connections.converse(pack(), timeout_seconds, sent_at, 1, talk, pack)
                 except FencedLockError as error:
                     return [answers.get(target, error) for target in targets]  # the others would wait as long
                 loaded = False
-                for target, call, reply in zip(unanswered, packed, replies, strict=True):
+                for target, reply in zip(unanswered, replies, strict=True):
                     try:
                         line = reply
                         if type(reply) is not bytes:
                             if loaded and isinstance(reply, self._connector.exceptions.NoScriptError):
                                 continue
-                            line, _ = self.call_with_text(script, call, timeout_seconds, 1, reply, 1)
+                            line, _ = self.call_with_text(script, make(target, until_us), sent_at + timeout_seconds, 1, reply, 1)
                             loaded = True
                         answer = read(target, line, sent_at)
                         if answer is not None:
@@ -293,17 +304,19 @@ class RedisBackend:
                 unanswered = [target for target in unanswered if target not in answers]
                 if not unanswered:
                     break
+                timeout_seconds = left_of(timeout_seconds, sent_at)
             answers.update({target: clock_jumps() for target in unanswered})
         return [answers[target] for target in targets]
 
     def call_for_array(self, script: Script, packed: bytes, timeout_seconds: float) -> Any:
         """The reply to a packed call of a script that returns more than a line."""
+        asked_at = now_seconds()
         try:
             return self.connections.ask(packed, timeout_seconds)
         except BackendError as error:
             if not isinstance(error.__cause__, self._connector.exceptions.NoScriptError):
                 raise
-        return self.connections.ask(script.with_text(packed), timeout_seconds)
+        return self.connections.ask(script.with_text(packed), left_of(timeout_seconds, asked_at))
 
     def server_us(self, at: float) -> int:
         """The server's time, in µs, at a time of this process."""
@@ -331,7 +344,7 @@ class RedisBackend:
                 now_us, token, lease_ms = int(words[1]), int(words[2]), int(words[3])
                 if lease_ms <= _MOST_TTL_MS and token <= MOST_TOKEN:
                     self.ahead_us = now_us - asked_at * 1e6
-                    self.floors.saw(claim.bound.name, token, now_us)
+                    self.floors.saw(claim.bound.name, token, now_us, int(asked_at * 1e6))
                     return token, asked_at + lease_ms / 1000, words[4] == b"1", False
             if kind == b"+waiting":
                 recheck_ms = max(int(words[2]), _LEAST_RECHECK_MS)
@@ -367,6 +380,10 @@ class RedisBackend:
 
 def _nonsense(reply: Any) -> BackendError:
     return BackendError(f"the lock server's reply makes no sense: {reply!r:.200}")
+
+
+def _pack_all(make: _Make[_Target], targets: Sequence[_Target], not_after_us: int) -> bytes:
+    return b"".join([make(target, not_after_us) for target in targets])
 
 
 def _bound(target: Claim | Hold) -> RedisLock:

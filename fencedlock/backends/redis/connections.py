@@ -49,6 +49,9 @@ again through a new connection."""
 
 LEAST_WAIT_SECONDS = 0.01
 
+PROBE_AGAIN_SECONDS = 30.0
+"""A server that was found to speak our protocol is not asked again so soon, while no connection can be opened."""
+
 LOOK_SECONDS = 0.05
 """A thread that waits for a connection looks so often whether there is one. It is woken sooner; a wake-up may get lost by an interrupt."""
 
@@ -99,6 +102,9 @@ class Connector:
         self.exceptions: ModuleType = import_module(f"{package}.exceptions")
         self._package = package
         self._classes: dict[type, type] = {}
+        self.proved: bool = False
+        """True once a connection was opened: so both sides speak the same protocol."""
+        self._probe_again_at = 0.0
         self.socket_timeout_seconds: float | None = self._pool.connection_kwargs.get("socket_timeout")
 
     @property
@@ -149,22 +155,39 @@ class Connector:
         """Our error for what prevented a connection from being opened. A credential provider or a connection class may raise anything."""
         if self.is_ours(error):
             assert isinstance(error, Exception)
-            wrong = self._wrong_protocol(error)
-            return BackendMisconfiguredError(f"the lock server at {self.where} {wrong}") if wrong else self.error_for(error)
+            return self._wrong_protocol(error) or self.error_for(error)
         return BackendUnavailableError(f"can't connect to the lock server at {self.where}: {type(error).__name__}: {words_of(error)}")
 
-    def _wrong_protocol(self, error: Exception) -> str:
-        """What to do, if the port speaks TLS and we do not, or the other way round; empty if that is not why connecting failed."""
+    def raise_if_plain(self) -> None:
+        """Raise BackendMisconfiguredError if we begin with TLS where a server without it waits for more, and says nothing."""
+        if "SSL" in self._pool.connection_class.__name__ and self._may_probe() and speaks_plainly(*self._host_and_port):
+            raise self._no_tls()
+
+    def _no_tls(self) -> BackendMisconfiguredError:
+        return BackendMisconfiguredError(
+            f"the lock server at {self.where} does not speak TLS at this port: use redis://, or the port for TLS"
+        )
+
+    @property
+    def _host_and_port(self) -> tuple[str, int]:
         settings = self._pool.connection_kwargs
-        host, port = settings.get("host", "localhost"), settings.get("port", 6379)
-        if settings.get("path") or isinstance(error, FencedLockError) or "refused" in str(error):
-            return ""
+        return settings.get("host", "localhost"), settings.get("port", 6379)
+
+    def _may_probe(self) -> bool:
+        """False where a probe can't tell anything new: it takes a second, which those who wait for a connection may not have."""
+        return not (self.proved or self._pool.connection_kwargs.get("path") or now_seconds() < self._probe_again_at)
+
+    def _wrong_protocol(self, error: Exception) -> FencedLockError | None:
+        """The error if the port speaks TLS and we do not, or the other way round; None if that is not why connecting failed."""
+        if isinstance(error, FencedLockError) or "refused" in str(error) or not self._may_probe():
+            return None
         with_tls = "SSL" in self._pool.connection_class.__name__
-        if with_tls and self.is_silent(error) and speaks_plainly(host, port):
-            return "does not speak TLS at this port: use redis://, or the port for TLS"
-        if not with_tls and self.is_cut(error) and speaks_tls(host, port):
-            return "speaks TLS at this port: use rediss://"
-        return ""
+        if with_tls and self.is_silent(error) and speaks_plainly(*self._host_and_port):
+            return self._no_tls()
+        if not with_tls and self.is_cut(error) and speaks_tls(*self._host_and_port):
+            return BackendMisconfiguredError(f"the lock server at {self.where} speaks TLS at this port: use rediss://")
+        self._probe_again_at = now_seconds() + PROBE_AGAIN_SECONDS
+        return None
 
     def error_for(self, error: Exception) -> FencedLockError:  # noqa: PLR0911 - one return for each kind
         """Our error for one of redis-py's, or for what its parser made of a garbled reply."""
@@ -338,6 +361,9 @@ class Connections:
         self._known: list[weakref.ref[Wire]] = []
         """Every connection that may be open, idle or not."""
         self._dials: dict[_Dial, None] = {}
+        self._dialled_at = 0.0
+        self._connect_seconds = 0.0
+        """How long it took to open the last connection."""
         self._mutex = make_mutex()
         self._claimants: dict[_Claimant, None] = {}
         """Who waits for a connection, in order of arrival."""
@@ -350,20 +376,38 @@ class Connections:
 
     def ask(self, packed: bytes, timeout_seconds: float) -> Any:
         """Send one packed command and read its reply of any form. Raises BackendError."""
-        return self.converse(packed, timeout_seconds, now_seconds(), 1, Wire.ask)[0]
+        reply = self.converse(packed, timeout_seconds, now_seconds(), 1, self._ask)[0]
+        if isinstance(reply, Exception):
+            raise self.refusal(reply) from reply
+        return reply
+
+    def _ask(self, wire: Wire, packed: bytes) -> Any:
+        """As :meth:`Wire.ask`; but an error that the server answered is returned, and the connection goes on."""
+        try:
+            return wire.ask(packed)
+        except self._connector.exceptions.ResponseError as error:
+            return error
 
     def converse(  # noqa: C901 - spelt out, because it is on the way of each call
-        self, packed: bytes, timeout_seconds: float, now: float, attempts: int = 1, talk: Callable[[Wire, bytes], Any] | None = None
+        self,
+        packed: bytes,
+        timeout_seconds: float,
+        now: float,
+        attempts: int = 1,
+        talk: Callable[[Wire, bytes], Any] | None = None,
+        repack: Callable[[], bytes] | None = None,
     ) -> tuple[Any, int]:
         """What came of one of :class:`Wire`'s ways to ask, and how often it was sent; without one, a line as of :meth:`Wire.ask_lines`.
 
-        ``now`` is the local time. Each of the ``attempts`` waits up to ``timeout_seconds`` for its answer.
+        ``now`` is the local time. Each of the ``attempts`` waits up to ``timeout_seconds`` for its answer. ``repack`` makes the same
+        commands anew, for a connection that was opened meanwhile: it may lead to another server, which has to be told of higher floors.
 
         Raises BackendUnavailableError when the last attempt had no answer either. What a signal handler raises comes out as it is.
         """
         sent = 0
         began_at = now
         until = now + timeout_seconds
+        waited = False
         while True:
             wire: Wire | None = None
             try:
@@ -372,10 +416,12 @@ class Connections:
                 try:
                     wire = self._idle.pop()
                 except IndexError:
-                    wire = self._take(until - now_seconds())
+                    wire, waited = self._take(until - now_seconds()), True
                 seconds = timeout_seconds
-                if now - wire.used_at > RESTED_SECONDS or sent:
+                if now - wire.used_at > RESTED_SECONDS or waited:
                     seconds = self._leash(wire, now, until)
+                    if waited and repack is not None:
+                        packed = repack()
                 if wire.timeout_seconds != seconds:
                     wire.limit(seconds)
                 sent += 1
@@ -394,6 +440,7 @@ class Connections:
                 self._idle.append(wire)
             except BaseException as error:
                 now, until, attempts = self._after_failure(error, wire, sent, attempts, timeout_seconds, until, began_at)
+                waited = True
             else:
                 if self._claimants or self._closed:
                     self._attend()
@@ -477,33 +524,43 @@ class Connections:
         return BackendUnavailableError(f"all {MOST_CONNECTIONS} connections to the lock server at {where} wait for answers")
 
     def _dial_if_needed(self) -> None:
-        """Have a connection opened, if fewer are being opened than threads wait, and there may be one more."""
+        """Have a connection opened, if fewer are being opened than threads wait, and there may be one more.
+
+        One that takes far longer than the last one may never get an answer, and the next one will: so another one is begun besides it,
+        after pauses that double.
+        """
         with self._mutex:
             for dial in list(self._dials):
                 dial.start()  # unless that is done: an interrupt may have come before it
-            if len(self._dials) >= len(self._claimants):
+            now, spare = now_seconds(), len(self._dials) - len(self._claimants)
+            if spare >= 0 and now < self._dialled_at + max(LEASH_SECONDS, 2 * self._connect_seconds) * 2**spare:
                 return
             self._known = [known for known in self._known if known() is not None]
             if len(self._known) >= MOST_CONNECTIONS:
                 return
             wire = Wire(self._connector())
-            dial = _Dial(self, wire, self._connect_timeout_seconds)
+            dial = _Dial(self, wire, self._connect_timeout_seconds, beside_others=spare >= 0)
             self._known.append(weakref.ref(wire))
             self._dials[dial] = None
+            self._dialled_at = now
             dial.start()
 
     def dialled(self, dial: _Dial, wire: Wire, error: BaseException | None) -> None:
         """An attempt to open a connection has ended."""
         self._dials.pop(dial, None)
         if error is None:
+            self._connect_seconds = wire.connect_seconds
+            self._connector.proved = True
             self.on_new()
             self._idle.append(wire)
             self._attend()
             return
         self._end(wire)
+        ours = self._connector.connecting_error(error)
+        if isinstance(ours, BackendUnavailableError) and len(self._dials) >= len(self._claimants):
+            return  # others are being opened for all who wait
         for claimant in list(self._claimants):
             if claimant.error is None:
-                ours = self._connector.connecting_error(error)
                 ours.__cause__ = None if ours is error else error
                 claimant.error = ours
                 claimant.bell.ring()
@@ -579,8 +636,9 @@ class Connections:
 class _Dial:
     """One attempt to open a connection, on a thread of its own."""
 
-    def __init__(self, connections: Connections, wire: Wire, timeout_seconds: float) -> None:
+    def __init__(self, connections: Connections, wire: Wire, timeout_seconds: float, *, beside_others: bool) -> None:
         self._connections = connections
+        self._beside_others = beside_others
         self._wire = wire
         self._timeout_seconds = timeout_seconds
         self._worker = Worker(self._run, "fencedlock-connect")
@@ -594,6 +652,8 @@ class _Dial:
 
     def _run(self) -> None:
         try:
+            if self._beside_others:
+                self._connections._connector.raise_if_plain()
             self._wire.open(self._timeout_seconds)
         except BaseException as error:
             self._connections.dialled(self, self._wire, error)

@@ -241,8 +241,12 @@ class Inbox:
         """Let go of the connection if the server to which calls go does not know of it: doorbells from another one are of another past."""
         try:
             _, listeners = self._connections.ask(pack("PUBSUB", "NUMSUB", self._channel), self._timeout_seconds)
+        except BackendUnavailableError:
+            self._doubted = True
+            self._keeper.wait(LONGEST_PAUSE_SECONDS)
+            return
         except (BackendError, TypeError, ValueError):
-            return  # no permission, or no answer: the server's silence is noticed elsewhere
+            return  # no permission: the scripts can't look either, and ring in any case
         if listeners == 0 and self._stream is stream:
             logger.debug("fencedlock: the inbox was at another server than the calls, and is opened anew")
             stream.hang_up()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING
 
 from fencedlock.backends.base import RELEASED, ClaimAnswer, LockInfo, NotOurs, ReleaseAnswer, Waiter
 from fencedlock.backends.redis import scripts
+from fencedlock.backends.redis.connections import LEAST_WAIT_SECONDS
 from fencedlock.backends.redis.scripts import bulks
 from fencedlock.clock import now_seconds
 from fencedlock.errors import BackendError, BackendUnavailableError
@@ -35,23 +37,24 @@ class RedisLock:
         while late < MOST_LATE:
             asked_at = now_seconds()
             not_after_us = int((asked_at + timeout_seconds) * 1e6 + backend.ahead_us)
-            packed = self.pack_acquire(claim, not_after_us, "queue" if queue else "try")
+            pack = partial(self.pack_acquire, claim, not_after_us, "queue" if queue else "try")
             # First, for another thread may close the client meanwhile. Like what follows, it is on the way of each acquisition.
             claim.unanswered = not_after_us if not_after_us > before_us else before_us  # noqa: FURB136
             try:
-                reply, sent = backend.connections.converse(packed, timeout_seconds, asked_at)
+                reply, sent = backend.connections.converse(pack(), timeout_seconds, asked_at, repack=pack)
             except BackendUnavailableError as error:
                 if not error.sent:
                     claim.unanswered = before_us
                 raise
             if type(reply) is not bytes:
-                reply, sent = backend.call_with_text(scripts.ACQUIRE, packed, timeout_seconds, 1, reply, sent)
+                reply, sent = backend.call_with_text(scripts.ACQUIRE, pack(), asked_at + timeout_seconds, 1, reply, sent)
             if sent == 1:
                 claim.unanswered = before_us
             answer = backend.read_claim_answer(claim, reply, asked_at)
             if answer is not None:
                 return answer
             late += 1
+            timeout_seconds = left_of(timeout_seconds, asked_at)
         raise clock_jumps()
 
     def pack_acquire(self, claim: Claim, not_after_us: int, mode: str) -> bytes:
@@ -59,7 +62,7 @@ class RedisLock:
         # One f-string, for it is on the way of each acquisition. All of these are ASCII, so that they are as long in bytes.
         claim_id, backend = claim.id, self._backend
         floors = backend.floors
-        floor = str(floors.of(self.name, backend.server_us(now_seconds())) if floors.of_lifted else floors.of_all)
+        floor = str(floors.of(self.name, int(now_seconds() * 1e6)) if floors.of_lifted else floors.of_all)
         not_after = str(not_after_us)
         return (
             f"{scripts.ACQUIRE.head}{self._keys}${len(claim_id)}\r\n{claim_id}\r\n"
@@ -69,13 +72,16 @@ class RedisLock:
 
     def pack_renew(self, hold: Hold, not_after_us: int) -> bytes:
         """The call of renew.lua."""
+        # Before what it stands for: the thread that holds the lock may change both meanwhile. The lease of before under the latest number
+        # would undo a renewal that has been answered.
+        operation = hold.operation
         return scripts.RENEW.pack(
             self._keys,
             hold.claim_id,
             str(hold.number),
             str(whole_ms(hold.lease_seconds)),
             str(not_after_us),
-            str(hold.operation),
+            str(operation),
             str(hold.depth),
         )
 
@@ -86,9 +92,10 @@ class RedisLock:
         packed = (  # as in pack_acquire
             f"{scripts.RELEASE.head}{self._keys}${len(claim_id)}\r\n{claim_id}\r\n${len(token)}\r\n{token}\r\n{terms}"
         ).encode()
-        reply, sent = backend.connections.converse(packed, timeout_seconds, now_seconds(), attempts)
+        asked_at = now_seconds()
+        reply, sent = backend.connections.converse(packed, timeout_seconds, asked_at, attempts)
         if type(reply) is not bytes:
-            reply, sent = backend.call_with_text(scripts.RELEASE, packed, timeout_seconds, attempts, reply, sent)
+            reply, sent = backend.call_with_text(scripts.RELEASE, packed, asked_at + timeout_seconds, attempts, reply, sent)
         if reply == b"+released\r\n":
             return RELEASED
         return NotOurs(ended=_number(reply, b"+lost"), replayed=sent > 1)
@@ -152,6 +159,11 @@ def _number(reply: bytes, word: bytes) -> int:
 def whole_ms(lease_seconds: float) -> int:
     """A lease as the server is asked for it: rounded up, for it must not end there before it ends here."""
     return math.ceil(lease_seconds * 1000)
+
+
+def left_of(timeout_seconds: float, asked_at: float) -> float:
+    """What is left of a time limit that began then, for one question more."""
+    return max(LEAST_WAIT_SECONDS, asked_at + timeout_seconds - now_seconds())
 
 
 def clock_jumps() -> BackendUnavailableError:

@@ -90,7 +90,7 @@ _TLS_ALERT = re.compile(r"\\x15\\x03|Protocol Error: b'\\x15|Protocol Error: b'\
 
 def meaning_of(error: Exception) -> tuple[Meaning, str]:
     """What an error that the server answered means, and what to say besides its words; empty if nothing is known."""
-    words = str(error)
+    words = str(error).partition(", with args beginning with")[0]  # what follows are our own words, a lock's name perhaps
     for part, code in _BY_WORDS:
         if part in words:
             return _known(code, words)

@@ -1,0 +1,155 @@
+"""What is told of losses, and what is not; and a Condition whose lock was lost."""
+
+from __future__ import annotations
+
+import _thread
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import fencedlock
+from fencedlock.losses import Losses
+from tests.conftest import eventually
+from tests.servers import RedisServer
+
+
+def test_callbacks_of_one_client_come_in_order_on_one_thread(
+    server: RedisServer, client: fencedlock.Client, connect: Callable[..., fencedlock.Client], name: str
+) -> None:
+    told: list[tuple[str, int]] = []
+    go = threading.Event()
+
+    def on_lost(lock: fencedlock.RLock, reason: str) -> None:
+        go.wait(20)
+        told.append((lock.name, threading.get_ident()))
+        if len(told) == 3:
+            raise RuntimeError("a callback that fails")
+
+    mine = connect(server.url, ttl=10, on_lost=on_lost)
+    locks = [mine.RLock(f"{name}/{number}") for number in range(6)]
+    for lock in locks:
+        lock.acquire()
+    for lock in locks:
+        assert client.force_release(lock.name) is not None
+        with pytest.raises(fencedlock.LockLostError):
+            lock.acquire()  # the server says so
+    go.set()
+    eventually(lambda: len(told) == len(locks))
+    assert [each for each, _ in told] == [lock.name for lock in locks]
+    assert len({thread for _, thread in told}) == 1
+    for lock in locks:
+        with pytest.raises(fencedlock.LockLostError):
+            lock.release()
+
+
+def test_a_loss_is_logged_where_no_thread_can_be_started(
+    client: fencedlock.Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    losses, told = Losses(), threading.Event()
+
+    def start_no_thread(*_: Any) -> int:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched, caplog.at_level(logging.ERROR, "fencedlock"):
+        patched.setattr(_thread, "start_new_thread", start_no_thread)
+        losses.tell(lambda lock, reason: told.set(), client.RLock(name), "somebody else has it")
+    assert name in caplog.text
+    assert "somebody else has it" in caplog.text
+    losses.close()
+
+
+@pytest.mark.parametrize("closes", ["before", "beside", "after"])
+def test_closing_beside_a_release_reports_no_loss(
+    closes: str, server: RedisServer, connect: Callable[..., fencedlock.Client], caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    told: list[str] = []
+    with caplog.at_level(logging.WARNING, "fencedlock"):
+        for number in range(20):
+            client = connect(server.url, ttl=10, on_lost=lambda lock, reason: told.append(reason))
+            lock = client.RLock(f"{name}/{number}")
+            lock.acquire()
+            closer = threading.Thread(target=client.close)
+            if closes != "after":
+                closer.start()
+            if closes == "before":
+                closer.join()
+            try:
+                lock.release()
+            except fencedlock.NotOwnedError:
+                assert closes != "after"
+            if closes == "after":
+                closer.start()
+            closer.join()
+            assert not told
+            if closes != "beside":
+                with server.client() as raw:
+                    assert not raw.exists(f"fencedlock:{{{lock.name}}}")
+    assert "lost" not in caplog.text
+
+
+class TestCondition:
+    """``Condition.wait`` on a lock that was lost, or that can't be taken again, leaves no waiter behind: a notify would be spent on it."""
+
+    def test_a_lost_lock(self, client: fencedlock.Client, name: str) -> None:
+        condition = threading.Condition(client.RLock(name))  # type: ignore[arg-type]
+        with pytest.raises(fencedlock.LockLostError), condition:
+            client.force_release(name)
+            condition.wait(5)
+        self.works(condition)
+
+    def test_a_lock_that_is_lost_with_a_predicate(self, client: fencedlock.Client, name: str) -> None:
+        condition = threading.Condition(client.RLock(name))  # type: ignore[arg-type]
+        with pytest.raises(fencedlock.LockLostError), condition:
+            client.force_release(name)
+            condition.wait_for(lambda: False, 5)
+        self.works(condition)
+
+    def test_a_lock_that_can_not_be_taken_again(
+        self, own_server: Callable[..., RedisServer], connect: Callable[..., fencedlock.Client]
+    ) -> None:
+        server = own_server()
+        client = connect(server.url, outage_timeout=0.3, socket_timeout=0.3)
+        condition = threading.Condition(client.RLock("x"))  # type: ignore[arg-type]
+
+        def wait() -> None:
+            with condition:
+                entered.set()
+                condition.wait(1.0)
+
+        entered = threading.Event()
+        failed: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                wait()
+            except fencedlock.FencedLockError as error:
+                failed.append(error)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        assert entered.wait(20)
+        eventually(lambda: condition._waiters and not client.inspect("x").locked)  # type: ignore[attr-defined]
+        server.kill()
+        thread.join(20)
+        assert len(failed) == 1
+        server.start()
+        self.works(condition)
+
+    def works(self, condition: threading.Condition) -> None:
+        assert not condition._waiters  # type: ignore[attr-defined]
+        notified: list[bool] = []
+
+        def wait() -> None:
+            with condition:
+                notified.append(condition.wait(20))
+
+        thread = threading.Thread(target=wait)
+        thread.start()
+        eventually(lambda: condition._waiters)  # type: ignore[attr-defined]
+        with condition:
+            condition.notify(1)
+        thread.join(20)
+        assert notified == [True]
