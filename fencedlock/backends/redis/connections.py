@@ -388,7 +388,7 @@ class Connections:
         except self._connector.exceptions.ResponseError as error:
             return error
 
-    def converse(  # noqa: C901 - spelt out, because it is on the way of each call
+    def converse(  # noqa: C901, PLR0912 - spelt out, because it is on the way of each call
         self,
         packed: bytes,
         timeout_seconds: float,
