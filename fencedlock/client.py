@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import atexit
+import concurrent.futures.thread  # noqa: F401 - redis-py imports it, and in an exit handler it can't be imported for the first time
+import logging
+import sys
 import weakref
 from collections.abc import Iterator
 from types import TracebackType
@@ -16,6 +19,8 @@ from fencedlock.lock_table import CLOSE_SECONDS, LockTable
 from fencedlock.losses import LossCallback
 from fencedlock.process import become_own, in_child, own
 from fencedlock.token import FencingToken
+
+logger: logging.Logger = logging.getLogger("fencedlock")
 
 if TYPE_CHECKING:
     from fencedlock.locks import FairLock as _FairLock
@@ -60,10 +65,12 @@ class Client:
             make_backend, ttl=ttl, outage_timeout=outage_timeout, on_lost=on_lost, make_handle=weakref.WeakMethod(self.RLock)
         )
         _tables.add(self._table)
+        _end_with_celery_child()
 
     @property
     def id(self) -> str:
         """Begins the ids of all claims of this client; another one in a forked child."""
+        become_own()
         return self._table.client_id
 
     @property
@@ -108,6 +115,7 @@ class Client:
 
         On etcd a majority of the members has answered. Raises BackendError.
         """
+        become_own()
         self._table.raise_if_closed()
         backend = self._table.backend
         asked_at = now_seconds()
@@ -121,10 +129,20 @@ class Client:
         """
         become_own()
         self._table.raise_if_closed()
-        for name in self._table.backend.lock_names(prefix):
-            info = self.inspect(name)
-            if info.locked or info.waiters:
-                yield info
+        seen: set[str] = set()
+        backend = None
+        while backend is not self._table.backend:  # who goes on in a copy of the process looks again, through connections of its own
+            backend = self._table.backend
+            for name in backend.lock_names(prefix):
+                if name in seen:
+                    continue
+                seen.add(name)
+                info = self.inspect(name)
+                if info.locked or info.waiters:
+                    yield info
+                become_own()
+                if backend is not self._table.backend:
+                    break
 
     def inspect(self, name: str) -> LockInfo:
         """Who holds the lock and who waits for it, by the server's knowledge. Raises BackendError."""
@@ -142,8 +160,11 @@ class Client:
         become_own()
         self._table.raise_if_closed()
         bound, seconds = self._table.backend.bind(name), self._table.backend.request_timeout_seconds
-        token = bound.inspect(seconds).token
-        return FencingToken(name, token) if token is not None and bound.force_release(token, seconds) else None
+        info = bound.inspect(seconds)
+        if info.token is None or not bound.force_release(info.token, seconds):
+            return None
+        logger.warning("fencedlock: lock %r was taken from %s, token %d, by force_release", name, info.holder, info.token)
+        return FencingToken(name, info.token)
 
     def raise_floor(self, token: FencingToken) -> None:
         """Let the next token of ``token.lock`` be greater than this one, for all clients.
@@ -194,8 +215,15 @@ def _become_children() -> None:
             table.become_child()
 
 
+def _end_with_celery_child() -> None:
+    """Have everything released when a process of Celery's pool ends: it does so by ``os._exit``, which runs no exit handlers."""
+    signals = sys.modules.get("celery.signals")
+    if signals is not None:
+        signals.worker_process_shutdown.connect(_release_all, weak=False, dispatch_uid="fencedlock")
+
+
 @atexit.register
-def _release_all() -> None:
+def _release_all(**_: object) -> None:
     """Release what is held, of all clients at the same time: one server that does not answer must not delay the others."""
     become_own()
     deadline = Deadline(CLOSE_SECONDS)

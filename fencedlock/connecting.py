@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import secrets
-import threading
 import weakref
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,6 +15,7 @@ from fencedlock.client import Client, Recipe
 from fencedlock.errors import ConfigurationError
 from fencedlock.hold import LEAST_TTL_SECONDS, MOST_TTL_SECONDS
 from fencedlock.process import in_child
+from fencedlock.threads import make_mutex
 
 if TYPE_CHECKING:
     from fencedlock.backends.address import Address
@@ -26,8 +26,8 @@ URL_VARIABLE = "FENCEDLOCK_URL"
 MOST_UNPICKLED = 32
 """So many clients that came by pickle are kept although no handle of theirs is left."""
 
-_mutex = threading.RLock()
-in_child(_mutex._at_fork_reinit)  # type: ignore[attr-defined]
+_mutex = make_mutex()
+in_child(_mutex._at_fork_reinit)
 _default: Client | None = None
 _by_origin: weakref.WeakValueDictionary[str, Client] = weakref.WeakValueDictionary()
 """The clients of this process that can be pickled. A forked child finds those that it has inherited."""

@@ -6,14 +6,13 @@ moves through :data:`LEASE_TRANSITIONS`.
 
 from __future__ import annotations
 
-import threading
 import weakref
 from enum import IntEnum, auto
 from typing import TYPE_CHECKING, Any
 
 from fencedlock.backends.base import Grant
 from fencedlock.process import in_child
-from fencedlock.threads import Event
+from fencedlock.threads import Event, make_mutex
 from fencedlock.token import FencingToken
 
 if TYPE_CHECKING:
@@ -280,5 +279,5 @@ class Hold:
             return self._lost_event
 
 
-_changing = threading.RLock()  # reentrant: a destructor that the garbage collector runs inside may use a lock too
-in_child(_changing._at_fork_reinit)  # type: ignore[attr-defined]
+_changing = make_mutex()  # reentrant: a destructor that the garbage collector runs inside may use a lock too
+in_child(_changing._at_fork_reinit)

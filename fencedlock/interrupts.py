@@ -8,7 +8,6 @@ handler raised belongs to the program and has to leave the library unchanged.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
 from types import FrameType, TracebackType
 
 
@@ -47,8 +46,16 @@ def _frames(trace: TracebackType | None) -> Iterator[FrameType]:
 
 
 def _passed_a_handler(trace: TracebackType | None) -> bool:
-    """True if one of the frames is a signal handler: a function that was called with the very frame that it interrupted."""
-    return any(_was_given(frame, before) for before, frame in pairwise(_frames(trace)))
+    """True if one of the frames is a signal handler: a function that was called with the frame that it interrupted.
+
+    That is the last one of Python code; compiled code may stand between.
+    """
+    before: list[FrameType] = []
+    for frame in _frames(trace):
+        if any(_was_given(frame, other) for other in before):
+            return True
+        before.append(frame)
+    return False
 
 
 def _was_given(frame: FrameType, other: FrameType) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-import threading
 import time
 import warnings
 import weakref
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from fencedlock.backends.base import RELEASED, Backend, BackendFactory, BoundLock, Grant, NotOurs, Renewed
 from fencedlock.clock import Deadline, now_seconds
+from fencedlock.cooperation import raise_if_patched_too_late
 from fencedlock.errors import BackendError, BackendUnavailableError, ConfigurationError, FencedLockError, LockLostError, NotOwnedError
 from fencedlock.heartbeat import SOON_SECONDS, Heartbeat
 from fencedlock.hold import NOT_OURS_REASON, Claim, Hold, LeaseEvent, LeaseState
@@ -22,6 +22,7 @@ from fencedlock.identity import Owner, new_claim_id, new_client_id, this_thread
 from fencedlock.losses import LossCallback, Losses
 from fencedlock.outage import Outage
 from fencedlock.process import CopiedProcessError, become_own, own
+from fencedlock.threads import make_mutex
 from fencedlock.waiting import LEAST_REQUEST_SECONDS, REQUEST_SHARE_OF_LEASE, Cancellation, Wait, ask, raise_if_ended
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ class LockTable:
         """Everything that belongs to this process alone: made anew in a forked child."""
         self.client_id: str = new_client_id()
         # Reentrant: a destructor that the garbage collector runs in the middle of something may use a lock too.
-        self.mutex: AbstractContextManager[bool] = threading.RLock()
+        self.mutex: AbstractContextManager[bool] = make_mutex()
         self.listening: bool = False
         self.backend: Backend = self._make_backend(self.client_id)
         self.heartbeat: Heartbeat = Heartbeat(self)
@@ -122,8 +123,11 @@ class LockTable:
         """In a forked child: hold nothing, and be a client of its own."""
         for hold in self.heartbeat.holds():
             hold.happened(LeaseEvent.FORKED, "the process was forked, and the parent holds it")
+        waiting = list(self._claims.values())
         self.backend.forget_connections()
         self._begin_again()
+        for claim in waiting:  # a signal handler has forked in the middle of a wait: the child's thread claims anew
+            claim.ring()
 
     def _begin_again(self) -> None:
         before = self.backend
@@ -240,6 +244,7 @@ class LockTable:
 
     def acquire(self, terms: Terms, owner: Owner, timeout_seconds: float, cancel: Cancellation | None) -> bool:
         """Acquire for the calling thread, its owner, which does not hold the lock. A timeout of 0 means one try."""
+        raise_if_patched_too_late()
         if self.closed or self.at_exit:
             raise_if_ended(self, terms.resource.name, None) if self.at_exit else self.raise_if_closed()
         patient = timeout_seconds > 0

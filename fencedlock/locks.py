@@ -256,7 +256,7 @@ class RLock:
         if held is None:
             return ""
         native_id = held.owner.holder.rpartition("/")[2]
-        names = [thread.name for thread in threading.enumerate() if str(thread.native_id) == native_id]
+        names = [thread.name for thread in threading.enumerate() if str(getattr(thread, "native_id", None)) == native_id]
         who = f"thread {names[0]!r}" if names else f"the thread with native id {native_id}"
         return (
             f": {who} of this process holds it, and only the thread that took it may release it. A framework may run parts of one "

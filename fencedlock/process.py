@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import mmap
 import os
-import threading
 from collections.abc import Callable
 from typing import Protocol
+
+from fencedlock.threads import make_mutex
 
 _MADV_WIPEONFORK = 18
 """Linux 4.14 and newer: the kernel empties such memory in a child, whoever forks and by whatever call."""
@@ -55,7 +56,7 @@ Reading it takes 20 ns, ``os.getpid()`` 160.
 own[0] = 1
 
 _in_child: list[Callable[[], object]] = []
-_becoming = threading.RLock()
+_becoming = make_mutex()
 
 PATIENCE_SECONDS = 5.0
 """Another thread of the copy that becomes its own is waited for so long; the mutex may also be one that the original held."""
@@ -87,7 +88,7 @@ def become_own() -> None:
 
 def _after_fork_in_child() -> None:
     own[0] = 0  # it says so itself where the kernel empties it
-    _becoming._at_fork_reinit()  # type: ignore[attr-defined]
+    _becoming._at_fork_reinit()
     become_own()
 
 

@@ -1,4 +1,4 @@
-"""Threads and events that an exception from a signal handler can't break.
+"""Threads, events and mutexes that an exception from a signal handler can't break.
 
 Python runs signal handlers in the main thread, between any two steps of whatever it does. ``threading.Event`` and ``threading.Condition``
 are written in Python: interrupted at a bad moment they keep their mutex, and every other thread that uses them waits for ever.
@@ -7,8 +7,59 @@ are written in Python: interrupted at a bad moment they keep their mutex, and ev
 from __future__ import annotations
 
 import _thread
+import sys
 import threading
 from collections.abc import Callable
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
+
+
+class InterruptibleMutex:
+    """A reentrant mutex that a ``with`` statement never leaves taken.
+
+    From Python 3.14 on, the interpreter runs signal handlers after the C code that enters a ``with`` statement has returned, and before the
+    statement is entered: an exception that comes there leaves ``threading.RLock`` taken for ever. It came so in two of three interruptions
+    of a loop.
+    """
+
+    __slots__ = ("__weakref__", "_at_fork_reinit", "_is_owned", "_lock", "acquire", "release")
+
+    def __init__(self) -> None:
+        lock: Any = threading.RLock()
+        self._lock = lock
+        self.acquire: Callable[..., bool] = lock.acquire
+        self.release: Callable[[], None] = lock.release
+        self._is_owned: Callable[[], bool] = lock._is_owned
+        self._at_fork_reinit: Callable[[], None] = lock._at_fork_reinit
+
+    def __enter__(self) -> bool:
+        lock = self._lock
+        before = lock._recursion_count()
+        try:
+            lock.acquire()
+        except BaseException:
+            if lock._recursion_count() > before:
+                lock.release()
+            raise
+        return True
+
+    if TYPE_CHECKING:
+
+        def __exit__(self, *error: object) -> None: ...
+
+    else:
+        __exit__ = property(attrgetter("_lock.__exit__"))  # the C lock's own: a function in Python could be interrupted at its beginning
+
+
+_needs_help = sys.version_info >= (3, 14)
+
+
+def make_mutex() -> Any:
+    """A reentrant mutex for ``with`` statements: a ``threading.RLock`` where the interpreter leaves none taken.
+
+    Reentrant, because a destructor or a signal handler may run in the middle of anything.
+    """
+    return InterruptibleMutex() if _needs_help and hasattr(threading.RLock(), "_recursion_count") else threading.RLock()
 
 
 class Event(threading.Event):

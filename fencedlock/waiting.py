@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from fencedlock.backends.base import Busy, ClaimAnswer, Gone, Grant, Waiting
 from fencedlock.clock import now_seconds
 from fencedlock.errors import AcquireCancelledError, BackendError, BackendUnavailableError, FencedLockError
+from fencedlock.process import CopiedProcessError, own
 
 if TYPE_CHECKING:
     from fencedlock.hold import Claim
@@ -28,6 +29,9 @@ LEAST_REQUEST_SECONDS = 0.1
 
 LISTENING_SECONDS = 1.0
 """Who has to wait first waits so long for the way to open by which grants arrive; it goes on without it then, and asks more often."""
+
+LONGEST_SLEEP_SECONDS = 5.0
+"""A thread that waits looks around so often: a signal handler may have made a copy of its process, which nobody wakes."""
 
 SLOW_SECONDS = 10.0
 """A wait of so long is told to the log, with the name of the holder."""
@@ -245,7 +249,13 @@ class Wait:
                 self._slow_at = float("inf")
                 self._say_who_holds()
                 continue
-            table.backend.wait(self._bell, min(until, self._slow_at) - now)
+            table.backend.wait(self._bell, min(until - now, self._slow_at - now, LONGEST_SLEEP_SECONDS))
+            self._raise_if_copied()
+
+    def _raise_if_copied(self) -> None:
+        """A signal handler may have forked in the middle of the wait: the claim is the original's, and a copy claims anew."""
+        if not own[0] or not self._claim.id.startswith(f"{self._table.client_id}/"):
+            raise CopiedProcessError
 
     def _say_who_holds(self) -> None:
         """A wait that is this long is often a holder that hangs, or a lock that its own thread waits for."""
@@ -282,4 +292,5 @@ class Wait:
         self._bell.wait(wake_at - now)
 
     def _raise_if_ended(self) -> None:
+        self._raise_if_copied()
         raise_if_ended(self._table, self._claim.bound.name, self._cancel)

@@ -96,6 +96,17 @@ def own_server(short_folder: Path) -> Iterator[Callable[..., Any]]:
         server.kill()
 
 
+@pytest.fixture(params=["redis", "etcd"])
+def family(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def new_server(family: str, own_server: Callable[..., LockServer]) -> Callable[[], LockServer]:
+    """Makes servers of each family that belong to this test alone."""
+    return lambda: own_server(any_etcd() if family == "etcd" else None)
+
+
 @pytest.fixture(scope="session")
 def _database_servers() -> Iterator[dict[str, DatabaseServer]]:
     servers: dict[str, DatabaseServer] = {}

@@ -15,20 +15,8 @@ from fencedlock.clock import now_seconds
 from fencedlock.hold import NOT_OURS_REASON
 from tests.conftest import eventually
 from tests.contenders import Contender
-from tests.etcd_servers import any_etcd
 from tests.proxy import LOSE, Proxy
 from tests.servers import LockServer, RedisServer, free_port
-
-
-@pytest.fixture(params=["redis", "etcd"])
-def family(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture
-def new_server(family: str, own_server: Callable[..., LockServer]) -> Callable[[], LockServer]:
-    """Makes servers of each family that belong to this test alone."""
-    return lambda: own_server(any_etcd() if family == "etcd" else None)
 
 
 @pytest.fixture(params=["refusing", "frozen", "silent"])

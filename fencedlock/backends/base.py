@@ -112,6 +112,8 @@ class LockInfo:
     """The highest token ever issued, as far as the server remembers."""
     waiters: tuple[Waiter, ...]
     """The queue, in order of arrival."""
+    held_since: float | None = None
+    """When the present hold began, in seconds since 1970: by the server's clock (Redis), or by the holder's (etcd). None when free."""
 
 
 class BoundLock(Protocol):

@@ -13,7 +13,6 @@ import os
 import shutil
 import stat
 import subprocess
-import threading
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,6 +22,7 @@ from urllib.parse import unquote, urlsplit
 from fencedlock.backends import guardian, interpreter
 from fencedlock.clock import now_seconds
 from fencedlock.errors import BackendUnavailableError, ConfigurationError
+from fencedlock.threads import make_mutex
 
 MOST_SOCKET_PATH_BYTES = 100
 """Systems allow 104 to 108."""
@@ -46,7 +46,7 @@ class EmbeddedServer:
             raise ConfigurationError(f"{self.socket!r} is too long for a unix socket: name a shorter folder, as embedded:///tmp/locks")
         self._redis_server = _find_redis_server()
         self._guardian = interpreter.command_for(guardian)
-        self._mutex = threading.Lock()
+        self._mutex = make_mutex()
         self._users_lock: int | None = None
         self._pid = 0
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from fencedlock.fencing.base import checked_resource, other_lock, stale_token
+from fencedlock.threads import make_mutex
 from fencedlock.token import FencingToken
 
 
@@ -15,7 +16,7 @@ class MonotonicFence:
     """For each resource the highest token that this process has seen. Thread-safe; forgotten when the process ends."""
 
     def __init__(self) -> None:
-        self._mutex = threading.Lock()
+        self._mutex = make_mutex()
         self._highest: dict[str, FencingToken] = {}
         self._guards: weakref.WeakValueDictionary[str, threading.RLock] = weakref.WeakValueDictionary()
 
@@ -42,7 +43,7 @@ class MonotonicFence:
         with self._mutex:
             guard = self._guards.get(name)
             if guard is None:
-                guard = self._guards[name] = threading.RLock()
+                guard = self._guards[name] = make_mutex()
         with guard:
             self.check(token, name)
             yield

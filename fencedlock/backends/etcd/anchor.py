@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import itertools
-import threading
 
 from fencedlock.backends.etcd.leases import Lease
+from fencedlock.threads import make_mutex
 
 
 class Anchor:
     """The lease of a claim, and the keys that were made for it. Kept in :attr:`Claim.anchor` and :attr:`Hold.anchor`."""
 
-    __slots__ = ("lease", "number", "place", "revision", "since", "withdrawals", "written")
+    __slots__ = ("asked_ms", "lease", "number", "place", "revision", "since", "withdrawals", "written")
 
     def __init__(self, lease: Lease, number: int = 0) -> None:
         self.lease: Lease = lease
@@ -21,6 +21,8 @@ class Anchor:
         """The ``create_revision`` of its place in the queue; 0 without one."""
         self.revision: int = 0
         """The ``create_revision`` of the holder's key: the token, unless it was raised; 0 until it is granted."""
+        self.asked_ms: int = 0
+        """When the lock was last asked for, in ms since 1970: written into the holder's key, for people."""
         self.since: float = 0.0
         """When the key of the place, or of the hold, was made, at the latest."""
         self.written: int = 0
@@ -39,7 +41,7 @@ class Places:
     def __init__(self) -> None:
         self._free: list[int] = []
         self._numbers = itertools.count(1)
-        self._mutex = threading.RLock()
+        self._mutex = make_mutex()
 
     def take(self) -> int:
         """A number that is nobody else's."""

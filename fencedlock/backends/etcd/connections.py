@@ -20,7 +20,7 @@ from fencedlock.cooperation import raise_if_patched_too_late
 from fencedlock.errors import BackendError, BackendMisconfiguredError, BackendUnavailableError
 from fencedlock.interrupts import raised_by_handler
 from fencedlock.process import CopiedProcessError, own
-from fencedlock.threads import Event
+from fencedlock.threads import Event, make_mutex
 
 _CHANNEL_OPTIONS: Final = (
     ("grpc.use_local_subchannel_pool", 1),  # a forked child must not find its parent's connections again
@@ -125,7 +125,7 @@ class Connections:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._mutex = threading.RLock()
+        self._mutex = make_mutex()
         self._channels: dict[int, Any] = {}
         self._calls: dict[tuple[int, Method], Any] = {}
         self._retired: list[tuple[float, Any]] = []
@@ -135,7 +135,7 @@ class Connections:
         """By endpoint: when the last call that was answered began."""
         self._index = 0
         """The endpoint that answered last, or is to be tried next."""
-        self._authenticating = threading.RLock()
+        self._authenticating = make_mutex()
         self._auth_token: str | None = None
         self._closed = False
         self._gate = Gate()
@@ -441,8 +441,8 @@ class Connections:
         if not self._gate.closed:  # nobody has told us of the fork
             _note_unusable([*self._channels.values(), *(channel for _, channel in self._retired)])
         self._channels, self._calls, self._streams, self._retired = {}, {}, {}, []
-        self._mutex = threading.RLock()
-        self._authenticating = threading.RLock()
+        self._mutex = make_mutex()
+        self._authenticating = make_mutex()
         self._gate = Gate()
 
 
@@ -473,7 +473,7 @@ class Gate:
     def __init__(self) -> None:
         self.inside: dict[object, int] = {}
         """The visits, with the ident of each one's thread."""
-        self._mutex = threading.RLock()
+        self._mutex = make_mutex()
         self._closings = 0
         """How many threads keep it closed: more than one may fork."""
         self._opened = Event()

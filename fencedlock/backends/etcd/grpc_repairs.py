@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 import threading
+from contextlib import nullcontext
 from importlib import import_module
 from operator import attrgetter
 from typing import Any
@@ -31,6 +32,17 @@ def make_interruptible(channel: Any) -> None:
                 part.__class__ = _InterruptibleCondition
 
 
+def _unlock_observability() -> None:
+    """Let no call hold the one mutex by which all calls of a process look up a plugin for statistics.
+
+    They look it up in a generator's ``with`` statement, and one that is interrupted at its end keeps the mutex. It guards nothing but the
+    registration of a second plugin.
+    """
+    module = sys.modules.get("grpc._observability")
+    if hasattr(module, "_plugin_lock"):
+        module._plugin_lock = nullcontext()  # type: ignore[union-attr]
+
+
 def load_grpc() -> Any:
     """The package ``grpc``, ready for greenlets where the standard library is patched for them. Raises ConfigurationError."""
     eventlet_patcher = sys.modules.get("eventlet.patcher")
@@ -40,6 +52,7 @@ def load_grpc() -> Any:
         grpc = import_module("grpc")
     except ImportError as error:
         raise ConfigurationError(f"gRPC can't be loaded here, as in an interpreter besides the main one: {error}") from error
+    _unlock_observability()
     gevent_monkey = sys.modules.get("gevent.monkey")
     if gevent_monkey is not None and gevent_monkey.is_module_patched("socket"):
         cython = import_module("grpc._cython.cygrpc")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from queue import SimpleQueue
 from typing import Any
 
@@ -15,7 +14,7 @@ from fencedlock.backends.etcd.queue import LockQueue
 from fencedlock.backends.etcd.values import claim_of_holder, claims_in
 from fencedlock.clock import now_seconds
 from fencedlock.errors import BackendError, BackendUnavailableError
-from fencedlock.threads import Event, Worker
+from fencedlock.threads import Event, Worker, make_mutex
 
 logger: logging.Logger = logging.getLogger("fencedlock")
 
@@ -50,7 +49,7 @@ class Inbox:
     def __init__(self, connections: Connections, timeout_seconds: float) -> None:
         self._connections = connections
         self._timeout_seconds = timeout_seconds
-        self._mutex = threading.RLock()
+        self._mutex = make_mutex()
         self._watches: dict[bytes, _Watch] = {}
         self._by_id: dict[int, _Watch] = {}
         self._last_id = 0
@@ -164,13 +163,13 @@ class Inbox:
             try:
                 self._read_until_cut()
             except BackendUnavailableError as error:
-                logger.debug("the inbox was cut: %s", error)
+                logger.debug("fencedlock: the inbox was cut: %s", error)
             except BackendError as error:
                 if not self._warned:
                     self._warned = True
-                    logger.warning("queues can't be followed, so hand-offs take seconds instead of milliseconds: %s", error)
+                    logger.warning("fencedlock: queues can't be followed, so hand-offs take seconds instead of milliseconds: %s", error)
             except Exception:
-                logger.exception("the inbox stumbled, and goes on")
+                logger.exception("fencedlock: the inbox stumbled, and goes on")
             pause = 0.01 if now_seconds() - began_at > LONGEST_PAUSE_SECONDS else min(LONGEST_PAUSE_SECONDS, 2 * pause + 0.01)
 
     def _read_until_cut(self) -> None:

@@ -24,6 +24,7 @@ from fencedlock.backends.etcd.keys import locks_prefix
 from fencedlock.backends.etcd.messages import messages
 from fencedlock.clock import now_seconds
 from fencedlock.errors import BackendError, BackendUnavailableError
+from fencedlock.threads import make_mutex
 
 logger: logging.Logger = logging.getLogger("fencedlock")
 
@@ -187,7 +188,7 @@ class Leases:
             pass
 
     def _alone(self, length: int, timeout_seconds: float, action: Callable[[], _Result]) -> _Result:
-        mutex = self._mutexes.setdefault(length, threading.RLock())
+        mutex = self._mutexes.setdefault(length, make_mutex())
         return alone(mutex, timeout_seconds, "the renewal of a lease that others wait for", action)
 
     def _grant(self, length: int, timeout_seconds: float) -> Lease:
@@ -214,6 +215,6 @@ class Leases:
         except LeaseGoneError:
             lease.gone = True
         except BackendError as error:  # the renewal stands; what depends on it is known by the next one
-            logger.debug("the keys of a lease can't be read: %s", error)
+            logger.debug("fencedlock: the keys of a lease can't be read: %s", error)
         else:
             lease.keys, lease.checked_at = frozenset(keys), asked_at

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -31,6 +30,7 @@ from fencedlock.backends.etcd.values import LockState, claims_in, first_values_o
 from fencedlock.clock import now_seconds
 from fencedlock.errors import BackendUnavailableError
 from fencedlock.hold import Claim, Hold
+from fencedlock.threads import make_mutex
 
 if TYPE_CHECKING:
     from fencedlock.backends.etcd.backend import EtcdBackend
@@ -111,7 +111,7 @@ class EtcdLock:
     def __init__(self, backend: EtcdBackend, name: str, keys: LockKeys) -> None:
         self.name: str = name
         self.keys: LockKeys = keys
-        self.changing: AbstractContextManager[bool] = threading.RLock()
+        self.changing: AbstractContextManager[bool] = make_mutex()
         """Held while a hold of it is renewed, or moved to another lease: the beats and the owner both do so."""
         self.last_grant: int = 0
         """The revision of the last grant to a claim of this client."""
@@ -220,7 +220,9 @@ class EtcdLock:
         elif anchor.place:
             compare[2].result, compare[2].create_revision = GREATER, anchor.place - 1
         hold, mark = take[1].request_put, take[2].request_put
-        hold.value, hold.lease, mark.lease = holder_value(0, claim.id, 1, claim.owner.holder), anchor.lease.id, shared_id
+        anchor.asked_ms = time.time_ns() // 1_000_000
+        hold.value = holder_value(0, claim.id, 1, claim.owner.holder, anchor.asked_ms)
+        hold.lease, mark.lease = anchor.lease.id, shared_id
         if anchor.place or claim.unanswered:
             take.extend(self._leave(claim, anchor.number))
         if queue:
@@ -258,7 +260,7 @@ class EtcdLock:
     def write(self, hold: Hold, lease: Lease, timeout_seconds: float) -> bool:
         """Write the hold's depth, and tie it to this lease; False if it is not ours any more. Raises BackendError."""
         known, anchor, operation = messages(), hold.anchor, hold.operation
-        value = holder_value(operation, hold.claim_id, hold.depth, hold.owner.holder)
+        value = holder_value(operation, hold.claim_id, hold.depth, hold.owner.holder, anchor.asked_ms)
         put = known.PutRequest(key=self.keys.holder, value=value, lease=lease.id)
         request = known.TxnRequest(
             compare=[
@@ -391,7 +393,8 @@ class EtcdLock:
             issued = None if state.grant is None else state.floors.token_of(state.grant.mod_revision)
             return LockInfo(self.name, False, None, None, None, 0, 0.0, issued, waiters)
         found, token = read_holder(state.holder.value), state.floors.token_of(state.holder.create_revision)
-        return LockInfo(self.name, True, found.claim_id, found.holder, token, found.depth, left[state.holder.lease], token, waiters)
+        since = found.since_ms / 1000
+        return LockInfo(self.name, True, found.claim_id, found.holder, token, found.depth, left[state.holder.lease], token, waiters, since)
 
     def force_release(self, token: int, timeout_seconds: float) -> bool:
         give_up_at = now_seconds() + timeout_seconds

@@ -16,18 +16,21 @@ class Holder(NamedTuple):
     depth: int
     holder: str
     """Host, process and native thread id."""
+    since_ms: int
+    """When the hold began, in ms since 1970, by the holder's clock."""
 
 
-def holder_value(operation: int, claim_id: str, depth: int, holder: str) -> bytes:
+def holder_value(operation: int, claim_id: str, depth: int, holder: str, since_ms: int) -> bytes:
     """The value of the holder's key. The number of the operation comes first, in ten digits, so that a later value is a greater one."""
-    return f"{operation:010d} {claim_id} {depth} {holder}".encode()
+    return f"{operation:010d} {claim_id} {depth} {holder} {since_ms}".encode()
 
 
 def read_holder(value: bytes) -> Holder:
     """Read it. Raises BackendError for what is none."""
     try:
-        _, claim_id, depth, holder = value.decode().split(" ", 3)
-        return Holder(claim_id, int(depth), holder)
+        _, claim_id, depth, rest = value.decode().split(" ", 3)
+        holder, _, since_ms = rest.rpartition(" ")
+        return Holder(claim_id, int(depth), holder, int(since_ms))
     except ValueError as error:
         raise BackendError(f"what stands at the lock's key makes no sense: {value!r:.200}") from error
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import _socket
 import socket
 import struct
-import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
@@ -32,7 +31,7 @@ from fencedlock.errors import (
 )
 from fencedlock.interrupts import innermost_module, raised_by_handler
 from fencedlock.process import CopiedProcessError, own
-from fencedlock.threads import Worker
+from fencedlock.threads import Worker, make_mutex
 from fencedlock.waiting import Bell
 
 MOST_CONNECTIONS = 32
@@ -365,7 +364,7 @@ class Connections:
         self._dialled_at = 0.0
         self._connect_seconds = 0.0
         """How long it took to open the last connection."""
-        self._mutex = threading.RLock()
+        self._mutex = make_mutex()
         self._claimants: dict[_Claimant, None] = {}
         """Who waits for a connection, in order of arrival."""
         self._closed = False
@@ -389,7 +388,7 @@ class Connections:
         except self._connector.exceptions.ResponseError as error:
             return error
 
-    def converse(  # noqa: C901 - spelt out, because it is on the way of each call
+    def converse(  # noqa: C901, PLR0912 - spelt out, because it is on the way of each call
         self,
         packed: bytes,
         timeout_seconds: float,
@@ -434,6 +433,8 @@ class Connections:
                         reply = wire.lines(reply, 1)[0]
                 else:
                     reply = talk(wire, packed)
+                if not own[0]:
+                    raise CopiedProcessError  # a signal handler has forked in the middle: what came was for the original
                 wire.used_at = now
                 wire.answered = True
                 self._idle.append(wire)

@@ -6,7 +6,6 @@ import logging
 import re
 import select
 import socket
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +15,7 @@ from fencedlock.backends.redis.scripts import pack
 from fencedlock.clock import now_seconds
 from fencedlock.errors import BackendError, BackendUnavailableError
 from fencedlock.interrupts import raised_by_handler
-from fencedlock.threads import Event, Worker
+from fencedlock.threads import Event, Worker, make_mutex
 from fencedlock.waiting import Bell
 
 logger: logging.Logger = logging.getLogger("fencedlock")
@@ -75,7 +74,7 @@ class Inbox:
         """What comes in; None while nothing can."""
         self._doubted = False
         """True if it may be at another server than the calls."""
-        self._turn = threading.RLock()  # reentrant: in the middle of it, a signal handler or a destructor may sleep for a claim too
+        self._turn = make_mutex()  # reentrant: in the middle of it, a signal handler or a destructor may sleep for a claim too
         """Whoever has it reads."""
         self._reader: Bell | None = None
         self._sleepers: dict[Bell, None] = {}
@@ -131,7 +130,7 @@ class Inbox:
     def wait(self, bell: Bell, timeout_seconds: float) -> None:
         """Sleep until the bell rings, at most so long; meanwhile, read for all who sleep, if nobody else does."""
         until = now_seconds() + timeout_seconds
-        inside = self._turn._is_owned()  # type: ignore[attr-defined]
+        inside = self._turn._is_owned()
         try:
             self._sleepers[bell] = None
             while not bell.rung and (left := until - now_seconds()) > 0:
@@ -149,7 +148,7 @@ class Inbox:
                     self._let_go(stream)
         finally:
             self._sleepers.pop(bell, None)  # first, so that no Ctrl-C can come before it
-            while not inside and self._turn._is_owned():  # type: ignore[attr-defined]
+            while not inside and self._turn._is_owned():
                 self._turn.release()  # Ctrl-C came between the acquisition and its try
             bell.rung = False
             if inside and self._stream is not None:

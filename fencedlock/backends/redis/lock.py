@@ -122,7 +122,7 @@ class RedisLock:
     def inspect(self, timeout_seconds: float) -> LockInfo:
         reply = self._backend.call_for_array(scripts.INSPECT, scripts.INSPECT.pack(self._keys), timeout_seconds)
         try:
-            owner, holder, token, count, remaining_ms, issued, line = reply
+            owner, holder, token, count, remaining_ms, issued, ahead_us, line = reply
             waiters = tuple(
                 Waiter(claim.decode(), _host_and_thread(text), left_ms / 1000)
                 for claim, left_ms, text in zip(line[::3], line[1::3], line[2::3], strict=True)
@@ -137,6 +137,7 @@ class RedisLock:
                 remaining=remaining_ms / 1000,
                 issued=int(issued) if issued else None,
                 waiters=waiters,
+                held_since=(int(token) - int(ahead_us)) / 1e6 if token else None,  # a token is the time of its grant
             )
         except (AttributeError, TypeError, ValueError) as error:
             raise BackendError(f"what stands at the lock's keys makes no sense: {reply!r:.200}", lock=self.name) from error

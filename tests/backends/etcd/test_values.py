@@ -13,7 +13,7 @@ from fencedlock import BackendError, ConfigurationError
 from fencedlock.backends.etcd.floors import Floors
 from fencedlock.backends.etcd.keys import after, lock_keys, locks_prefix, name_of
 from fencedlock.backends.etcd.settings import Settings, settings_of_url
-from fencedlock.backends.etcd.values import first_values_of, holder_value, read_holder
+from fencedlock.backends.etcd.values import Holder, first_values_of, holder_value, read_holder
 
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=50)
 
@@ -34,12 +34,12 @@ def test_two_names_never_share_a_key_and_prefixes_are_kept(one: str, two: str) -
 
 @given(st.integers(0, 10**9), st.integers(0, 10**9), st.integers(1, 1000))
 def test_a_later_operation_has_a_greater_value(one: int, two: int, depth: int) -> None:
-    values = [holder_value(operation, "c/1/1", depth, "host/1/1") for operation in (one, two)]
+    values = [holder_value(operation, "c/1/1", depth, "host/1/1", 7) for operation in (one, two)]
     assert (values[0] < values[1]) == (one < two)
-    assert read_holder(values[0]) == ("c/1/1", depth, "host/1/1")
+    assert read_holder(values[0]) == Holder("c/1/1", depth, "host/1/1", 7)
     first, last = first_values_of("c/1/1")
     assert (first < values[0] < last) == (one == 0)
-    assert not first < holder_value(0, "c/1/11", depth, "h") < last
+    assert not first < holder_value(0, "c/1/11", depth, "h", 7) < last
 
 
 @pytest.mark.parametrize("value", [b"", b"x", b"1 2 x 4", b"\xff \xff 1 x"])

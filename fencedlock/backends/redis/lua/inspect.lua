@@ -1,7 +1,7 @@
 -- Reports one lock. Read only.
 --
 -- ARGV: none
--- Returns: {owner, holder, token, count, remaining_ms, issued, {claim, remaining_ms, holder, claim, ...}}, '' for what is not there
+-- Returns: {owner, holder, token, count, remaining_ms, issued, ahead_us, {claim, remaining_ms, holder, claim, ...}}, '' for what is not there
 --@include keys
 --@include now
 --@include grant
@@ -18,5 +18,5 @@ for _, claim in ipairs(call('ZRANGE', queue, 0, MOST_PLACES)) do
 end
 return {
   held[1] or '', held[2] or '', held[3] or '', held[4] or (held[1] and '1') or '0', math.max(0, call('PTTL', lock)),
-  call('HGET', fence, 'issued') or '', line,
+  call('HGET', fence, 'issued') or '', call('HGET', fence, 'ahead') or '0', line,
 }

@@ -1,0 +1,73 @@
+"""What locks promise to greenlets, of either library. The files test_gevent.py and test_eventlet.py fill in which."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any, ClassVar
+
+import pytest
+
+from tests.conftest import eventually
+from tests.environments.conftest import Program
+from tests.servers import LockServer, RedisServer
+
+
+class GreenletTests:
+    """The standard library is patched before the import, but for one test."""
+
+    library: ClassVar[str]
+
+    @pytest.fixture
+    def greenlets(self, program: Callable[..., Program]) -> Callable[[str, str, str], Program]:
+        """Runs a scenario at a URL, with a lock name."""
+        if find_spec(self.library) is None:
+            pytest.skip(f"{self.library} is not installed")
+        return lambda scenario, url, name: program("greenlets", self.library, scenario, url, name)
+
+    def finished(self, running: Program, server: RedisServer, name: str) -> None:
+        running.expect("done")
+        running.end()
+        eventually(lambda: server.leftovers(name) == set())  # what was cut short is remembered until its time is over
+
+    def test_each_greenlet_is_an_owner(self, server: RedisServer, greenlets: Callable[..., Program], name: str) -> None:
+        self.finished(greenlets("owners", server.url, name), server, name)
+
+    def test_waiting_can_be_ended_from_outside(self, server: RedisServer, greenlets: Callable[..., Program], name: str) -> None:
+        self.finished(greenlets("cancelled", server.url, name), server, name)
+
+    def test_a_hand_over_wakes_its_greenlet(self, server: RedisServer, greenlets: Callable[..., Program], name: str) -> None:
+        self.finished(greenlets("handed_over", server.url, name), server, name)
+
+    @pytest.mark.parametrize("scenario", ["frozen", "lost"])
+    def test_a_silent_server(self, scenario: str, own_server: Callable[..., Any], greenlets: Callable[..., Program], name: str) -> None:
+        """``frozen``: time limits hold, and other greenlets run. ``lost``: a holder learns of the end of its lease."""
+        server = own_server()
+        running = greenlets(scenario, server.url, name)
+        running.expect("freeze")
+        server.freeze()
+        running.tell("frozen")
+        running.expect("thaw")
+        server.thaw()
+        running.tell("thawed")
+        self.finished(running, server, name)
+
+    def test_patched_after_the_import_there_is_one_clear_error(
+        self, server: RedisServer, greenlets: Callable[..., Program], name: str
+    ) -> None:
+        self.finished(greenlets("late", server.url, name), server, name)
+
+    def test_patched_after_the_first_use_there_is_the_same_error(
+        self, server: RedisServer, greenlets: Callable[..., Program], name: str
+    ) -> None:
+        self.finished(greenlets("late_and_used", server.url, name), server, name)
+
+    def test_a_greenlet_that_holds_nothing_can_not_release(self, server: RedisServer, greenlets: Callable[..., Program], name: str) -> None:
+        self.finished(greenlets("strangers", server.url, name), server, name)
+
+    def test_on_etcd_it_works_or_there_is_one_clear_error(
+        self, etcd_server: LockServer, greenlets: Callable[..., Program], name: str
+    ) -> None:
+        running = greenlets("works_or_says_why", etcd_server.url, name)
+        running.expect("done")
+        running.end()

@@ -1,0 +1,87 @@
+"""How programs end: with exit handlers that lock, with a silent server, with clients that were dropped, and by a signal."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fencedlock
+from fencedlock.lock_table import CLOSE_SECONDS
+from tests.conftest import eventually
+from tests.environments.conftest import Program
+from tests.environments.exiting import KINDS
+from tests.servers import LockServer, free_port
+
+CLIENTS = 4
+
+
+@pytest.mark.parametrize("when", ["before the import", "after the import", "first lock"])
+def test_an_exit_handler_can_lock(when: str, lock_server: LockServer, program: Callable[..., Program], name: str) -> None:
+    running = program("exiting", "handler", lock_server.url, name, when)
+    running.expect("done")
+    running.expect("flushed")
+    running.end()
+    assert lock_server.leftovers(name) == set()
+
+
+@pytest.mark.parametrize("kind", ["redis", "etcd"])
+def test_a_silent_server_delays_the_exit_once_and_not_once_for_each_client(
+    kind: str, own_server: Callable[..., Any], program: Callable[..., Program], name: str
+) -> None:
+    from tests.etcd_servers import any_etcd
+    from tests.servers import any_redis_server
+
+    server = own_server(any_redis_server() if kind == "redis" else any_etcd())
+    running = program("exiting", "frozen", server.url, name, CLIENTS)
+    running.expect("freeze")
+    server.freeze()
+    began_at = time.monotonic()
+    running.tell("frozen")
+    running.expect("done")
+    running.end()
+    assert time.monotonic() - began_at < (CLIENTS - 1) * CLOSE_SECONDS
+    server.thaw()
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts open files in /proc")
+@pytest.mark.parametrize("kind", KINDS)
+def test_clients_that_are_dropped_leave_no_threads_and_no_files(
+    kind: str, lock_server: LockServer, program: Callable[..., Program], name: str
+) -> None:
+    running = program("exiting", "dropped", lock_server.url, name, kind)
+    running.expect("done")
+    running.end()
+    assert lock_server.leftovers(name) == set()
+
+
+def test_a_service_that_closes_its_client_leaves_no_lock_to_a_request_that_did_not_end(
+    lock_server: LockServer, connect: Callable[..., fencedlock.Client], command: Callable[..., Program], name: str
+) -> None:
+    pytest.importorskip("uvicorn")
+    port, looking = free_port(), connect(lock_server.url)
+    running = command(
+        *(sys.executable, "-m", "uvicorn", "tests.environments.asgi_application:application"),
+        *("--port", str(port), "--timeout-graceful-shutdown", "1", "--log-level", "warning"),
+        LOCK_URL=lock_server.url,
+        LOCK_NAME=name,
+    )
+
+    def request() -> socket.socket | None:
+        try:
+            return socket.create_connection(("127.0.0.1", port), 1)
+        except OSError:
+            return None  # it begins
+
+    with eventually(request, 60) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")
+        eventually(lambda: looking.inspect(name).locked)
+        running.process.send_signal(signal.SIGTERM)
+        assert running.process.wait(60) in (0, -signal.SIGTERM), running.errors  # newer uvicorns end by the signal, after all else
+    assert lock_server.leftovers(name) == set()
