@@ -49,6 +49,7 @@ class EmbeddedServer:
         self._mutex = make_mutex()
         self._users_lock: int | None = None
         self._pid = 0
+        self._left = False
 
     def enter(self) -> None:
         """Be counted as a user of the folder that the path names now: as long as there is one, its server is not ended."""
@@ -57,6 +58,10 @@ class EmbeddedServer:
         with self._mutex:
             if self._is_entered():
                 return
+            if (
+                self._left
+            ):  # a connection was still being opened when the client was closed: counted again, it would keep the server for ever
+                raise BackendUnavailableError(f"the client of the server in {self.folder} is closed")
             self._leave()
             for _ in range(_ENTER_TRIES):
                 self._make_folder()
@@ -78,8 +83,9 @@ class EmbeddedServer:
             return False
 
     def leave(self) -> None:
-        """Be counted no more."""
+        """Be counted no more, for good: the client is closed."""
         with self._mutex:
+            self._left = True
             self._leave()
 
     def _leave(self) -> None:

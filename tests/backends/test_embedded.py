@@ -330,6 +330,18 @@ def test_no_server_starts_while_the_old_one_lives_even_if_its_guardian_is_frozen
         wanted.release()
 
 
+def test_a_connection_that_is_opened_while_the_client_closes_does_not_keep_the_server(
+    folder: Path, connect: Callable[..., fencedlock.Client]
+) -> None:
+    client = connect(f"embedded://{folder}")
+    with client.RLock("x"):
+        pass
+    late = client._table.backend.connections._connector()  # type: ignore[attr-defined]
+    client.close()
+    with pytest.raises(fencedlock.BackendUnavailableError, match="closed"):
+        late.connect()  # the fixture waits for the end of the server
+
+
 def test_the_files_are_marked_as_used_so_that_no_cleaner_takes_them(folder: Path, connect: Callable[..., fencedlock.Client]) -> None:
     with connect(f"embedded://{folder}").RLock("x"):
         files = guardian.Files.__new__(guardian.Files)  # another one's, for it can't be opened twice

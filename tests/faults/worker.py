@@ -374,8 +374,10 @@ class Contender:
         except fencedlock.LockLostError:
             self.write(FAIL, what, lock, lost=True, deadline=0.0)
             raise
-        except (fencedlock.BackendUnavailableError, TimeLimit, TimeLimitError):
+        except fencedlock.BackendUnavailableError:
             outcome = UNKNOWN
+        except (TimeLimit, TimeLimitError):  # it may have come just after the return
+            outcome = OK if what != "renew" and lock._owned().depth == given["depth"] else UNKNOWN
         else:
             outcome = OK
         hold = lock._owned()
