@@ -223,10 +223,13 @@ class Heartbeat:
 
     def _spare_seconds(self) -> float:
         """How long something other than a beat may take."""
+        return min(self._table.backend.request_timeout_seconds, max(LEAST_SPARE_SECONDS, (self._next_beat_at() - now_seconds()) / 2))
+
+    def _next_beat_at(self) -> float:
+        """When the next beat falls due, by the local clock; infinite if none is planned."""
         with self._mutex:
             self._move_newcomers()
-            next_due = min((due for queue in self._queues.values() for due in itertools.islice(queue.values(), 1)), default=float("inf"))
-        return min(self._table.backend.request_timeout_seconds, max(LEAST_SPARE_SECONDS, (next_due - now_seconds()) / 2))
+            return min((due for queue in self._queues.values() for due in itertools.islice(queue.values(), 1)), default=float("inf"))
 
     def _queue(self, delay_seconds: float) -> Queue:
         queue = self._queues.get(delay_seconds)
@@ -394,7 +397,7 @@ class Heartbeat:
             now = now_seconds()
             if now >= undo.moot_at():
                 continue
-            if now >= until or (self._stop_by is None and self._is_beat_due(now)):
+            if now >= until or (self._stop_by is None and self._next_beat_at() <= now):
                 self._undos.appendleft(undo)
                 break
             seconds = self._spare_seconds() if self._stop_by is None else max(LEAST_SPARE_SECONDS, until - now)
@@ -411,7 +414,3 @@ class Heartbeat:
         if kept and now_seconds() >= self._retry_undos_at:
             self._retry_undos_at = now_seconds() + LONGEST_RETRY_SECONDS / 4
         self._undos.extend(kept)
-
-    def _is_beat_due(self, now: float) -> bool:
-        with self._mutex:
-            return any(due <= now for queue in self._queues.values() for due in itertools.islice(queue.values(), 1))
