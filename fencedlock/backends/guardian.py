@@ -22,6 +22,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
 import signal
 import socket
 import struct
@@ -51,6 +52,11 @@ MOST_LEASE_SECONDS = 3600.0
 NO_LEASES = (b":fence", b":queue", b":waiters", b":withdrawn")
 """Keys with these endings outlive the leases, and nobody holds a lock by them."""
 
+MANIFEST = "appendonlydir/appendonly.aof.manifest"
+FIRST_WITH_MANIFEST = 7
+"""Redis 7, Valkey, and what came after them keep their append-only file in several parts."""
+
+_START_ANEW = "delete the folder when no process uses it"
 _PR_SET_PDEATHSIG = 1
 _KEYS_AT_ONCE = 500
 _RESERVE_TRIES = 40
@@ -69,6 +75,9 @@ def main(folder: Path, redis_server: str) -> None:
         return
     except OSError as error:
         print(f"the folder can't be used: {error.strerror}", flush=True)
+        return
+    if not can_read_data(folder, redis_server):
+        print(f"{redis_server} is too old to read the data that a newer server has left there; {_START_ANEW}", flush=True)
         return
     server = subprocess.Popen(  # noqa: S603 - the binary was found by embedded.py
         [redis_server, *_settings(folder)],
@@ -117,7 +126,7 @@ class Files:
 
     def remember(self) -> None:
         """Add what the server has made: its socket, and what holds its data."""
-        data = [self.folder / "appendonly.aof", self.folder / "appendonlydir" / "appendonly.aof.manifest"]
+        data = [self.folder / "appendonly.aof", self.folder / MANIFEST]
         self._must_exist = [path for path in data if path.exists()]  # rewritten from time to time, so their inodes change
         try:
             self._opened["redis.sock"] = _identity((self.folder / "redis.sock").lstat())
@@ -193,6 +202,15 @@ def _owner_of(address: str) -> int | None:
         return int(struct.unpack("3i", credentials)[1])
 
 
+def can_read_data(folder: Path, redis_server: str) -> bool:
+    """False if the server, older than Redis 7, would overlook what a newer one has left in the folder, and give out locks that are held."""
+    if not (folder / MANIFEST).exists():
+        return True
+    said = subprocess.run([redis_server, "--version"], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)  # noqa: S603
+    version = re.search(r" v=(\d+)\.", said.stdout)
+    return version is None or int(version[1]) >= FIRST_WITH_MANIFEST
+
+
 def _settings(folder: Path) -> list[str]:
     settings = {
         "port": "0",
@@ -203,6 +221,7 @@ def _settings(folder: Path) -> list[str]:
         "daemonize": "no",
         "save": "",
         "appendonly": "yes",
+        "aof-use-rdb-preamble": "no",  # commands can be read by a server of any other version, a snapshot only by newer ones
         "auto-aof-rewrite-min-size": "1mb",
         "maxmemory-policy": "noeviction",
     }
@@ -221,7 +240,7 @@ def _wait_until_ready(server: subprocess.Popen[bytes], folder: Path) -> str:
     give_up_at = time.monotonic() + START_SECONDS
     while time.monotonic() < give_up_at:
         if server.poll() is not None:
-            return f"it ended with status {server.returncode}: {_last_words(folder)}"
+            return f"it ended with status {server.returncode}: {_last_words(folder)}; if it can't read its data, {_START_ANEW}"
         if answers(folder):
             return "ready"
         time.sleep(LOOK_AGAIN_SECONDS)

