@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fencedlock.backends.names import NAMESPACE_WANTED, checked_namespace, is_namespace
-from fencedlock.backends.urls import address_of, backend_factory
+from fencedlock.backends.urls import Terms, address_of, backend_factory
 from fencedlock.client import Client, Recipe
 from fencedlock.errors import ConfigurationError
 from fencedlock.hold import LEAST_TTL_SECONDS, MOST_TTL_SECONDS
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from fencedlock.losses import LossCallback
 
 URL_VARIABLE = "FENCEDLOCK_URL"
+
+LEAST_TOKEN_MEMORY_SECONDS = 60
+MOST_TOKEN_MEMORY_SECONDS = 10 * 365 * 86400
+_TOKEN_MEMORY_WANTED = f"a number of seconds from {LEAST_TOKEN_MEMORY_SECONDS} to {MOST_TOKEN_MEMORY_SECONDS}"
 
 MOST_UNPICKLED = 32
 """So many clients that came by pickle are kept although no handle of theirs is left."""
@@ -55,6 +59,7 @@ def connect(
     outage_timeout: float = _DefaultSeconds(30.0),
     on_lost: LossCallback | None = None,
     socket_timeout: float = _DefaultSeconds(5.0),
+    token_memory: float | None = None,
 ) -> Client:
     """A client of the lock server at ``target``: a URL, or a ready ``redis.Redis``, ``valkey.Valkey`` or ``etcd3.client()`` object.
 
@@ -66,15 +71,24 @@ def connect(
     ``ttl`` is the lease in seconds, at least 0.1: how long others wait after a holder's process died. ``namespace`` begins every
     key. ``outage_timeout`` is how many seconds an ``acquire`` without a timeout puts up with a server that does not answer.
     ``on_lost(lock, reason)`` is called, on a thread of its own, when a lease is lost. ``socket_timeout`` is how many seconds one
-    request waits for its answer; requests about a short lease wait at most 0.3 of it.
+    request waits for its answer; requests about a short lease wait at most 0.3 of it. ``token_memory`` is how many seconds, at least,
+    a Redis server remembers a lock's last token after its last use: 7 days by default, at least 60. Tokens of a forgotten name rise as
+    the server's clock does; what ``raise_floor`` has set for it is forgotten too. All clients of a lock should have the same. etcd needs
+    none, and refuses it.
 
-    ``ttl``, ``namespace``, ``outage_timeout`` and ``socket_timeout`` may also stand in the query of any URL, as
+    ``ttl``, ``namespace``, ``outage_timeout``, ``socket_timeout`` and ``token_memory`` may also stand in the query of any URL, as
     ``redis://host/0?ttl=10&namespace=shop``. An argument wins over the URL.
 
     Connects on first need. Raises ConfigurationError, before any I/O, for a wrong target or setting. No error shows more of a URL than
     its scheme, hosts, ports and database.
     """
-    given = {"ttl": ttl, "namespace": namespace, "outage_timeout": outage_timeout, "socket_timeout": socket_timeout}
+    given = {
+        "ttl": ttl,
+        "namespace": namespace,
+        "outage_timeout": outage_timeout,
+        "socket_timeout": socket_timeout,
+        "token_memory": token_memory,
+    }
     return _connect(target, given, on_lost)
 
 
@@ -96,8 +110,7 @@ def _connect(
     client = Client(
         backend_factory(
             target if address is None else address,
-            namespace=settings["namespace"],
-            socket_timeout_seconds=settings["socket_timeout"],
+            Terms(settings["namespace"], settings["socket_timeout"], settings["token_memory"]),
         ),
         ttl=settings["ttl"],
         outage_timeout=settings["outage_timeout"],
@@ -142,8 +155,8 @@ def _become_default(client: Client) -> Client:
 def default_client() -> Client:
     """The client of :func:`configure`, else one of the environment variable ``FENCEDLOCK_URL``.
 
-    For the latter, ``FENCEDLOCK_TTL``, ``FENCEDLOCK_NAMESPACE``, ``FENCEDLOCK_OUTAGE_TIMEOUT`` and ``FENCEDLOCK_SOCKET_TIMEOUT`` are the
-    settings that the URL does not have.
+    For the latter, ``FENCEDLOCK_TTL``, ``FENCEDLOCK_NAMESPACE``, ``FENCEDLOCK_OUTAGE_TIMEOUT``, ``FENCEDLOCK_SOCKET_TIMEOUT`` and
+    ``FENCEDLOCK_TOKEN_MEMORY`` are the settings that the URL does not have.
 
     Raises ConfigurationError if there is neither: a forgotten setting must not turn a lock across hosts into one on each host.
     """
@@ -170,6 +183,13 @@ def _checked_seconds(name: str, value: float) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
         raise ConfigurationError(f"{name} must be a positive number of seconds, not {value!r}")
     return float(value)
+
+
+def _checked_token_memory(seconds: float) -> float:
+    is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+    if not is_number or not LEAST_TOKEN_MEMORY_SECONDS <= seconds <= MOST_TOKEN_MEMORY_SECONDS:
+        raise ConfigurationError(f"token_memory must be {_TOKEN_MEMORY_WANTED}, not {seconds!r}")
+    return float(seconds)
 
 
 class _Kind(NamedTuple):
@@ -204,19 +224,26 @@ _KINDS = {
     "namespace": _Kind(checked_namespace, _read_namespace, NAMESPACE_WANTED),
     "outage_timeout": _positive("outage_timeout"),
     "socket_timeout": _positive("socket_timeout"),
+    "token_memory": _Kind(
+        _checked_token_memory,
+        lambda text: _checked_token_memory(float(text)),
+        _TOKEN_MEMORY_WANTED,
+    ),
 }
 _DEFAULTS: dict[str, Any] = {
     "ttl": _DefaultSeconds(30.0),
     "namespace": _DefaultText("fencedlock"),
     "outage_timeout": _DefaultSeconds(30.0),
     "socket_timeout": _DefaultSeconds(5.0),
+    "token_memory": None,
 }
 
 
 def _setting(name: str, given: Any, address: Address | None, environment: Mapping[str, str]) -> Any:
     """The value of a setting: the caller's, or else the URL's, or else the environment's, or else the default."""
     kind = _KINDS[name]
-    if not isinstance(given, (_DefaultSeconds, _DefaultText)):
+    is_default = isinstance(given, (_DefaultSeconds, _DefaultText)) or (given is None and _DEFAULTS[name] is None)
+    if not is_default:
         return kind.checked(given)
     variable = f"FENCEDLOCK_{name.upper()}"
     if address is not None and name in address.options:
@@ -224,7 +251,7 @@ def _setting(name: str, given: Any, address: Address | None, environment: Mappin
     elif environment.get(variable):
         text, place = environment[variable], f"the environment variable {variable}"
     else:
-        return float(given) if isinstance(given, float) else str(given)
+        return given if given is None else float(given) if isinstance(given, float) else str(given)
     try:
         return kind.read(text)
     except ValueError:

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 
-from fencedlock.backends.redis import scripts
+from fencedlock.backends.redis.scripts import Script, scripts_of
 
 LOSE_REPLY = "lose reply"
 LOSE = "lose"
@@ -51,7 +51,7 @@ class Proxy:
     @staticmethod
     def is_call(request: bytes, kind: str, *words: bytes) -> bool:
         """True for the call of this script."""
-        script: scripts.Script = getattr(scripts, kind.upper())
+        script: Script = getattr(scripts_of(), kind)
         return script.head.encode() in request and all(b"\r\n%b\r\n" % word in request for word in words)
 
     @staticmethod

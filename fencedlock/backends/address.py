@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, unquote
 
 from fencedlock.errors import ConfigurationError
 
-SETTINGS = ("ttl", "namespace", "outage_timeout", "socket_timeout")
+SETTINGS = ("ttl", "namespace", "outage_timeout", "socket_timeout", "token_memory")
 """Settings of this library that may stand in the query of every URL."""
 
 MOST_PORT = 65535

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import os
+import pickle
 import subprocess
 import sys
 import traceback
@@ -29,6 +30,7 @@ from hypothesis import strategies as st
 import fencedlock
 from fencedlock.backends.address import Host, parsed
 from fencedlock.backends.etcd.settings import Settings, settings_of_url
+from fencedlock.backends.redis.scripts import scripts_of
 from fencedlock.backends.redis.settings import settings_of
 from fencedlock.backends.urls import without_password
 from tests.servers import RedisServer, free_port
@@ -334,7 +336,7 @@ class TestOptions:
         assert (table.ttl, table.outage_timeout, table.backend.request_timeout_seconds) == (30, 30, 5)
         assert table.backend._namespace == "fencedlock"  # type: ignore[attr-defined]
 
-    @pytest.mark.parametrize("setting", ["ttl", "outage_timeout", "socket_timeout"])
+    @pytest.mark.parametrize("setting", ["ttl", "outage_timeout", "socket_timeout", "token_memory"])
     @pytest.mark.parametrize("text", ["", "soon", "0", "-1", "nan", "inf"])
     def test_wrong_seconds_name_their_place(self, scheme: str, setting: str, text: str) -> None:
         with pytest.raises(fencedlock.ConfigurationError, match=rf"{setting}= in the query of the URL '{scheme}://.* number of seconds"):
@@ -359,6 +361,27 @@ class TestOptions:
             return
         with pytest.raises(fencedlock.ConfigurationError, match=r"unknown option.*ttl="):
             fencedlock.connect(f"{SCHEMES[scheme]}?{query}")
+
+
+@pytest.mark.parametrize("scheme", ["redis", "rediss", "unix", "embedded"])
+def test_token_memory_stands_in_the_query(scheme: str, connect: Callable[..., fencedlock.Client]) -> None:
+    backend = connect(f"{SCHEMES[scheme]}?token_memory=3600")._table.backend
+    assert backend.scripts is scripts_of(3600.0)  # type: ignore[attr-defined]
+    again = pickle.loads(pickle.dumps(connect(SCHEMES[scheme], token_memory=90).RLock("x")))
+    assert again._client._table.backend.scripts is scripts_of(90.0)
+    assert connect(SCHEMES[scheme])._table.backend.scripts is scripts_of()  # type: ignore[attr-defined]
+
+
+def test_etcd_has_no_token_memory() -> None:
+    for make in (
+        lambda: fencedlock.connect("etcd://h?token_memory=3600"),
+        lambda: fencedlock.connect("etcds://h", token_memory=3600),
+        lambda: fencedlock.configure("etcd://h", token_memory=3600),
+    ):
+        with pytest.raises(fencedlock.ConfigurationError, match="token_memory is for Redis: leave it out"):
+            make()
+    with fencedlock.connect("etcd://h", token_memory=None) as client:
+        assert pickle.loads(pickle.dumps(client.RLock("x"))) is not None
 
 
 def test_typos_of_redis_py_s_own_options() -> None:
@@ -392,7 +415,7 @@ class TestEnvironment:
         )  # the URL's, the environment's, the default
         assert table.backend._namespace == "shop"  # type: ignore[attr-defined]
 
-    @pytest.mark.parametrize("setting", ["TTL", "NAMESPACE", "OUTAGE_TIMEOUT", "SOCKET_TIMEOUT"])
+    @pytest.mark.parametrize("setting", ["TTL", "NAMESPACE", "OUTAGE_TIMEOUT", "SOCKET_TIMEOUT", "TOKEN_MEMORY"])
     def test_a_wrong_one_names_its_place(self, setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("FENCEDLOCK_URL", "redis://localhost:1/0")
         monkeypatch.setenv(f"FENCEDLOCK_{setting}", "{S3cret}")

@@ -9,10 +9,12 @@ from typing import Any
 
 from fencedlock import FencingToken
 from fencedlock.backends.base import Renewed
-from fencedlock.backends.redis import scripts
 from fencedlock.backends.redis.backend import RedisBackend
+from fencedlock.backends.redis.scripts import Script, scripts_of
 from fencedlock.clock import now_seconds
 from tests.faults.registers import PostgreSQLRegister
+
+SCRIPTS = scripts_of()
 
 
 @dataclass(frozen=True)
@@ -26,24 +28,24 @@ class Plant:
 
 def release_without_compare() -> None:
     """A release frees the lock, whoever holds it."""
-    _rewrite(scripts.RELEASE, "local ours = held[1] == claim and held[2] == token", "local ours = held[1]")
+    _rewrite(SCRIPTS.release, "local ours = held[1] == claim and held[2] == token", "local ours = held[1]")
 
 
 def plain_counter() -> None:
     """Tokens are counted, and begin again when the server has lost its data."""
     _leave_ordinary_cases_to_the_others()
-    for script in (scripts.ACQUIRE, scripts.RELEASE, scripts.WITHDRAW):
+    for script in (SCRIPTS.acquire, SCRIPTS.release, SCRIPTS.withdraw):
         _rewrite(script, "above < now_us and now or string.format('%.0f', above + 1)", "string.format('%.0f', issued + 1)")
 
 
 def grant_to_the_dead() -> None:
     """The head of the queue gets the lock, dead or alive, and for as long as it likes."""
     _leave_ordinary_cases_to_the_others()
-    for script in (scripts.ACQUIRE, scripts.RELEASE, scripts.WITHDRAW):
+    for script in (SCRIPTS.acquire, SCRIPTS.release, SCRIPTS.withdraw):
         _rewrite(script, "if not left_us or left_us <= 0 then", "if not left_us then")
         _rewrite(script, "string.format('%d', math.ceil(left_us / 1000))", "'86400000'")
         _rewrite(script, "return not counts or counts[2] ~= 0", "return true")
-    _rewrite(scripts.ACQUIRE, "if whole_ms and left_ms > whole_ms then", "if false then")
+    _rewrite(SCRIPTS.acquire, "if whole_ms and left_ms > whole_ms then", "if false then")
 
 
 def deadline_from_the_reply() -> None:
@@ -64,12 +66,12 @@ def deadline_from_the_reply() -> None:
 
 def retry_counts_twice() -> None:
     """An acquire that is asked again counts as a nested one."""
-    _rewrite(scripts.ACQUIRE, "if owner == claim then", "if owner == claim then\n  call('HINCRBY', lock, 'count', 2)")
+    _rewrite(SCRIPTS.acquire, "if owner == claim then", "if owner == claim then\n  call('HINCRBY', lock, 'count', 2)")
 
 
 def last_come_first_served() -> None:
     """The release hands the lock to the last in the queue."""
-    for script in (scripts.ACQUIRE, scripts.RELEASE, scripts.WITHDRAW):
+    for script in (SCRIPTS.acquire, SCRIPTS.release, SCRIPTS.withdraw):
         _rewrite(script, "'ZPOPMIN'", "'ZPOPMAX'")
 
 
@@ -104,11 +106,11 @@ def plant(name: str) -> None:
 
 def _leave_ordinary_cases_to_the_others() -> None:
     """What is spelt out in a script is no longer used, so that a bug has to be planted in one place."""
-    for script in (scripts.ACQUIRE, scripts.RELEASE):
+    for script in (SCRIPTS.acquire, SCRIPTS.release):
         _rewrite(script, "and now_us <", "and false and now_us <")
 
 
-def _rewrite(script: scripts.Script, old: str, new: str) -> None:
+def _rewrite(script: Script, old: str, new: str) -> None:
     assert old in script.text, old
     script.text = script.text.replace(old, new)
     script.prepare()

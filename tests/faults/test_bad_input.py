@@ -64,7 +64,7 @@ class TestArguments:
             fencedlock.connect(target).close()
 
     @many
-    @given(junk, st.sampled_from(["ttl", "namespace", "outage_timeout", "socket_timeout"]))
+    @given(junk, st.sampled_from(["ttl", "namespace", "outage_timeout", "socket_timeout", "token_memory"]))
     def test_a_setting_is_taken_or_refused_before_any_io(self, value: Any, setting: str) -> None:
         with contextlib.suppress(ConfigurationError):
             fencedlock.connect("redis://127.0.0.1:1", **{setting: value}).close()

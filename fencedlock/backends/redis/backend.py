@@ -19,13 +19,12 @@ from fencedlock.backends.base import (
     Waiting,
 )
 from fencedlock.backends.names import checked_namespace
-from fencedlock.backends.redis import scripts
 from fencedlock.backends.redis.connections import LEAST_WAIT_SECONDS, Connections, Connector, Wire
 from fencedlock.backends.redis.floors import MOST_TOKEN, SLACK_US, Floors
 from fencedlock.backends.redis.inbox import Inbox
 from fencedlock.backends.redis.keys import keys_of, lock_key, name_of, scan_pattern
 from fencedlock.backends.redis.lock import MOST_LATE, RedisLock, clock_jumps, left_of, whole_ms
-from fencedlock.backends.redis.scripts import Script, bulks, pack
+from fencedlock.backends.redis.scripts import Script, Scripts, bulks, pack
 from fencedlock.clock import now_seconds
 from fencedlock.errors import BackendError, FencedLockError
 from fencedlock.hold import MOST_SPAN_SECONDS, MOST_TTL_SECONDS, Claim, Hold
@@ -76,8 +75,15 @@ class RedisBackend:
     """Implements :class:`fencedlock.backends.base.Backend` on one server."""
 
     def __init__(
-        self, connector: Connector, client_id: str, namespace: str, request_timeout_seconds: float, on_close: Callable[[], None]
+        self,
+        connector: Connector,
+        client_id: str,
+        namespace: str,
+        request_timeout_seconds: float,
+        scripts: Scripts,
+        on_close: Callable[[], None],
     ) -> None:
+        self.scripts: Scripts = scripts
         self.request_timeout_seconds: float = request_timeout_seconds
         self._connector = connector
         self._on_close = on_close
@@ -105,14 +111,14 @@ class RedisBackend:
         def make(claim: Claim, not_after_us: int) -> bytes:
             return _bound(claim).pack_acquire(claim, not_after_us, "beat")
 
-        return self._ask(scripts.ACQUIRE, claims, make, self.read_claim_answer, timeout_seconds)
+        return self._ask(self.scripts.acquire, claims, make, self.read_claim_answer, timeout_seconds)
 
     def renew(self, holds: Sequence[Hold], timeout_seconds: float, *, exact: bool = False) -> list[RenewAnswer | Exception]:  # noqa: ARG002
         # Every renewal is exact: it sets what the hold's latest operation asks for, from now on.
         def make(hold: Hold, not_after_us: int) -> bytes:
             return _bound(hold).pack_renew(hold, not_after_us)
 
-        return self._ask(scripts.RENEW, holds, make, self._read_renew_answer, timeout_seconds)
+        return self._ask(self.scripts.renew, holds, make, self._read_renew_answer, timeout_seconds)
 
     def lock_names(self, prefix: str) -> Iterator[str]:
         cursor, pattern = b"0", scan_pattern(self._namespace, prefix)

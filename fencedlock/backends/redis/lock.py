@@ -7,7 +7,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from fencedlock.backends.base import RELEASED, ClaimAnswer, LockInfo, NotOurs, ReleaseAnswer, Waiter
-from fencedlock.backends.redis import scripts
 from fencedlock.backends.redis.connections import LEAST_WAIT_SECONDS
 from fencedlock.backends.redis.scripts import bulks
 from fencedlock.clock import now_seconds
@@ -25,11 +24,12 @@ MOST_LATE = 3
 class RedisLock:
     """Implements :class:`fencedlock.backends.base.BoundLock`."""
 
-    __slots__ = ("_backend", "_keys", "name")
+    __slots__ = ("_backend", "_keys", "_scripts", "name")
 
     def __init__(self, backend: RedisBackend, name: str, keys: tuple[str, ...]) -> None:
         self.name: str = name
         self._backend = backend
+        self._scripts = backend.scripts
         self._keys = bulks(*keys)
 
     def acquire(self, claim: Claim, queue: bool, timeout_seconds: float) -> ClaimAnswer:
@@ -50,7 +50,7 @@ class RedisLock:
                     claim.unanswered = before_us
                 raise
             if type(reply) is not bytes:
-                reply, sent = backend.call_with_text(scripts.ACQUIRE, pack(), asked_at + timeout_seconds, 1, reply, sent)
+                reply, sent = backend.call_with_text(self._scripts.acquire, pack(), asked_at + timeout_seconds, 1, reply, sent)
             if sent == 1:
                 claim.unanswered = before_us
             answer = backend.read_claim_answer(claim, reply, asked_at)
@@ -68,7 +68,7 @@ class RedisLock:
         floor = str(floors.of(self.name, int(now_seconds() * 1e6)) if floors.of_lifted else floors.of_all)
         not_after = str(not_after_us)
         return (
-            f"{scripts.ACQUIRE.head}{self._keys}${len(claim_id)}\r\n{claim_id}\r\n"
+            f"{self._scripts.acquire.head}{self._keys}${len(claim_id)}\r\n{claim_id}\r\n"
             f"${len(floor)}\r\n{floor}\r\n${len(not_after)}\r\n{not_after}\r\n"
             f"{backend.terms[claim.owner.holder, claim.lease_seconds, mode, claim.fair]}"
         ).encode()
@@ -78,7 +78,7 @@ class RedisLock:
         # Before what it stands for: the thread that holds the lock may change both meanwhile. The lease of before under the latest number
         # would undo a renewal that has been answered.
         operation = hold.operation
-        return scripts.RENEW.pack(
+        return self._scripts.renew.pack(
             self._keys,
             hold.claim_id,
             str(hold.number),
@@ -93,12 +93,12 @@ class RedisLock:
         claim_id = claim.id
         terms = bulks(str(claim.unanswered), backend.doors) if claim.unanswered else backend.release_terms
         packed = (  # as in pack_acquire
-            f"{scripts.RELEASE.head}{self._keys}${len(claim_id)}\r\n{claim_id}\r\n${len(token)}\r\n{token}\r\n{terms}"
+            f"{self._scripts.release.head}{self._keys}${len(claim_id)}\r\n{claim_id}\r\n${len(token)}\r\n{token}\r\n{terms}"
         ).encode()
         asked_at = now_seconds()
         reply, sent = backend.connections.converse(packed, timeout_seconds, asked_at, attempts)
         if type(reply) is not bytes:
-            reply, sent = backend.call_with_text(scripts.RELEASE, packed, asked_at + timeout_seconds, attempts, reply, sent)
+            reply, sent = backend.call_with_text(self._scripts.release, packed, asked_at + timeout_seconds, attempts, reply, sent)
         if reply == b"+released\r\n":
             return RELEASED
         return NotOurs(ended=_number(reply, b"+lost"), replayed=sent > 1)
@@ -107,20 +107,20 @@ class RedisLock:
         """Nothing to do: each hold has a lease of its own."""
 
     def withdraw(self, claim: Claim, timeout_seconds: float) -> None:
-        packed = scripts.WITHDRAW.pack(self._keys, claim.id, str(claim.unanswered), self._backend.doors)
-        self._backend.call(scripts.WITHDRAW, packed, timeout_seconds)
+        packed = self._scripts.withdraw.pack(self._keys, claim.id, str(claim.unanswered), self._backend.doors)
+        self._backend.call(self._scripts.withdraw, packed, timeout_seconds)
 
     def force_release(self, token: int, timeout_seconds: float) -> bool:
-        packed = scripts.FORCE_RELEASE.pack(self._keys, str(token), self._backend.doors)
-        reply, sent = self._backend.call(scripts.FORCE_RELEASE, packed, timeout_seconds)
+        packed = self._scripts.force_release.pack(self._keys, str(token), self._backend.doors)
+        reply, sent = self._backend.call(self._scripts.force_release, packed, timeout_seconds)
         return reply == b"+forced\r\n" or sent > 1
 
     def raise_floor(self, token: int, timeout_seconds: float) -> None:
-        packed = scripts.RAISE_FLOOR.pack(self._keys, str(token))
-        self._backend.call(scripts.RAISE_FLOOR, packed, timeout_seconds, attempts=2)
+        packed = self._scripts.raise_floor.pack(self._keys, str(token))
+        self._backend.call(self._scripts.raise_floor, packed, timeout_seconds, attempts=2)
 
     def inspect(self, timeout_seconds: float) -> LockInfo:
-        reply = self._backend.call_for_array(scripts.INSPECT, scripts.INSPECT.pack(self._keys), timeout_seconds)
+        reply = self._backend.call_for_array(self._scripts.inspect, self._scripts.inspect.pack(self._keys), timeout_seconds)
         try:
             owner, holder, token, count, remaining_ms, issued, ahead_us, line = reply
             waiters = tuple(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
+from collections.abc import Mapping
+from functools import lru_cache
 from importlib import resources
 from typing import Final
 
@@ -16,8 +19,8 @@ def pack(*parts: str) -> bytes:
 class Script:
     """One script of this folder, called by its SHA-1, and by its text where the server has not loaded it."""
 
-    def __init__(self, name: str, arguments: int) -> None:
-        self.text: str = _read(name)
+    def __init__(self, name: str, arguments: int, constants: Mapping[str, int]) -> None:
+        self.text: str = re.sub(r"@(\w+)@", lambda match: str(constants[match[1]]), _read(name))
         self._arguments = arguments
         self.prepare()
 
@@ -51,10 +54,26 @@ def bulks(*parts: str) -> str:
 KEYS: Final = 5
 """The keys of a lock: see lua/keys.lua."""
 
-ACQUIRE: Final = Script("acquire", 7)
-RENEW: Final = Script("renew", 6)
-RELEASE: Final = Script("release", 4)
-WITHDRAW: Final = Script("withdraw", 3)
-FORCE_RELEASE: Final = Script("force_release", 2)
-INSPECT: Final = Script("inspect", 0)
-RAISE_FLOOR: Final = Script("raise_floor", 1)
+TOKEN_MEMORY_SECONDS: Final = 7 * 86400.0
+"""The server remembers a lock's last token at least so long after its last use, unless a client is told otherwise."""
+
+
+class Scripts:
+    """The scripts of a client whose locks' last tokens are remembered at least so long."""
+
+    def __init__(self, token_memory_seconds: float) -> None:
+        period_us = math.ceil(token_memory_seconds / 7 * 1e6)  # see lua/keys.lua
+        constants = {"period_us": period_us, "fence_ttl_ms": math.ceil(8 * period_us / 1000)}
+        self.acquire: Script = Script("acquire", 7, constants)
+        self.renew: Script = Script("renew", 6, constants)
+        self.release: Script = Script("release", 4, constants)
+        self.withdraw: Script = Script("withdraw", 3, constants)
+        self.force_release: Script = Script("force_release", 2, constants)
+        self.inspect: Script = Script("inspect", 0, constants)
+        self.raise_floor: Script = Script("raise_floor", 1, constants)
+
+
+@lru_cache(maxsize=32)
+def scripts_of(token_memory_seconds: float = TOKEN_MEMORY_SECONDS) -> Scripts:
+    """The same for all clients of this process with one setting."""
+    return Scripts(token_memory_seconds)

@@ -12,7 +12,7 @@ import pytest
 
 import fencedlock
 from fencedlock import FencingToken
-from fencedlock.backends.redis import scripts
+from fencedlock.backends.redis.scripts import scripts_of
 from tests.conftest import eventually, make_server
 from tests.contenders import Contender
 from tests.faults.clocks import WallClock, why_not
@@ -134,9 +134,9 @@ def test_nobody_is_let_in_by_a_message_that_travelled_down_replication(
         pair.promote()
         token = int(new.hget("fencedlock:{x}", "token"))
         owner = new.hget("fencedlock:{x}", "owner").decode()
-        release = scripts.RELEASE.pack(holder._table.backend.bind("x")._keys, owner, str(token), "0", holder._table.backend.doors)  # type: ignore[attr-defined]
+        release = scripts_of().release.pack(holder._table.backend.bind("x")._keys, owner, str(token), "0", holder._table.backend.doors)  # type: ignore[attr-defined]
         with socket.create_connection(("127.0.0.1", pair.replica.port)) as direct:
-            direct.sendall(scripts.RELEASE.with_text(release))
+            direct.sendall(scripts_of().release.with_text(release))
             assert direct.recv(100) == b"+released\r\n"  # at the new master, where nobody listens
         assert new.hget("fencedlock:{x}", "owner") is None, "granted to somebody who can't know"
         assert waiter.answer() is True  # it found out by itself

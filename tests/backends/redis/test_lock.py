@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -157,6 +158,43 @@ def test_tokens_rise_by_a_hand_over_above_what_the_next_one_has_seen(
         pass  # it learns the server's time
     heir._table.backend.saw(name, seen, now_seconds())
     assert seen < hand_over(lock, heir) < seen + MOST_TEST_US
+
+
+def test_a_name_is_remembered_for_the_clients_own_time(
+    server: RedisServer,
+    client: fencedlock.Client,
+    connect: Callable[..., fencedlock.Client],
+    hand_over: Callable[[fencedlock.RLock, fencedlock.Client], int],
+    name: str,
+) -> None:
+    brief = connect(f"{server.url}?token_memory=3600")
+    period_us, fence = math.ceil(3600 / 7 * 1e6), f"fencedlock:{{{name}}}:fence"
+    lock = brief.FairLock(name)
+    with server.client() as raw:
+
+        def is_remembered() -> bool:
+            return 3590 < int(raw.ttl(fence)) <= 3600 * 8 / 7 + 1
+
+        with lock as token:
+            assert is_remembered()
+            raw.expire(fence, 600)
+            lock.renew()
+            assert is_remembered()
+        earlier = int(token) - period_us
+        for begin in (lock.acquire, lambda: hand_over(lock, brief)):
+            raw.hset(fence, mapping={"issued": earlier, "ended": earlier})
+            if lock._is_owned():
+                lock._owned().number = earlier
+                raw.hset(f"fencedlock:{{{name}}}", "token", earlier)
+            raw.expire(fence, 600)
+            begin()
+            assert is_remembered()
+        raw.delete(fence)
+        brief.raise_floor(FencingToken(name, int(token) + DAY_US))
+        assert is_remembered()
+        with client.RLock(f"{name}/other"):
+            assert raw.ttl(f"fencedlock:{{{name}/other}}:fence") > 7 * 86_400
+        assert raw.memory_usage(fence) < 250
 
 
 @pytest.mark.parametrize("lost", ["a day ago", "with the fence"])

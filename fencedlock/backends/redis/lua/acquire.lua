@@ -19,12 +19,12 @@ end
 local existing = call('EXISTS', lock, queue, withdrawn)
 local free = mode ~= 'beat' and existing == 0 -- nobody holds it, waits for it, or has withdrawn from it
 if free then
-  -- The ordinary case, spelt out: released before, today, and the next token is the time. The functions below do the same for
+  -- The ordinary case, spelt out: released before, in this period, and the next token is the time. The functions below do the same for
   -- every case, but making and calling them takes longer than what they do.
   local last = call('HMGET', fence, 'issued', 'ended', 'ahead')
   local issued = tonumber(last[1])
   if issued and last[1] == last[2] and not last[3] and issued < now_us and tonumber(floor) < now_us
-    and now_us < issued - issued % DAY_US + DAY_US then
+    and now_us < issued - issued % PERIOD_US + PERIOD_US then
     call('HSET', fence, 'issued', now)
     call('HSET', lock, 'owner', claim, 'token', now, 'holder', holder)
     call('PEXPIRE', lock, lease_ms)

@@ -27,7 +27,7 @@ local function grant(claim, holder, lease_ms, floor, issued, abandoned, ahead_us
   else
     added = call('HSET', fence, 'issued', token)
   end
-  if added > 0 or math.floor(issued / DAY_US) ~= math.floor(now_us / DAY_US) then -- the fence is new, or it is the first grant of a day
+  if added > 0 or math.floor(issued / PERIOD_US) ~= math.floor(now_us / PERIOD_US) then -- the fence is new, or it is the first grant of a period
     call('PEXPIRE', fence, FENCE_TTL_MS)
   end
   if abandoned == '0' then

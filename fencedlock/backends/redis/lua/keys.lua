@@ -8,8 +8,10 @@
 -- 5 withdrawn  sorted set: claims given up, by the server time until which packets of theirs may still come
 local lock, queue, waiters, fence, withdrawn = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local MOST_TOKEN = 9007199254740991 -- Lua counts exactly up to here
-local DAY_US = 86400000000
-local FENCE_TTL_MS = '691200000' -- 8 days, set on the first grant of each day: so at least 7 days after the last use
+-- Both are filled in by scripts.py. The TTL is set on the first grant of each period, which is an eighth of it: so seven eighths are left
+-- after the last use.
+local FENCE_TTL_MS = '@fence_ttl_ms@'
+local PERIOD_US = @period_us@
 
 -- The queue lives as long as the longest span of any waiter, counted from the last write. Set from its last writer's own span,
 -- a short lease would delete a longer one's place.

@@ -26,7 +26,7 @@ if ours and ARGV[3] == '0' and call('HLEN', lock) == 3 then
   local inbox = string.sub(doors, 3) .. string.match(heir, '^[^/]*')
   local counts = string.sub(doors, 1, 1) == '1' and redis.pcall('PUBSUB', 'NUMSUB', inbox)
   if (not counts or counts[2] ~= 0) and left_us > 0 and left_us <= MOST_SPAN_MS * 1000 and tonumber(span_ms) == MOST_SPAN_MS and tonumber(floor) < now_us
-    and issued < now_us and now_us < issued - issued % DAY_US + DAY_US then
+    and issued < now_us and now_us < issued - issued % PERIOD_US + PERIOD_US then
     if call('HSET', fence, 'issued', now, 'ended', token) > 0 then
       call('PEXPIRE', fence, FENCE_TTL_MS)
     end
