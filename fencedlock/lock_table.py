@@ -23,7 +23,7 @@ from fencedlock.losses import LossCallback, Losses
 from fencedlock.outage import Outage
 from fencedlock.process import CopiedProcessError, become_own, own
 from fencedlock.threads import make_mutex
-from fencedlock.waiting import LEAST_REQUEST_SECONDS, REQUEST_SHARE_OF_LEASE, Cancellation, Wait, ask, raise_if_ended
+from fencedlock.waiting import LEAST_REQUEST_SECONDS, REQUEST_SHARE_OF_LEASE, Cancellation, Wait, ask, pause_seconds, raise_if_ended
 
 if TYPE_CHECKING:
     from fencedlock.locks import RLock
@@ -385,7 +385,7 @@ class LockTable:
         timeout_seconds = self.request_seconds(min(hold.lease_seconds, lease_seconds))
         try:
             hold.change_lease(lease_seconds, now_seconds())
-            self._tell(hold, timeout_seconds, exact=True)
+            self._tell(hold, timeout_seconds, manual=True)
         except LockLostError:
             raise
         except BaseException as error:
@@ -395,13 +395,22 @@ class LockTable:
             raise
         self.heartbeat.add(hold, lease_seconds / 3)
 
-    def _tell(self, hold: Hold, timeout_seconds: float, *, exact: bool = False) -> None:
-        """Send the hold's depth and lease, and learn whether it stands. Raises LockLostError, BackendError."""
-        operation = hold.operation
-        for retry in (True, False):
-            (answer,) = self.backend.renew([hold], timeout_seconds, exact=exact)
-            if not (retry and isinstance(answer, BackendUnavailableError)):
+    def _tell(self, hold: Hold, timeout_seconds: float, *, manual: bool = False) -> None:
+        """Send the hold's depth and lease, and learn whether it stands. Raises LockLostError, BackendError.
+
+        It is asked twice at most, and by a manual renewal as often as there is time: for others, the next beat tells the server.
+        """
+        operation, failures, give_up_at = hold.operation, 0, now_seconds() + timeout_seconds
+        while True:
+            (answer,) = self.backend.renew([hold], timeout_seconds, exact=manual)
+            failures += 1
+            if not isinstance(answer, BackendUnavailableError):
                 break
+            left = give_up_at - now_seconds()
+            if failures > 1 and (left <= 0 or not manual):
+                break
+            if failures > 1:
+                time.sleep(min(left, pause_seconds(failures)))
         if isinstance(answer, Renewed):
             hold.extend(answer.deadline, operation)
         elif isinstance(answer, Exception):

@@ -83,6 +83,11 @@ class Bell:
         self.rung = False
 
 
+def pause_seconds(failures: int) -> float:
+    """How long to wait before the next question, after so many in a row that had no answer."""
+    return random.uniform(0, min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2**failures))  # noqa: S311 - jitter, not a secret
+
+
 class Cancellation:
     """Ends waiting from outside: ``lock.acquire(cancel=cancellation)`` raises once somebody calls :meth:`cancel`.
 
@@ -283,8 +288,7 @@ class Wait:
             self._failing_since, self._failures = now if error.asked_at is None else error.asked_at, 0
         self._failures += 1
         limit = self._give_up_at()
-        bound = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2**self._failures)
-        wake_at = min(limit, now + random.uniform(0, bound))  # noqa: S311 - jitter, not a secret
+        wake_at = min(limit, now + pause_seconds(self._failures))
         if not self._claim.patient or wake_at >= limit:
             self._bell.wait(limit - now if self._claim.patient else 0)
             self._raise_if_ended()

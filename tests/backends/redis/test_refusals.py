@@ -124,8 +124,9 @@ def test_what_passes_is_waited_out(
         assert lock.acquire()
         eventually(lambda: client.inspect(name).count == 2)  # a beat tells it
         assert not saying.left
-        _Says(wire, words, 1)
+        saying = _Says(wire, words, 4)
         lock.renew()
+        assert not saying.left
         _Says(wire, words, 3)
         lock.release()
         eventually(lambda: client.inspect(name).count == 1)
