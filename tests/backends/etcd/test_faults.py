@@ -17,7 +17,7 @@ from tests.conftest import eventually
 from tests.contenders import Contender
 from tests.etcd_proxy import Call, EtcdProxy
 from tests.etcd_servers import EtcdServer, any_etcd
-from tests.proxy import HOLD, LOSE, LOSE_REPLY
+from tests.proxy import HOLD, HOLD_AND_CUT, LOSE, LOSE_REPLY
 
 M = messages()
 
@@ -52,6 +52,19 @@ def test_a_shorter_lease_whose_answer_was_lost_does_not_outlive_the_longer_one_a
         assert lock.remaining() > 8
         assert client.RLock(name).acquire(timeout=4) is False
         lock.ensure_held()
+
+
+def test_a_manual_renewal_is_asked_again_while_a_member_has_no_leader(
+    wire: EtcdProxy, client: fencedlock.Client, connect: Callable[..., fencedlock.Client], name: str
+) -> None:
+    lock = connect(wire.url, ttl=12).RLock(name)
+    refusals = iter([HOLD_AND_CUT] * 4)
+    with lock:
+        wire.rule = lambda request: next(refusals, None) if wire.is_call(request, "renew") else None
+        lock.renew(ttl=60)
+        assert next(refusals, None) is None
+        assert lock.remaining() > 50
+        assert client.inspect(name).remaining > 50
 
 
 def test_a_waiter_whose_place_had_no_answer_is_served(
