@@ -7,8 +7,10 @@ claim or sends a call looks at :data:`own` first, and calls :func:`become_own` w
 
 from __future__ import annotations
 
+import _thread
 import mmap
 import os
+import threading
 from collections.abc import Callable
 from typing import Protocol
 
@@ -78,12 +80,27 @@ def become_own() -> None:
     taken = _becoming.acquire(timeout=PATIENCE_SECONDS)
     try:
         if not own[0]:
+            _keep_threads()
             for action in _in_child:
                 action()
             own[0] = 1
     finally:
         if taken:
             _becoming.release()
+
+
+def _keep_threads() -> None:
+    """Let what Python knows of the original's threads live for ever.
+
+    From Python 3.13 on, the end of a Thread object detaches a thread that nobody has joined. Python's own fork tells the objects that
+    there is no such thread any more. After a fork in C, detaching it reads memory that is gone, and kills the process.
+    """
+    if not hasattr(_thread, "_ThreadHandle"):
+        return
+    import ctypes
+
+    for thread in list(getattr(threading, "_dangling", ())):  # all that exist, those that have ended too; enumerate() would take a mutex
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(thread))  # a list of them would be emptied at exit
 
 
 def _after_fork_in_child() -> None:

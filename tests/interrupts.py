@@ -14,6 +14,22 @@ from typing import Any
 
 _PACKAGES = ("fencedlock", "redis", "grpc", "contextlib", "threading", "ssl", "socket", "queue")
 
+_TRACES_ARE_INCOMPLETE = sys.version_info >= (3, 14)
+"""From then on ``sys.settrace`` leaves out instructions of a function in which a trace has raised: ``sys.monitoring`` is taken instead."""
+
+_TOOL = 4
+"""A number for ``sys.monitoring`` that no known tool has."""
+
+_EVENTS = {
+    "PY_START": ("call", True),
+    "PY_RESUME": ("call", True),
+    "INSTRUCTION": ("opcode", True),
+    "PY_RETURN": ("return", True),
+    "PY_YIELD": ("return", True),
+    "PY_UNWIND": ("return", False),
+}
+"""The events of ``sys.monitoring``, as those of a trace, and whether they can be turned off at one place."""
+
 
 class TimeLimit(Exception):  # noqa: N818 - job queues name theirs so
     """What a job queue's time limit raises: no OSError."""
@@ -37,13 +53,45 @@ class Interrupt:
     def run(self, action: Callable[[], object]) -> None:
         """Run the action, and let out what it raises."""
         assert threading.current_thread() is threading.main_thread()
-        before = sys.gettrace()
-        sys.settrace(self._trace)
+        start, stop = (self._monitor, self._end_monitoring) if _TRACES_ARE_INCOMPLETE else (self._begin_tracing, self._end_tracing)
+        start()
         try:
             action()
         finally:
-            sys.settrace(before)
+            stop()
             self._last.clear()
+
+    def _begin_tracing(self) -> None:
+        self._before = sys.gettrace()
+        sys.settrace(self._trace)
+
+    def _end_tracing(self) -> None:
+        sys.settrace(self._before)
+
+    def _monitor(self) -> None:
+        monitoring: Any = vars(sys)["monitoring"]
+
+        def watch(kind: str, can_be_disabled: bool) -> Any:
+            def tell(*_: object) -> Any:
+                if threading.current_thread() is not threading.main_thread():
+                    return None
+                is_of_interest = self._trace(sys._getframe(1), kind, None) is not None or self.came
+                return None if is_of_interest or not can_be_disabled else monitoring.DISABLE
+
+            return tell
+
+        monitoring.use_tool_id(_TOOL, "interrupts")
+        for event, (kind, can_be_disabled) in _EVENTS.items():
+            monitoring.register_callback(_TOOL, getattr(monitoring.events, event), watch(kind, can_be_disabled))
+        monitoring.set_events(_TOOL, sum(getattr(monitoring.events, event) for event in _EVENTS))
+        monitoring.restart_events()
+
+    def _end_monitoring(self) -> None:
+        monitoring: Any = vars(sys)["monitoring"]
+        monitoring.set_events(_TOOL, 0)
+        for event in _EVENTS:
+            monitoring.register_callback(_TOOL, getattr(monitoring.events, event), None)
+        monitoring.free_tool_id(_TOOL)
 
     def _trace(self, frame: FrameType, event: str, _arg: Any) -> Any:
         if self.came or str(frame.f_globals.get("__name__", "")).partition(".")[0] not in _PACKAGES:

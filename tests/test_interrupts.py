@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -322,3 +323,65 @@ def test_a_time_limit_that_a_library_has_turned_into_its_own_error_is_found() ->
     with pytest.raises(ConnectionError) as caught:
         library()
     assert type(raised_by_handler(caught.value)) is TimeLimitError
+
+
+FIRST_CALLS = """
+import sys, threading
+
+main, imported = threading.get_ident(), []
+
+def watch(event, arguments):
+    if event == "import" and armed and threading.get_ident() == main:
+        imported.append(arguments[0])
+
+armed = False
+sys.addaudithook(watch)
+
+import fencedlock
+client, other = (fencedlock.connect(sys.argv[1], ttl=5) for _ in range(2))
+lock, theirs = client.FairLock("imports"), other.FairLock("imports")
+condition = threading.Condition(lock)
+taken, ending = threading.Event(), threading.Event()
+
+def hold():
+    with theirs:
+        taken.set()
+        ending.wait()
+
+def fails(call):
+    try:
+        call()
+    except (RuntimeError, fencedlock.FencedLockError):
+        pass
+
+armed = True
+client.ping()
+with lock, lock:
+    lock.renew()
+    condition.wait(0.01)
+fails(lock.release)
+thread = threading.Thread(target=hold)
+thread.start()
+taken.wait()
+assert not lock.acquire(False)
+assert not lock.acquire(timeout=0.1)
+assert lock.locked()
+assert [info.name for info in client.locks()] == ["imports"]
+threading.Timer(0.3, ending.set).start()
+lock.acquire()
+client.raise_floor(lock.token)
+other.force_release("imports")
+fails(lock.renew)
+fails(lock.release)
+thread.join()
+client.close()
+other.close()
+armed = False
+print(imported)
+"""
+
+
+def test_no_call_imports_anything(server: LockServer) -> None:
+    """An import that is interrupted can keep the lock of its module, and every other thread that needs the module waits for ever."""
+    ran = subprocess.run([sys.executable, "-c", FIRST_CALLS, server.url], capture_output=True, text=True, timeout=60, check=False)
+    assert (ran.returncode, ran.stdout) == (0, "[]\n"), ran.stderr

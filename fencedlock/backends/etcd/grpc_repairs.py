@@ -43,6 +43,23 @@ def _unlock_observability() -> None:
         module._plugin_lock = nullcontext()  # type: ignore[union-attr]
 
 
+_LOADED_LATER = ("grpc._channel", "grpc._simple_stubs", "grpc.experimental")
+"""What gRPC imports when it first makes a channel."""
+
+
+def _load_the_rest() -> None:
+    """Let no call import anything.
+
+    An import that a signal handler's exception ends can keep the lock of its module, and then every other thread that needs the module
+    waits for ever, with whatever it has taken.
+    """
+    for name in _LOADED_LATER:
+        try:
+            import_module(name)
+        except ImportError:
+            pass  # another version of gRPC has no such module
+
+
 def load_grpc() -> Any:
     """The package ``grpc``, ready for greenlets where the standard library is patched for them. Raises ConfigurationError."""
     eventlet_patcher = sys.modules.get("eventlet.patcher")
@@ -52,6 +69,7 @@ def load_grpc() -> Any:
         grpc = import_module("grpc")
     except ImportError as error:
         raise ConfigurationError(f"gRPC can't be loaded here, as in an interpreter besides the main one: {error}") from error
+    _load_the_rest()
     _unlock_observability()
     gevent_monkey = sys.modules.get("gevent.monkey")
     if gevent_monkey is not None and gevent_monkey.is_module_patched("socket"):
