@@ -16,7 +16,6 @@ import signal
 import socket
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -27,53 +26,11 @@ import psutil
 import fencedlock
 from fencedlock import connecting
 from tests.conftest import eventually
+from tests.forks import FORKS, fork_in_c, libc, settle
 
 PATIENCE_SECONDS = 45
 TIMES = 30
 _CLONE_NEWPID = 0x20000000
-
-_libc = ctypes.PyDLL(None, use_errno=True)
-"""Its calls keep the GIL: the copy has it, as in uWSGI."""
-
-
-def _switches() -> dict[str, list[str]]:
-    """How often each other thread has been given a processor."""
-    counts = {}
-    me = Path("/proc/thread-self").readlink().name  # in a PID namespace /proc knows threads by other numbers
-    for task in Path("/proc/self/task").iterdir():
-        if task.name != me:
-            try:
-                counts[task.name] = [line for line in (task / "status").read_text().splitlines() if "ctxt" in line]
-            except OSError:
-                pass  # it has just ended
-    return counts
-
-
-def settle() -> None:
-    """Wait until every other thread sleeps for long.
-
-    The interpreter of a copy would wait for ever for a thread that just waited for the GIL. That is CPython's affair, and not ours.
-    """
-    if not Path("/proc/self/task").exists():
-        time.sleep(0.1)
-        return
-    before = None
-    while before != (now := _switches()):
-        before = now
-        time.sleep(0.02)
-
-
-def fork_in_c() -> int:
-    settle()
-    return int(_libc.fork())
-
-
-def fork_in_python() -> int:
-    settle()
-    return os.fork()
-
-
-FORKS: dict[str, Callable[[], int]] = {"C": fork_in_c, "Python": fork_in_python}
 
 
 class Copy:
@@ -710,7 +667,7 @@ def _copy(client: fencedlock.Client, lock: fencedlock.RLock, id_before: str, *, 
 
 
 def _in_new_namespace(body: Callable[[Copy], object]) -> None:
-    if _libc.unshare(_CLONE_NEWPID) != 0:
+    if libc.unshare(_CLONE_NEWPID) != 0:
         print(f"not permitted: {os.strerror(ctypes.get_errno())}", flush=True)
         os._exit(0)
     Copy(body).end()

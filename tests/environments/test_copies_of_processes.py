@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.environments.conftest import Program
-from tests.environments.copying import FORKS
+from tests.forks import FORKS
 from tests.servers import LockServer, RedisServer
 
 pytestmark = pytest.mark.skipif(not hasattr(ctypes.PyDLL(None), "fork"), reason="this system has no fork()")

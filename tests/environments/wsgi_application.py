@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import fencedlock
-from tests.environments.copying import settle
+from tests.forks import settle
 
 client = fencedlock.connect(os.environ["LOCK_URL"], ttl=60)
 lock = client.FairLock(os.environ["LOCK_NAME"])

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from tests.faults.history import OK, load
 from tests.faults.nemeses import NEMESES
 from tests.faults.run import Report
 from tests.faults.targets import TARGETS
 from tests.faults.targets.etcd import EtcdClusterTarget
 from tests.faults.targets.redis import RedisTarget
+from tests.servers import any_redis_server
 
 SECONDS = 12.0
 NAMES = tuple(dict.fromkeys(nemesis.name for nemesis in (*NEMESES, *RedisTarget.nemeses, *EtcdClusterTarget.nemeses)))
@@ -31,3 +34,12 @@ def test_what_not_every_system_permits(kind: str, nemesis: str, run: Callable[..
     report = run(kind, (nemesis,), 1, SECONDS / 2)
     assert report.violations == []
     assert report.faults > 0
+
+
+@pytest.mark.parametrize("nemesis", ["fork-client", "fork-client-in-c"])
+def test_forked_children_contend(nemesis: str, run: Callable[..., Report]) -> None:
+    """A child that does nothing, or is never made, breaks no promise either."""
+    report = run(any_redis_server(), (nemesis,), 2, SECONDS / 2)
+    assert report.violations == []
+    children = [event for event in load(Path(report.folder) / "events") if event.who.count(".") == 2]
+    assert [event for event in children if (event.phase, event.what) == (OK, "acquire")]

@@ -7,7 +7,6 @@ its wall clock is ahead from now on. The end of the input ends it.
 
 from __future__ import annotations
 
-import ctypes
 import faulthandler
 import itertools
 import json
@@ -23,6 +22,7 @@ import types
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,10 @@ from fencedlock.clock import now_seconds
 from tests.faults import plants
 from tests.faults.history import FAIL, INVOKE, NOTE, OK, UNKNOWN, Recorder
 from tests.faults.registers import REGISTERS, RefusedError
+from tests.forks import fork_in_c
 
 MOST_DEPTH = 4
-MOST_CHILD_SECONDS = 20
+MOST_CHILD_LEASES = 8
 _local = threading.local()
 
 
@@ -102,7 +103,6 @@ class Worker:
         self.going = threading.Event()
         """Cleared while the contenders are to stand still."""
         self.going.set()
-        self.standing: set[str] = set()
         self._forks = itertools.count(1)
         self._children: list[int] = []
 
@@ -118,7 +118,9 @@ class Worker:
         for thread in threads:
             thread.join()
         for child in self._children:
-            os.waitpid(child, 0)
+            status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            if status:
+                self.recorder.write(self.settings.process, NOTE, "unexpected", text=f"the child {child} ended with status {status}")
         self.client.close()
 
     def obey(self) -> None:
@@ -140,22 +142,17 @@ class Worker:
         """Fork as uWSGI does: no hook of Python's runs.
 
         CPython itself does not survive that while other threads change hands of its interpreter lock, so the contenders stand still
-        meanwhile, with what they hold.
+        meanwhile, with what they hold, or wait for a lock.
         """
         self.going.clear()
-        give_up_at = now_seconds() + self.settings.lease_seconds
-        while len(self.standing) < self.settings.threads and now_seconds() < give_up_at:
-            time.sleep(0.001)
-        if len(self.standing) == self.settings.threads:
-            self.fork(ctypes.PyDLL(None).fork)
-        self.going.set()
+        try:
+            self.fork(partial(fork_in_c, now_seconds() + self.settings.lease_seconds / 3))
+        finally:
+            self.going.set()
 
-    def stand(self, who: str) -> None:
+    def stand(self) -> None:
         """Stand still, if that is asked for."""
-        if not self.going.is_set():
-            self.standing.add(who)
-            self.going.wait()
-            self.standing.discard(who)
+        self.going.wait()
 
     def interrupt(self, until: float, rng: random.Random) -> None:
         """Have the main thread's signal handler raise again and again."""
@@ -177,30 +174,33 @@ class Worker:
     def fork(self, fork: Callable[[], int]) -> None:
         """Fork in the middle of whatever the threads do; the child contends for a while, as a process of its own."""
         process = f"{self.settings.process}.{next(self._forks)}"
+        uses_grpc = self.settings.url.startswith("etcd") and bool(self.client._table.backend.connections._channels)  # type: ignore[attr-defined]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of forks in processes with threads
             pid = fork()
         if pid:
-            self._children.append(pid)
+            if pid > 0:
+                self._children.append(pid)
             return
         status = 1
         try:
-            if fork is not os.fork:
-                signal.signal(signal.SIGALRM, signal.SIG_DFL)
-                signal.alarm(MOST_CHILD_SECONDS)  # a copy of CPython may be stuck in itself
+            signal.setitimer(signal.ITIMER_REAL, MOST_CHILD_LEASES * self.settings.lease_seconds)
             self.stopping, self.going = threading.Event(), threading.Event()
             self.going.set()
             self.recorder = Recorder(self.folder, process)
+            assert self.client.id  # a copy that nobody has told of the fork becomes one with its first call
             inherited = [hold.bound.name for hold in self.client._table.heartbeat.holds()]
             if inherited:
                 self.recorder.write(process, NOTE, "unexpected", text=f"the child holds what its parent holds: {inherited}")
             self.settings.stores.pop("sqlite", None)  # its locks would be those of the parent's connections
-            if fork is os.fork or not self.settings.url.startswith("etcd"):
+            if fork is os.fork or not uses_grpc:
                 self.contend(f"{process}/0", now_seconds() + 2 * self.settings.lease_seconds)
             else:
                 self.expect_refusal(process)
             self.client.close()
             status = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(status)
 
@@ -208,7 +208,7 @@ class Worker:
         """gRPC does not work in a copy that was forked in C: the child must be told so at once."""
         begun = now_seconds()
         try:
-            self.client.RLock(self.settings.locks[0]).acquire(timeout=self.settings.lease_seconds)
+            granted = self.client.RLock(self.settings.locks[0]).acquire(timeout=self.settings.lease_seconds)
         except fencedlock.BackendMisconfiguredError:
             took = now_seconds() - begun
             if took < self.settings.lease_seconds:
@@ -217,7 +217,7 @@ class Worker:
         except fencedlock.BackendUnavailableError:
             return  # forked before gRPC was used, while the network was broken
         else:
-            self.recorder.write(process, NOTE, "unexpected", text="a copy that was forked in C has used gRPC's channel")
+            self.recorder.write(process, NOTE, "unexpected", text=f"a copy that was forked in C has used gRPC's channel: {granted}")
 
 
 class Contender:
@@ -255,7 +255,7 @@ class Contender:
             self._alarm.armed = False
 
     def think(self, seconds: float) -> None:
-        self.worker.stand(self.who)
+        self.worker.stand()
         time.sleep(self.random.expovariate(1 / seconds) if seconds else 0)
 
     # --- one outermost hold
@@ -449,6 +449,7 @@ def main() -> None:
     """Contend as the first line of the input says."""
     settings = json.loads(sys.stdin.readline())
     settings["locks"] = tuple(settings["locks"])
+    faulthandler.enable()
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     logging.getLogger("fencedlock").addHandler(NoAnswer())
     logging.getLogger("fencedlock").propagate = False

@@ -61,7 +61,8 @@ FORK_SECONDS = 5.0
 SHUTDOWN_SECONDS = 0.25
 """And so long for the end of gRPC's threads, which does not come while others in this process use gRPC."""
 
-_GRPC_THREADS: Final = ("event_engine", "lifeguard", "grpc_", "timer_manager", "default-execut", "resolver-execu")
+GRPC_THREADS: Final = ("event_engine", "lifeguard", "grpc_", "timer_manager", "default-execut", "resolver-execu")
+"""What the names of gRPC's own threads begin with."""
 
 
 class Method(NamedTuple):
@@ -542,7 +543,7 @@ def _before_fork() -> None:
 def _grpc_is_alive() -> bool:
     """True while gRPC has threads: without channels it ends them a moment later, and a fork before that leaves the child half of it."""
     try:
-        return any(task.joinpath("comm").read_text().startswith(_GRPC_THREADS) for task in Path("/proc/self/task").iterdir())
+        return any(task.joinpath("comm").read_text().startswith(GRPC_THREADS) for task in Path("/proc/self/task").iterdir())
     except OSError:  # no Linux, or a thread that has just ended: look again
         return True
 

@@ -1,0 +1,79 @@
+"""Copies of this process, made by libc's fork(), of which Python hears nothing, or by Python's."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from fencedlock.backends.etcd.connections import GRPC_THREADS
+from fencedlock.clock import now_seconds
+
+libc = ctypes.PyDLL(None, use_errno=True)
+"""Its calls keep the GIL: the copy has it, as in uWSGI."""
+
+
+def _switches() -> dict[str, list[str]]:
+    """How often each other thread that runs Python code has been given a processor."""
+    counts = {}
+    me = Path("/proc/thread-self").readlink().name  # in a PID namespace /proc knows threads by other numbers
+    for task in Path("/proc/self/task").iterdir():
+        if task.name != me:
+            try:
+                if not (task / "comm").read_text().startswith(GRPC_THREADS):
+                    counts[task.name] = [line for line in (task / "status").read_text().splitlines() if "ctxt" in line]
+            except OSError:
+                pass  # it has just ended
+    return counts
+
+
+def settle(until: float = float("inf")) -> dict[str, list[str]] | None:
+    """Wait until every other thread sleeps for long: how often each was given a processor. None if it is not so by this local time."""
+    if not Path("/proc/self/task").exists():
+        time.sleep(0.1)
+        return {}
+    before = None
+    while before != (now := _switches()):
+        if now_seconds() >= until:
+            return None
+        before = now
+        time.sleep(0.02)
+    return now
+
+
+def fork_in_c(until: float = float("inf")) -> int:
+    """Fork while every other thread sleeps: the child's process id, or 0 in the child, or -1 if they did not all sleep by this local time.
+
+    If one of them had just woken, and waited for the GIL, the interpreter of the copy would wait for it for ever, sooner or later. That is
+    CPython's affair, and not ours. So a copy begins when its original has seen that no other thread was given a processor.
+    """
+    while (quiet := settle(until)) is not None:
+        there, here = os.pipe()
+        pid = int(libc.fork())
+        if pid == 0:
+            os.close(here)
+            if os.read(there, 1):
+                os.close(there)
+                return 0
+            os._exit(0)
+        is_sound = not quiet or quiet == _switches()
+        if is_sound:
+            os.write(here, b"!")
+        os.close(there)
+        os.close(here)
+        if is_sound:
+            return pid
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    return -1
+
+
+def fork_in_python() -> int:
+    settle()
+    return os.fork()
+
+
+FORKS: dict[str, Callable[[], int]] = {"C": fork_in_c, "Python": fork_in_python}
