@@ -154,6 +154,18 @@ def test_a_waiter_that_let_a_long_turn_pass_may_be_overtaken() -> None:
         assert ("fairness" not in {violation.rule for violation in found}) is excused
 
 
+def test_a_copy_comes_in_time_again_only_after_a_step_of_the_server_s_clock() -> None:
+    for name, healed, excused in [("step-server-clock", 4, True), ("step-server-clock", -60, False), ("late-packets", 4, False)]:
+        story = Story()
+        tells_counts_of_a_hold_that_was_released(story)
+        story.fault(name, -61, healed, "*")
+        assert ("counts" not in broken(story.history())) is excused
+    story = Story()
+    tells_counts(story)  # of a hold that goes on
+    story.fault("step-server-clock", 2, 3, "*")
+    assert "counts" in broken(story.history())
+
+
 def test_a_frozen_contender_may_be_late() -> None:
     for name, healed, excused in [("freeze-client", 8, True), ("freeze-client", 2.1, False), ("delay", 8, False)]:
         story = Story()
