@@ -26,7 +26,7 @@ import psutil
 import fencedlock
 from fencedlock import connecting
 from tests.conftest import eventually
-from tests.forks import FORKS, fork_in_c, libc, settle
+from tests.forks import FORKS, fork_in_c, fork_in_python, libc, settle
 
 PATIENCE_SECONDS = 45
 TIMES = 30
@@ -625,12 +625,19 @@ def used_on_etcd(url: str, name: str) -> None:
         raises(fencedlock.NotOwnedError, lock.release)
         client.close()
 
+    def expect_refusal(_: Copy) -> None:
+        raises(fencedlock.BackendMisconfiguredError, lambda: fencedlock.connect(url).RLock(name).acquire(False))
+
     with lock as token:
         Copy(try_all).end()
         Copy(lambda _: None).end()
+        Copy(lambda _: None, fork_in_python).end()
+        Copy(expect_refusal).end()  # that fork has closed all channels, and gRPC is there nevertheless
         lock.ensure_held()
         lock.renew()
         assert client.inspect(name).token == int(token)
+    client.close()
+    Copy(expect_refusal).end()
 
 
 # --- equal process ids

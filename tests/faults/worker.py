@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import fencedlock
+from fencedlock.backends.etcd import connections
 from fencedlock.clock import now_seconds
 from tests.faults import plants
 from tests.faults.history import FAIL, INVOKE, NOTE, OK, UNKNOWN, Recorder
@@ -174,7 +175,6 @@ class Worker:
     def fork(self, fork: Callable[[], int]) -> None:
         """Fork in the middle of whatever the threads do; the child contends for a while, as a process of its own."""
         process = f"{self.settings.process}.{next(self._forks)}"
-        uses_grpc = self.settings.url.startswith("etcd") and bool(self.client._table.backend.connections._channels)  # type: ignore[attr-defined]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of forks in processes with threads
             pid = fork()
@@ -193,7 +193,7 @@ class Worker:
             if inherited:
                 self.recorder.write(process, NOTE, "unexpected", text=f"the child holds what its parent holds: {inherited}")
             self.settings.stores.pop("sqlite", None)  # its locks would be those of the parent's connections
-            if fork is os.fork or not uses_grpc:
+            if not connections._core.is_broken:
                 self.contend(f"{process}/0", now_seconds() + 2 * self.settings.lease_seconds)
             else:
                 self.expect_refusal(process)

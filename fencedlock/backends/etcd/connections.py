@@ -19,7 +19,7 @@ from fencedlock.clock import now_seconds
 from fencedlock.cooperation import raise_if_patched_too_late
 from fencedlock.errors import BackendError, BackendMisconfiguredError, BackendUnavailableError
 from fencedlock.interrupts import raised_by_handler
-from fencedlock.process import CopiedProcessError, own
+from fencedlock.process import CopiedProcessError, in_child, own
 from fencedlock.threads import Event, make_mutex
 
 _CHANNEL_OPTIONS: Final = (
@@ -365,7 +365,7 @@ class Connections:
     def _channel(self, index: int) -> Any:
         self._raise_if_closed()
         if index not in self._channels:
-            _raise_if_unusable()
+            _core.use()
             endpoint, settings = self._settings.endpoints[index], self._settings
             if settings.tls:  # the files are read anew for each channel: certificates are renewed on disk
                 files = [None if path is None else Path(path).read_bytes() for path in (settings.ca, settings.key, settings.cert)]
@@ -439,8 +439,7 @@ class Connections:
 
     def forget(self) -> None:
         """In a forked child: begin anew."""
-        if not self._gate.closed:  # nobody has told us of the fork
-            _note_unusable([*self._channels.values(), *(channel for _, channel in self._retired)])
+        _core.kept += [*self._channels.values(), *(channel for _, channel in self._retired)]
         self._channels, self._calls, self._streams, self._retired = {}, {}, {}, []
         self._mutex = make_mutex()
         self._authenticating = make_mutex()
@@ -516,23 +515,43 @@ class Gate:
 
 
 _open: weakref.WeakSet[Connections] = weakref.WeakSet()
-_unusable: list[Any] = []
-"""Channels that a fork in C has copied. They are kept: to close them, gRPC would wait for threads that are not here."""
 
 
-def _note_unusable(channels: list[Any]) -> None:
-    _unusable.extend(channels)
+class _Core:
+    """gRPC's own state in this process: its threads and what they share, which live on for a while when all channels are closed."""
+
+    def __init__(self) -> None:
+        self._used = False
+        self.forks: int = 0
+        """How many threads are about to fork by Python's own fork, before which all that gRPC does is ended."""
+        self.is_broken: bool = False
+        """True in a process that was forked in C after gRPC was used."""
+        self.kept: list[Any] = []
+        """Channels that an original had open: to close them, gRPC would wait for threads that are not here."""
+
+    def use(self) -> None:
+        """A channel is about to be made. Raises BackendMisconfiguredError where it would not work."""
+        if self.is_broken:
+            raise BackendMisconfiguredError(
+                "this process was forked in C, without Python's fork hooks, from one that had used gRPC, which does not work in such a "
+                "copy. Use the client first in the forked process (with uWSGI: lazy-apps = true), or fork before anything connects to etcd"
+            )
+        self._used = True
+
+    def become_child(self) -> None:
+        """In a forked child."""
+        if self.forks:
+            self.forks, self._used = 0, False
+        elif self._used:
+            self.is_broken = True
 
 
-def _raise_if_unusable() -> None:
-    if _unusable:
-        raise BackendMisconfiguredError(
-            "this process was forked in C, without Python's fork hooks, from one that had used gRPC, which does not work in such a copy. "
-            "Use the client first in the forked process (with uWSGI: lazy-apps = true), or fork before anything connects to etcd"
-        )
+_core = _Core()
+in_child(_core.become_child)
 
 
 def _before_fork() -> None:
+    _core.forks += 1
     were_open = [connections.before_fork() for connections in list(_open)]
     if any(were_open):
         give_up_at = now_seconds() + SHUTDOWN_SECONDS
@@ -549,6 +568,7 @@ def _grpc_is_alive() -> bool:
 
 
 def _after_fork_in_parent() -> None:
+    _core.forks -= 1
     for connections in list(_open):
         connections.after_fork_in_parent()
 
