@@ -1,8 +1,8 @@
 """Reentrant, fair, fenced locks for threads, processes and hosts, with the semantics of Python's ``threading`` module."""
 
-from fencedlock.backends.base import LockInfo, Waiter
 from fencedlock.client import Client
 from fencedlock.connecting import configure, connect
+from fencedlock.core.info import LockInfo, Waiter
 from fencedlock.errors import (
     AcquireCancelledError,
     BackendError,
@@ -14,9 +14,9 @@ from fencedlock.errors import (
     NotOwnedError,
     StaleTokenError,
 )
-from fencedlock.locks import FairLock, RLock
+from fencedlock.primitives.locks import FairLock, RLock
+from fencedlock.runtime.cancellation import Cancellation
 from fencedlock.token import FencingToken
-from fencedlock.waiting import Cancellation
 
 __version__ = "0.1.0"
 

@@ -7,24 +7,23 @@ import concurrent.futures.thread  # noqa: F401 - redis-py imports it, and in an 
 import logging
 import sys
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
-from fencedlock.backends.base import BackendFactory, LockInfo
 from fencedlock.backends.urls import without_password
 from fencedlock.clock import Deadline, now_seconds
+from fencedlock.core.backend import BackendFactory
+from fencedlock.core.info import LockInfo
 from fencedlock.errors import ConfigurationError
-from fencedlock.lock_table import CLOSE_SECONDS, LockTable
-from fencedlock.losses import LossCallback
-from fencedlock.process import become_own, in_child, own
+from fencedlock.primitives.locks import FairLock as _FairLock
+from fencedlock.primitives.locks import LossCallback
+from fencedlock.primitives.locks import RLock as _RLock
+from fencedlock.runtime.lock_table import CLOSE_SECONDS, LockTable
+from fencedlock.runtime.process import become_own, in_child, own
 from fencedlock.token import FencingToken
 
 logger: logging.Logger = logging.getLogger("fencedlock")
-
-if TYPE_CHECKING:
-    from fencedlock.locks import FairLock as _FairLock
-    from fencedlock.locks import RLock as _RLock
 
 
 MOST_FLOOR = 2**52
@@ -34,6 +33,8 @@ MOST_FLOOR = 2**52
 class Recipe(NamedTuple):
     """What makes a client again, in another process: it travels with pickled locks, and the URL's password with it."""
 
+    make: Callable[[str, dict[str, Any], str], Client]
+    """The function that makes it, of the other fields."""
     url: str
     settings: dict[str, Any]
     origin: str
@@ -88,9 +89,7 @@ class Client:
                 "can't pickle a lock or client that was made from a ready client object: connect with a URL, "
                 "or make the lock in the other process"
             )
-        from fencedlock.connecting import connect_again
-
-        return connect_again, tuple(self.recipe)
+        return self.recipe.make, (self.recipe.url, self.recipe.settings, self.recipe.origin)
 
     def __copy__(self) -> Self:
         return self
@@ -100,15 +99,11 @@ class Client:
 
     def RLock(self, name: str, *, ttl: float | None = None, on_lost: LossCallback | None = None) -> _RLock:  # noqa: N802 - as multiprocessing names it
         """A :class:`fencedlock.RLock` of this client."""
-        from fencedlock.locks import RLock
-
-        return RLock(name, client=self, ttl=ttl, on_lost=on_lost)
+        return _RLock(name, client=self, ttl=ttl, on_lost=on_lost)
 
     def FairLock(self, name: str, *, ttl: float | None = None, on_lost: LossCallback | None = None) -> _FairLock:  # noqa: N802
         """A :class:`fencedlock.FairLock` of this client."""
-        from fencedlock.locks import FairLock
-
-        return FairLock(name, client=self, ttl=ttl, on_lost=on_lost)
+        return _FairLock(name, client=self, ttl=ttl, on_lost=on_lost)
 
     def ping(self) -> float:
         """Ask the server once; how many seconds its answer took. The first call also connects.

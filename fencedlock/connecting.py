@@ -9,17 +9,18 @@ import weakref
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fencedlock.backends.names import NAMESPACE_WANTED, checked_namespace, is_namespace
 from fencedlock.backends.urls import Terms, address_of, backend_factory
 from fencedlock.client import Client, Recipe
+from fencedlock.core.lease import LEAST_TTL_SECONDS, MOST_TTL_SECONDS, checked_ttl
+from fencedlock.core.names import NAMESPACE_WANTED, checked_namespace, is_namespace
 from fencedlock.errors import ConfigurationError
-from fencedlock.hold import LEAST_TTL_SECONDS, MOST_TTL_SECONDS
-from fencedlock.process import in_child
-from fencedlock.threads import make_mutex
+from fencedlock.runtime.home import find_default_by
+from fencedlock.runtime.process import in_child
+from fencedlock.runtime.threads import make_mutex
 
 if TYPE_CHECKING:
     from fencedlock.backends.address import Address
-    from fencedlock.losses import LossCallback
+    from fencedlock.primitives.locks import LossCallback
 
 URL_VARIABLE = "FENCEDLOCK_URL"
 
@@ -106,7 +107,7 @@ def _connect(
     settings = {name: _setting(name, value, address, environment or {}) for name, value in given.items()}
     recipe = None
     if address is not None:
-        recipe = Recipe(str.__str__(target), {**settings, "on_lost": on_lost}, origin or secrets.token_hex(16))
+        recipe = Recipe(connect_again, str.__str__(target), {**settings, "on_lost": on_lost}, origin or secrets.token_hex(16))
     client = Client(
         backend_factory(
             target if address is None else address,
@@ -172,11 +173,7 @@ def default_client() -> Client:
         return _become_default(_connect(url, dict(_DEFAULTS), None, environment=os.environ))
 
 
-def checked_ttl(ttl: float) -> float:
-    """The lease in seconds, if it can be one. Raises ConfigurationError."""
-    if isinstance(ttl, bool) or not isinstance(ttl, (int, float)) or not LEAST_TTL_SECONDS <= ttl <= MOST_TTL_SECONDS:
-        raise ConfigurationError(f"ttl must be a number of seconds from {LEAST_TTL_SECONDS} to {MOST_TTL_SECONDS:.0f}, not {ttl!r}")
-    return float(ttl)
+find_default_by(default_client)
 
 
 def _checked_seconds(name: str, value: float) -> float:

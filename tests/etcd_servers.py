@@ -12,11 +12,11 @@ from urllib.parse import quote
 
 import pytest
 
-from fencedlock.backends.base import Waiter
 from fencedlock.backends.etcd import connections as calls
 from fencedlock.backends.etcd.keys import after, locks_prefix
 from fencedlock.backends.etcd.messages import messages
 from fencedlock.backends.etcd.settings import Settings
+from fencedlock.core.info import Waiter
 from tests.servers import ServerProcess, free_port, system_program
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ import redis
 import redis.backoff
 import redis.retry
 
-from fencedlock.backends.base import Waiter
 from fencedlock.backends.redis.keys import keys_of, lock_key
+from fencedlock.core.info import Waiter
 from tests.proxy import Proxy
 
 SYSTEM_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin")

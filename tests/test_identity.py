@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 
-from fencedlock.identity import Owner, this_thread
+from fencedlock.runtime.owners import Owner, this_thread
 
 
 def test_a_dead_thread_is_dead_although_a_cycle_keeps_its_frames() -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 import fencedlock
-from fencedlock.interrupts import raised_by_handler
+from fencedlock.runtime.interrupts import raised_by_handler
 from tests.conftest import eventually
 from tests.interrupts import Interrupt, TimeLimit, TimeLimitError
 from tests.servers import LockServer, RedisServer

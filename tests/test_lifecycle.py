@@ -17,7 +17,7 @@ import pytest
 
 import fencedlock
 from fencedlock.clock import Deadline
-from fencedlock.heartbeat import Heartbeat
+from fencedlock.runtime.heartbeat import Heartbeat
 from tests.conftest import eventually
 from tests.contenders import Contender
 from tests.servers import LockServer

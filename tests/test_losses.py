@@ -12,7 +12,7 @@ import pytest
 
 import fencedlock
 from fencedlock.backends.redis.lock import RedisLock
-from fencedlock.losses import Losses
+from fencedlock.runtime.losses import Losses
 from tests.conftest import eventually
 from tests.servers import RedisServer
 

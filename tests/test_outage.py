@@ -12,7 +12,7 @@ import pytest
 
 import fencedlock
 from fencedlock.clock import now_seconds
-from fencedlock.hold import NOT_OURS_REASON
+from fencedlock.core.lease import NOT_OURS_REASON
 from tests.conftest import eventually
 from tests.contenders import Contender
 from tests.proxy import LOSE, Proxy

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fencedlock.threads import Event, InterruptibleMutex, Worker, make_mutex
+from fencedlock.runtime.threads import Event, InterruptibleMutex, Worker, make_mutex
 from tests.conftest import eventually
 from tests.interrupts import Interrupt, TimeLimit
 

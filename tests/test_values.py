@@ -11,7 +11,7 @@ import pytest
 
 import fencedlock
 from fencedlock import FencingToken
-from fencedlock.hold import LEASE_TRANSITIONS, LeaseEvent, LeaseState
+from fencedlock.core.lease import LEASE_TRANSITIONS, LeaseEvent, LeaseState
 
 
 class TestToken:

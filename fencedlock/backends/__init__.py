@@ -1,1 +1,1 @@
-"""Lock servers: one room each, all of the shape that :mod:`fencedlock.backends.base` fixes."""
+"""Lock servers: one room each, all of the shape that :mod:`fencedlock.core.backend` fixes."""

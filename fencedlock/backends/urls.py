@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 from fencedlock.backends.address import Address, Host, parsed, scheme_of, without_password
-from fencedlock.backends.base import Backend, BackendFactory
+from fencedlock.core.backend import Backend, BackendFactory
 from fencedlock.errors import ConfigurationError
 
 if TYPE_CHECKING:

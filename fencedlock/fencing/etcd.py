@@ -74,7 +74,7 @@ class EtcdFence:
         request = known.TxnRequest(
             compare=[known.Compare(result=EQUAL, target=CREATE, key=holder, create_revision=revision)], success=operations
         )
-        answer = self._bind(token.lock).backend.connections.call(TXN, request, self._timeout)
+        answer = self._bind(token.lock).cluster.connections.call(TXN, request, self._timeout)
         if not answer.succeeded:
             raise self.stale(token)
         return int(answer.header.revision)

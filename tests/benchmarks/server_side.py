@@ -13,9 +13,9 @@ from typing import Any
 import redis
 
 import fencedlock
-from fencedlock.backends.base import ClaimAnswer
-from fencedlock.hold import Claim, Hold
-from fencedlock.identity import this_thread
+from fencedlock.core.answers import ClaimAnswer
+from fencedlock.core.claims import Claim, Hold
+from fencedlock.runtime.owners import this_thread
 from tests.benchmarks.contestants import LEASE_SECONDS, PEER, PEERS, REDIS_PY
 from tests.benchmarks.tables import Table
 

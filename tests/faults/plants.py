@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from fencedlock import FencingToken
-from fencedlock.backends.base import Renewed
 from fencedlock.backends.redis.backend import RedisBackend
 from fencedlock.backends.redis.scripts import Script, scripts_of
 from fencedlock.clock import now_seconds
+from fencedlock.core.answers import Renewed
 from tests.faults.registers import PostgreSQLRegister
 
 SCRIPTS = scripts_of()

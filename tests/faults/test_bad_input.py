@@ -20,7 +20,7 @@ from fencedlock import BackendError, ConfigurationError, FencedLockError
 from fencedlock.backends.etcd import connections as calls
 from fencedlock.backends.etcd.keys import locks_prefix
 from fencedlock.backends.etcd.messages import messages
-from fencedlock.backends.names import MOST_NAME_BYTES
+from fencedlock.core.names import MOST_NAME_BYTES
 from tests.conftest import eventually
 from tests.etcd_servers import EtcdServer
 from tests.proxy import hang_up

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 from fencedlock.backends.etcd.leases import Lease
-from fencedlock.threads import make_mutex
+from fencedlock.runtime.threads import make_mutex
 
 
 class Anchor:

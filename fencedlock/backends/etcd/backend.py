@@ -1,23 +1,22 @@
-"""One etcd cluster as one client sees it."""
+"""The operations on many locks of one etcd cluster, and the beats that keep them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-from fencedlock.backends.base import Backend, ClaimAnswer, Gone, Listener, NotOurs, RenewAnswer, Renewed
-from fencedlock.backends.etcd.anchor import Anchor, Places
-from fencedlock.backends.etcd.connections import RANGE, STATUS, Connections
-from fencedlock.backends.etcd.inbox import Inbox
+from fencedlock.backends.etcd.anchor import Anchor
+from fencedlock.backends.etcd.cluster import EtcdCluster
+from fencedlock.backends.etcd.connections import RANGE, STATUS
 from fencedlock.backends.etcd.keys import after, lock_keys, locks_prefix, name_of
-from fencedlock.backends.etcd.leases import Lease, Leases
+from fencedlock.backends.etcd.leases import Lease
 from fencedlock.backends.etcd.lock import EtcdLock
 from fencedlock.backends.etcd.messages import messages
-from fencedlock.backends.names import checked_namespace
 from fencedlock.clock import now_seconds
-from fencedlock.errors import BackendError, BackendMisconfiguredError, FencedLockError
-from fencedlock.hold import Claim, Hold
-from fencedlock.waiting import Bell
+from fencedlock.core.answers import ClaimAnswer, Gone, NotOurs, RenewAnswer, Renewed
+from fencedlock.core.backend import Backend, Listener
+from fencedlock.core.claims import Claim, Hold, Waker
+from fencedlock.errors import BackendError, FencedLockError
 
 _PAGE = 1000
 
@@ -28,18 +27,8 @@ _Target = TypeVar("_Target", Hold, Claim)
 _Answer = TypeVar("_Answer")
 
 
-class EtcdBackend:
-    """Implements :class:`fencedlock.backends.base.Backend` on one cluster."""
-
-    def __init__(self, connections: Connections, namespace: str, request_timeout_seconds: float) -> None:
-        self.request_timeout_seconds: float = request_timeout_seconds
-        self._namespace = checked_namespace(namespace)
-        self.connections: Connections = connections
-        self.leases: Leases = Leases(connections, namespace)
-        self.places: Places = Places()
-        self.inbox: Inbox = Inbox(connections, request_timeout_seconds)
-        self.highest_revision: int = 0
-        """The cluster was seen at this revision."""
+class EtcdBackend(EtcdCluster):
+    """Implements :class:`fencedlock.core.backend.Backend` on one cluster."""
 
     # --- the operations of many locks
 
@@ -95,7 +84,7 @@ class EtcdBackend:
     def listen(self, listener: Listener, timeout_seconds: float) -> None:  # noqa: ARG002 - it opens in the background
         self.inbox.open(listener)
 
-    def wait(self, bell: Bell, timeout_seconds: float) -> None:
+    def wait(self, bell: Waker, timeout_seconds: float) -> None:
         bell.wait(timeout_seconds)
 
     def tend(self, now: float) -> float | None:
@@ -110,18 +99,6 @@ class EtcdBackend:
 
     def forget_connections(self) -> None:
         self.connections.forget()
-
-    def saw_revision(self, revision: int, at_least: int) -> None:
-        """The cluster answered a transaction at this revision, and had been seen at ``at_least`` before it was asked.
-
-        Raises BackendMisconfiguredError if it has gone back, for tokens would too.
-        """
-        if revision < at_least:
-            raise BackendMisconfiguredError(
-                f"etcd's revision has gone back from {at_least} to {revision}, and fencing tokens with it: it was restored from a backup, "
-                "or replaced. Restore it with --bump-revision, or raise the floor of each lock that has a fence; then connect anew"
-            )
-        self.highest_revision = max(self.highest_revision, revision)
 
 
 class _Round:

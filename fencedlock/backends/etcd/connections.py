@@ -16,11 +16,11 @@ from fencedlock.backends.etcd.grpc_repairs import load_grpc, make_interruptible
 from fencedlock.backends.etcd.messages import messages
 from fencedlock.backends.etcd.settings import Settings
 from fencedlock.clock import now_seconds
-from fencedlock.cooperation import raise_if_patched_too_late
 from fencedlock.errors import BackendError, BackendMisconfiguredError, BackendUnavailableError
-from fencedlock.interrupts import raised_by_handler
-from fencedlock.process import CopiedProcessError, in_child, own
-from fencedlock.threads import Event, make_mutex
+from fencedlock.runtime.cooperation import raise_if_patched_too_late
+from fencedlock.runtime.interrupts import raised_by_handler
+from fencedlock.runtime.process import CopiedProcessError, in_child, own
+from fencedlock.runtime.threads import Event, make_mutex
 
 _CHANNEL_OPTIONS: Final = (
     ("grpc.use_local_subchannel_pool", 1),  # a forked child must not find its parent's connections again

@@ -6,15 +6,15 @@ import logging
 from queue import SimpleQueue
 from typing import Any
 
-from fencedlock.backends.base import Listener
 from fencedlock.backends.etcd.connections import RANGE, WATCH, Connections
 from fencedlock.backends.etcd.keys import LockKeys
 from fencedlock.backends.etcd.messages import DELETE, OLDEST_FIRST, messages
 from fencedlock.backends.etcd.queue import LockQueue
 from fencedlock.backends.etcd.values import claim_of_holder, claims_in
 from fencedlock.clock import now_seconds
+from fencedlock.core.backend import Listener
 from fencedlock.errors import BackendError, BackendUnavailableError
-from fencedlock.threads import Event, Worker, make_mutex
+from fencedlock.runtime.threads import Event, Worker, make_mutex
 
 logger: logging.Logger = logging.getLogger("fencedlock")
 

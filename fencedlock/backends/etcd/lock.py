@@ -5,21 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from fencedlock.backends.base import (
-    RELEASED,
-    Busy,
-    ClaimAnswer,
-    Gone,
-    Grant,
-    LockInfo,
-    NotOurs,
-    ReleaseAnswer,
-    Waiter,
-    Waiting,
-)
 from fencedlock.backends.etcd.anchor import Anchor
+from fencedlock.backends.etcd.cluster import EtcdCluster
 from fencedlock.backends.etcd.connections import LEASE_TIME_TO_LIVE, RANGE, TXN, LeaseGoneError
 from fencedlock.backends.etcd.floors import Floors
 from fencedlock.backends.etcd.keys import LockKeys
@@ -28,12 +17,11 @@ from fencedlock.backends.etcd.messages import CREATE, EQUAL, GREATER, LESS, MOD,
 from fencedlock.backends.etcd.queue import GRACE_SECONDS
 from fencedlock.backends.etcd.values import LockState, claims_in, first_values_of, holder_value, place_value, read_holder, read_place
 from fencedlock.clock import now_seconds
+from fencedlock.core.answers import RELEASED, Busy, ClaimAnswer, Gone, Grant, NotOurs, ReleaseAnswer, Waiting
+from fencedlock.core.claims import Claim, Hold
+from fencedlock.core.info import LockInfo, Waiter
 from fencedlock.errors import BackendUnavailableError
-from fencedlock.hold import Claim, Hold
-from fencedlock.threads import make_mutex
-
-if TYPE_CHECKING:
-    from fencedlock.backends.etcd.backend import EtcdBackend
+from fencedlock.runtime.threads import make_mutex
 
 RECHECK_SECONDS = 30.0
 """A waiter whose queue is followed asks by itself so seldom: events tell it all."""
@@ -104,18 +92,18 @@ class _Templates(NamedTuple):
 
 
 class EtcdLock:
-    """Implements :class:`fencedlock.backends.base.BoundLock`."""
+    """Implements :class:`fencedlock.core.backend.BoundLock`."""
 
-    __slots__ = ("_templates", "backend", "changing", "keys", "last_grant", "name")
+    __slots__ = ("_templates", "changing", "cluster", "keys", "last_grant", "name")
 
-    def __init__(self, backend: EtcdBackend, name: str, keys: LockKeys) -> None:
+    def __init__(self, cluster: EtcdCluster, name: str, keys: LockKeys) -> None:
         self.name: str = name
         self.keys: LockKeys = keys
         self.changing: AbstractContextManager[bool] = make_mutex()
         """Held while a hold of it is renewed, or moved to another lease: the beats and the owner both do so."""
         self.last_grant: int = 0
         """The revision of the last grant to a claim of this client."""
-        self.backend: EtcdBackend = backend
+        self.cluster: EtcdCluster = cluster
         self._templates = _Templates.of(keys)
 
     # --- acquire
@@ -127,17 +115,17 @@ class EtcdLock:
                 return self._acquire(claim, queue=queue, give_up_at=give_up_at)
             except LeaseGoneError:
                 # Ours or the shared one. The place that was tied to ours is gone with it.
-                self.backend.leases.forget_shared()
-                self.backend.leases.renew(claim.anchor.lease, give_up_at - now_seconds())
+                self.cluster.leases.forget_shared()
+                self.cluster.leases.renew(claim.anchor.lease, give_up_at - now_seconds())
         raise BackendUnavailableError("etcd has forgotten three leases in a row")
 
     def _acquire(self, claim: Claim, *, queue: bool, give_up_at: float) -> ClaimAnswer:
-        backend = self.backend
-        shared_id = backend.leases.shared_id(MARK_SECONDS, give_up_at - now_seconds())
+        cluster = self.cluster
+        shared_id = cluster.leases.shared_id(MARK_SECONDS, give_up_at - now_seconds())
         anchor = self._anchor(claim, give_up_at)
         if queue and not anchor.number:
-            anchor.number = backend.places.take()
-        pass_over = bool(anchor.place) and backend.inbox.may_pass_over(self.keys, claim.id)
+            anchor.number = cluster.places.take()
+        pass_over = bool(anchor.place) and cluster.inbox.may_pass_over(self.keys, claim.id)
         request = self._acquire_request(claim, anchor, shared_id, queue=queue, pass_over=pass_over)
         answer = self._ask_for(claim, request, give_up_at)
         if not (answer.succeeded or queue or claim.patient):
@@ -165,12 +153,12 @@ class EtcdLock:
                 raise LeaseGoneError("the claim's place was tied to a lease that is over")
             anchor.place = place[0].create_revision
         ahead = claims_in(line.kvs, self.keys)
-        backend.inbox.wait(self.keys, claim.id, answer.header.revision, ahead, are_all=not line.more)
+        cluster.inbox.wait(self.keys, claim.id, answer.header.revision, ahead, are_all=not line.more)
         return self.waiting(now_seconds() + RECHECK_SECONDS)
 
     def _anchor(self, claim: Claim, give_up_at: float) -> Anchor:
         """The claim's anchor, with a lease that is good for a grant."""
-        leases, anchor = self.backend.leases, claim.anchor
+        leases, anchor = self.cluster.leases, claim.anchor
         if anchor is not None and not anchor.lease.is_good(now_seconds()):
             leases.renew(anchor.lease, give_up_at - now_seconds())
         if anchor is None or anchor.lease.gone:
@@ -189,24 +177,24 @@ class EtcdLock:
             compare=[known.Compare(result=EQUAL, target=MOD, key=holder.key, mod_revision=holder.mod_revision)],
             success=[known.RequestOp(request_put=put)],
         )
-        if not self.backend.connections.call(TXN, request, give_up_at - now_seconds()).succeeded:
+        if not self.cluster.connections.call(TXN, request, give_up_at - now_seconds()).succeeded:
             raise LeaseGoneError("the grant ended together with its lease")
 
     def waiting(self, recheck_at: float) -> Waiting:
         """A claim waits, and should ask by itself at this time; sooner while events of the queue don't come in."""
         now = now_seconds()
-        if not self.backend.inbox.follows(self.keys):
+        if not self.cluster.inbox.follows(self.keys):
             recheck_at = min(recheck_at, now + BLIND_RECHECK_SECONDS)
         return Waiting(now, 0, recheck_at)
 
     def _ask_for(self, claim: Claim, request: Any, give_up_at: float) -> Any:
         """Send a transaction that may grant the claim, and remember if an answer went missing."""
         before, claim.unanswered = claim.unanswered, 1
-        at_least = self.backend.highest_revision
-        answer, sent = self.backend.connections.call_counted(TXN, request, give_up_at - now_seconds())
+        at_least = self.cluster.highest_revision
+        answer, sent = self.cluster.connections.call_counted(TXN, request, give_up_at - now_seconds())
         if sent == 1:
             claim.unanswered = before
-        self.backend.saw_revision(answer.header.revision, at_least)
+        self.cluster.saw_revision(answer.header.revision, at_least)
         return answer
 
     def _acquire_request(self, claim: Claim, anchor: Anchor, shared_id: int, *, queue: bool, pass_over: bool) -> Any:
@@ -236,22 +224,22 @@ class EtcdLock:
     def _try_again_if_free(self, claim: Claim, anchor: Anchor, shared_id: int, answer: Any) -> Any:
         """One try found the lock free, and others waiting for it: unless they take it soon, they are dead, and it is ours to take."""
         patience_until = now_seconds() + GRACE_SECONDS
-        give_up_at = patience_until + self.backend.request_timeout_seconds
+        give_up_at = patience_until + self.cluster.request_timeout_seconds
         look = messages().RangeRequest(key=self.keys.floor, range_end=self.keys.holder_end)
         kvs = answer.responses[0].response_range.kvs
         while LockState(kvs, self.keys).holder is None:
             if now_seconds() >= patience_until:
                 return self._ask_for(claim, self._acquire_request(claim, anchor, shared_id, queue=False, pass_over=True), give_up_at)
             time.sleep(LOOK_SECONDS)
-            kvs = self.backend.connections.call(RANGE, look, give_up_at - now_seconds()).kvs
+            kvs = self.cluster.connections.call(RANGE, look, give_up_at - now_seconds()).kvs
         return answer
 
     def _granted(self, claim: Claim, anchor: Anchor, revision: int, floors: Floors, *, abandoned: bool) -> Grant:
         anchor.revision, anchor.since = revision, now_seconds()
         self.last_grant = max(self.last_grant, revision)
-        self.backend.inbox.give_up(self.keys, claim.id)
+        self.cluster.inbox.give_up(self.keys, claim.id)
         if not claim.unanswered:
-            self.backend.places.give_back(anchor, 0)
+            self.cluster.places.give_back(anchor, 0)
         lease = anchor.lease
         return floors.token_of(revision), lease.deadline, abandoned, not lease.is_fresh(now_seconds())
 
@@ -270,7 +258,7 @@ class EtcdLock:
             success=[known.RequestOp(request_put=put)],
             failure=[known.RequestOp(request_range=known.RangeRequest(key=self.keys.holder))],
         )
-        answer = self.backend.connections.call(TXN, request, timeout_seconds)
+        answer = self.cluster.connections.call(TXN, request, timeout_seconds)
         if not answer.succeeded:
             kvs = answer.responses[0].response_range.kvs
             if not kvs or kvs[0].create_revision != anchor.revision:
@@ -307,11 +295,11 @@ class EtcdLock:
 
     def withdraw(self, claim: Claim, timeout_seconds: float) -> None:
         known, keys = messages(), self.keys
-        self.backend.inbox.give_up(keys, claim.id)
+        self.cluster.inbox.give_up(keys, claim.id)
         if claim.anchor is None:
             return  # nothing was ever sent
         anchor = claim.anchor
-        leave = self._leave(claim, self.backend.places.withdrawn(anchor))
+        leave = self._leave(claim, self.cluster.places.withdrawn(anchor))
         first, last = first_values_of(claim.id)
         clean = known.TxnRequest(
             # A mark that was there before the grant is somebody else's, and stays.
@@ -331,7 +319,7 @@ class EtcdLock:
 
         _, sent = self._end_claim(claim, make, timeout_seconds, leaving=claim.unanswered > 0 or anchor.place > 0)
         if sent == 1 and not claim.unanswered:
-            self.backend.places.give_back(anchor, 1)
+            self.cluster.places.give_back(anchor, 1)
 
     def _leave(self, claim: Claim, number: int) -> list[Any]:
         """The deletion of the claim's place of this number; 0 if it has none."""
@@ -350,12 +338,12 @@ class EtcdLock:
 
         If a packet of it may still be under way, it buries the claim; if it is ``leaving`` the queue without the lock, it tells the others.
         """
-        known, backend = messages(), self.backend
+        known, cluster = messages(), self.cluster
         if not (claim.unanswered or leaving):
-            return backend.connections.call_counted(TXN, make([]), timeout_seconds, attempts=attempts)
+            return cluster.connections.call_counted(TXN, make([]), timeout_seconds, attempts=attempts)
         give_up_at = now_seconds() + timeout_seconds
         for last_try in (False, True):
-            lease_id = backend.leases.shared_id(TOMBSTONE_SECONDS, give_up_at - now_seconds())
+            lease_id = cluster.leases.shared_id(TOMBSTONE_SECONDS, give_up_at - now_seconds())
             puts = []
             if claim.unanswered:
                 puts.append(known.PutRequest(key=self.keys.tombstone_of(claim.id), lease=lease_id))
@@ -363,10 +351,10 @@ class EtcdLock:
                 puts.append(known.PutRequest(key=self.keys.left, value=claim.id.encode(), lease=lease_id))
             marks = [known.RequestOp(request_put=put) for put in puts]
             try:
-                answer, sent = backend.connections.call_counted(TXN, make(marks), give_up_at - now_seconds(), attempts=attempts)
+                answer, sent = cluster.connections.call_counted(TXN, make(marks), give_up_at - now_seconds(), attempts=attempts)
                 return answer, sent + last_try  # the first try may have sent a copy besides the one that was refused
             except LeaseGoneError:
-                backend.leases.forget_shared()
+                cluster.leases.forget_shared()
                 if last_try:
                     raise
         raise AssertionError
@@ -375,7 +363,7 @@ class EtcdLock:
 
     def inspect(self, timeout_seconds: float) -> LockInfo:
         give_up_at = now_seconds() + timeout_seconds
-        known, keys, call = messages(), self.keys, self.backend.connections.call
+        known, keys, call = messages(), self.keys, self.cluster.connections.call
         look = known.RangeRequest(key=keys.floor, range_end=keys.queue_end, **OLDEST_FIRST)
         kvs = call(RANGE, look, timeout_seconds).kvs
         state = LockState(kvs, keys)
@@ -409,12 +397,12 @@ class EtcdLock:
         known = messages()
         compare = [known.Compare(result=EQUAL, target=CREATE, key=key, create_revision=revision)]
         request = known.TxnRequest(compare=compare, success=[_delete(key)])
-        answer, sent = self.backend.connections.call_counted(TXN, request, timeout_seconds)
+        answer, sent = self.cluster.connections.call_counted(TXN, request, timeout_seconds)
         return answer.succeeded or sent > 1
 
     def raise_floor(self, token: int, timeout_seconds: float) -> None:
         give_up_at = now_seconds() + timeout_seconds
-        known, key, call = messages(), self.keys.floor, self.backend.connections.call
+        known, key, call = messages(), self.keys.floor, self.cluster.connections.call
         while True:
             answer = call(RANGE, known.RangeRequest(key=key), give_up_at - now_seconds())
             floors = Floors.read(answer.kvs[0] if answer.kvs else None)
@@ -430,7 +418,7 @@ class EtcdLock:
 
     def revision_of(self, token: int, timeout_seconds: float) -> int:
         """The ``create_revision`` of the holder's key in the hold with this token."""
-        kvs = self.backend.connections.call(RANGE, messages().RangeRequest(key=self.keys.floor), timeout_seconds).kvs
+        kvs = self.cluster.connections.call(RANGE, messages().RangeRequest(key=self.keys.floor), timeout_seconds).kvs
         return Floors.read(kvs[0] if kvs else None).revision_of(token)
 
 

@@ -1,4 +1,4 @@
-"""One Redis server as one client sees it: the scripts, the times in their answers, and the errors."""
+"""The operations on many locks of one Redis server, and the life of the connections to it."""
 
 from __future__ import annotations
 
@@ -7,28 +7,18 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
-from fencedlock.backends.base import (
-    Backend,
-    Busy,
-    ClaimAnswer,
-    Gone,
-    Listener,
-    NotOurs,
-    RenewAnswer,
-    Renewed,
-    Waiting,
-)
-from fencedlock.backends.names import checked_namespace
-from fencedlock.backends.redis.connections import LEAST_WAIT_SECONDS, Connections, Connector, Wire
-from fencedlock.backends.redis.floors import MOST_TOKEN, SLACK_US, Floors
-from fencedlock.backends.redis.inbox import Inbox
+from fencedlock.backends.redis.connections import Wire
 from fencedlock.backends.redis.keys import keys_of, lock_key, name_of, scan_pattern
-from fencedlock.backends.redis.lock import MOST_LATE, RedisLock, clock_jumps, left_of, whole_ms
-from fencedlock.backends.redis.scripts import Script, Scripts, bulks, pack
+from fencedlock.backends.redis.lock import RedisLock
+from fencedlock.backends.redis.scripts import Script, pack
+from fencedlock.backends.redis.server import RedisServer, nonsense
+from fencedlock.backends.redis.times import MOST_LATE, clock_jumps, left_of
 from fencedlock.clock import now_seconds
+from fencedlock.core.answers import Busy, ClaimAnswer, RenewAnswer
+from fencedlock.core.backend import Backend, Listener
+from fencedlock.core.claims import Claim, Hold, Waker
+from fencedlock.core.lease import MOST_TTL_SECONDS
 from fencedlock.errors import BackendError, FencedLockError
-from fencedlock.hold import MOST_SPAN_SECONDS, MOST_TTL_SECONDS, Claim, Hold
-from fencedlock.waiting import Bell
 
 _SCAN_COUNT = "1000"
 _LEAST_RECHECK_MS = 10
@@ -55,52 +45,8 @@ _Make: TypeAlias = Callable[[_Target, int], bytes]
 _Read: TypeAlias = Callable[[_Target, bytes, float], _Answer | None]
 
 
-class _Terms(dict[tuple[str, float, str, bool], str]):
-    """The last arguments of acquire.lua, of a holder, a lease in seconds, a mode, and fair or not: most claims' are not new."""
-
-    def __init__(self, doors: str) -> None:
-        self._doors = doors
-
-    def __missing__(self, kind: tuple[str, float, str, bool]) -> str:
-        holder, lease_seconds, mode, fair = kind
-        lease_ms = whole_ms(lease_seconds)
-        span_ms = min(lease_ms, round(MOST_SPAN_SECONDS * 1000))
-        if len(self) >= _MOST_TERMS:
-            self.clear()
-        terms = self[kind] = bulks(f"{lease_ms} {holder}", str(lease_ms), mode, f"{fair:d} {span_ms} {self._doors}")
-        return terms
-
-
-class RedisBackend:
-    """Implements :class:`fencedlock.backends.base.Backend` on one server."""
-
-    def __init__(
-        self,
-        connector: Connector,
-        client_id: str,
-        namespace: str,
-        request_timeout_seconds: float,
-        scripts: Scripts,
-        on_close: Callable[[], None],
-    ) -> None:
-        self.scripts: Scripts = scripts
-        self.request_timeout_seconds: float = request_timeout_seconds
-        self._connector = connector
-        self._on_close = on_close
-        self._namespace = checked_namespace(namespace)
-        self.connections: Connections = Connections(connector, request_timeout_seconds)
-        inbox_prefix = f"{namespace}:inbox:"
-        self._inbox = Inbox(self.connections, connector, inbox_prefix + client_id, request_timeout_seconds, self._may_be_issued)
-        self.connections.on_new = self._connected_anew
-        self.connections.on_switch = self._inbox.hang_up
-        self.doors: str = f"1 {inbox_prefix}"
-        """The last argument of scripts that hand over: that the server knows who listens, and where the inboxes are."""
-        self.release_terms: str = bulks("0", self.doors)
-        """The last arguments of a release whose claim has no packet unanswered."""
-        self.terms: _Terms = _Terms(self.doors)
-        self.floors: Floors = Floors()
-        self.ahead_us: float = 0.0
-        """The server's time minus this process's, as of the last answer; 0 before the first one, which teaches it."""
+class RedisBackend(RedisServer):
+    """Implements :class:`fencedlock.core.backend.Backend` on one server."""
 
     # --- the operations of many locks
 
@@ -131,7 +77,7 @@ class RedisBackend:
                 cursor, keys = reply
                 names = [name_of(self._namespace, key.decode(errors="replace")) for key in keys]
             except (AttributeError, TypeError, ValueError) as error:
-                raise _nonsense(reply) from error
+                raise nonsense(reply) from error
             for name in names:
                 if name is not None and name not in seen:
                     seen.add(name)
@@ -194,7 +140,7 @@ class RedisBackend:
     def listen(self, listener: Listener, timeout_seconds: float) -> None:
         self._inbox.open(listener, timeout_seconds)
 
-    def wait(self, bell: Bell, timeout_seconds: float) -> None:
+    def wait(self, bell: Waker, timeout_seconds: float) -> None:
         self._inbox.wait(bell, timeout_seconds)
 
     def tend(self, now: float) -> float | None:
@@ -205,49 +151,9 @@ class RedisBackend:
         self.connections.close()
         self._on_close()
 
-    def _connected_anew(self) -> None:
-        """A connection was opened, perhaps to another server than before, whose clock is behind.
-
-        No token may be lower than what that one may have issued by now, though we were not told of it.
-        """
-        if self.ahead_us:
-            self.floors.of_all = max(self.floors.of_all, self.server_us(now_seconds()))
-        self._inbox.doubt()
-
-    def _may_be_issued(self, token: int) -> bool:
-        """False for a token that is higher than the server's clock can have made it: what tells of it is not believed."""
-        return token <= self.server_us(now_seconds()) + SLACK_US
-
     def forget_connections(self) -> None:
         self._inbox.forget()
         self.connections.forget()
-
-    # --- for the locks of this server
-
-    def call(
-        self, script: Script, packed: bytes, timeout_seconds: float, attempts: int = 1, repack: Callable[[], bytes] | None = None
-    ) -> tuple[bytes, int]:
-        """The line that a packed call of a script answers, with its sign and end, and how often it was sent."""
-        asked_at = now_seconds()
-        reply, sent = self.connections.converse(packed, timeout_seconds, asked_at, attempts, None, repack)
-        if type(reply) is bytes:
-            return reply, sent
-        if repack is not None:
-            packed = repack()
-        return self.call_with_text(script, packed, asked_at + timeout_seconds, attempts, reply, sent)
-
-    def call_with_text(self, script: Script, packed: bytes, until: float, attempts: int, error: Exception, sent: int) -> tuple[bytes, int]:
-        """The same after this error, if it says that the server has not loaded the script; otherwise it is raised.
-
-        The caller has time until then, for the first of the attempts.
-        """
-        if not isinstance(error, self._connector.exceptions.NoScriptError):
-            raise self.connections.refusal(error) from error
-        now = now_seconds()
-        reply, more = self.connections.converse(script.with_text(packed), max(LEAST_WAIT_SECONDS, until - now), now, attempts)
-        if isinstance(reply, Exception):
-            raise self.connections.refusal(reply) from reply
-        return reply, sent + more - 1
 
     def _ask(
         self, script: Script, targets: Sequence[_Target], make: _Make[_Target], read: _Read[_Target], timeout_seconds: float
@@ -313,79 +219,6 @@ class RedisBackend:
                 timeout_seconds = left_of(timeout_seconds, sent_at)
             answers.update({target: clock_jumps() for target in unanswered})
         return [answers[target] for target in targets]
-
-    def call_for_array(self, script: Script, packed: bytes, timeout_seconds: float) -> Any:
-        """The reply to a packed call of a script that returns more than a line."""
-        asked_at = now_seconds()
-        try:
-            return self.connections.ask(packed, timeout_seconds)
-        except BackendError as error:
-            if not isinstance(error.__cause__, self._connector.exceptions.NoScriptError):
-                raise
-        return self.connections.ask(script.with_text(packed), left_of(timeout_seconds, asked_at))
-
-    def server_us(self, at: float) -> int:
-        """The server's time, in µs, at a time of this process."""
-        return int(at * 1e6 + self.ahead_us)
-
-    def _learn_time(self, server_us: bytes, asked_at: float) -> None:
-        """Grants and renewals tell the server's time; the next "not after" is reckoned by it."""
-        self.ahead_us = int(server_us) - asked_at * 1e6
-
-    def read_claim_answer(  # noqa: C901 - one branch for each answer
-        self, claim: Claim, reply: bytes, asked_at: float
-    ) -> ClaimAnswer | None:
-        """The answer of acquire.lua to what was asked at this time; None if the packet was late."""
-        try:
-            if reply[:1] == b":" and len(reply) >= _TOKEN_BYTES:  # on the way of each acquisition
-                token = int(reply[1:])
-                self.ahead_us = token - asked_at * 1e6
-                floors = self.floors
-                if token > floors.of_all:  # noqa: PLR1730 - max() takes longer
-                    floors.of_all = token
-                return token, asked_at + claim.lease_seconds, False, False
-            words = reply.split()
-            kind = words[0]
-            if kind == b"+granted":
-                now_us, token, lease_ms = int(words[1]), int(words[2]), int(words[3])
-                if lease_ms <= _MOST_TTL_MS and token <= MOST_TOKEN:
-                    self.ahead_us = now_us - asked_at * 1e6
-                    self.floors.saw(claim.bound.name, token, now_us, int(asked_at * 1e6))
-                    return token, asked_at + lease_ms / 1000, words[4] == b"1", False
-            if kind == b"+waiting":
-                recheck_ms = max(int(words[2]), _LEAST_RECHECK_MS)
-                if not self._inbox.is_open:  # no doorbell will come
-                    recheck_ms = min(recheck_ms, _DEAF_RECHECK_MS)
-                return Waiting(asked_at, int(words[1]), now_seconds() + recheck_ms / 1000)
-            if kind == b"+busy":
-                return _BUSY
-            if kind == b"+gone":
-                return Gone()
-            if kind == b"+late":
-                self._learn_time(words[1], asked_at)
-                return None
-        except (LookupError, ValueError) as error:
-            raise _nonsense(reply) from error
-        raise _nonsense(reply)
-
-    def _read_renew_answer(self, _hold: Hold, reply: bytes, asked_at: float) -> RenewAnswer | None:
-        """The answer of renew.lua."""
-        try:
-            words = reply.split()
-            self._learn_time(words[1], asked_at)
-            if words[0] == b"+renewed" and int(words[2]) <= _MOST_TTL_MS:
-                return Renewed(asked_at + int(words[2]) / 1000)
-            if words[0] == b"+lost":
-                return NotOurs()
-            if words[0] == b"+late":
-                return None
-        except (LookupError, ValueError) as error:
-            raise _nonsense(reply) from error
-        raise _nonsense(reply)
-
-
-def _nonsense(reply: Any) -> BackendError:
-    return BackendError(f"the lock server's reply makes no sense: {reply!r:.200}")
 
 
 def _pack_all(make: _Make[_Target], targets: Sequence[_Target], not_after_us: int) -> bytes:

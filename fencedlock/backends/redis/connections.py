@@ -21,7 +21,6 @@ from fencedlock.backends.redis.bounded import bounded
 from fencedlock.backends.redis.probes import speaks_plainly, speaks_tls
 from fencedlock.backends.redis.refusals import Meaning, meaning_of, tls_fault, words_of
 from fencedlock.clock import now_seconds
-from fencedlock.cooperation import raise_if_patched_too_late
 from fencedlock.errors import (
     BackendError,
     BackendMisconfiguredError,
@@ -29,10 +28,11 @@ from fencedlock.errors import (
     ConfigurationError,
     FencedLockError,
 )
-from fencedlock.interrupts import innermost_module, raised_by_handler
-from fencedlock.process import CopiedProcessError, own
-from fencedlock.threads import Worker, make_mutex
-from fencedlock.waiting import Bell
+from fencedlock.runtime.bell import Bell
+from fencedlock.runtime.cooperation import raise_if_patched_too_late
+from fencedlock.runtime.interrupts import innermost_module, raised_by_handler
+from fencedlock.runtime.process import CopiedProcessError, own
+from fencedlock.runtime.threads import Worker, make_mutex
 
 MOST_CONNECTIONS = 32
 """Calls in flight at once; more threads than that take turns, because one server answers one at a time anyway."""

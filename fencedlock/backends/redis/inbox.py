@@ -9,14 +9,15 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from fencedlock.backends.base import Listener
 from fencedlock.backends.redis.connections import Connections, Connector, close_copy, limit_waiting
 from fencedlock.backends.redis.scripts import pack
 from fencedlock.clock import now_seconds
+from fencedlock.core.backend import Listener
+from fencedlock.core.claims import Waker
 from fencedlock.errors import BackendError, BackendUnavailableError
-from fencedlock.interrupts import raised_by_handler
-from fencedlock.threads import Event, Worker, make_mutex
-from fencedlock.waiting import Bell
+from fencedlock.runtime.bell import Bell
+from fencedlock.runtime.interrupts import raised_by_handler
+from fencedlock.runtime.threads import Event, Worker, make_mutex
 
 logger: logging.Logger = logging.getLogger("fencedlock")
 
@@ -76,8 +77,8 @@ class Inbox:
         """True if it may be at another server than the calls."""
         self._turn = make_mutex()  # reentrant: in the middle of it, a signal handler or a destructor may sleep for a claim too
         """Whoever has it reads."""
-        self._reader: Bell | None = None
-        self._sleepers: dict[Bell, None] = {}
+        self._reader: Waker | None = None
+        self._sleepers: dict[Waker, None] = {}
         """Those who wait, the reader among them."""
 
     @property
@@ -127,7 +128,7 @@ class Inbox:
             self._stream.close()
         close_copy(self._connection)
 
-    def wait(self, bell: Bell, timeout_seconds: float) -> None:
+    def wait(self, bell: Waker, timeout_seconds: float) -> None:
         """Sleep until the bell rings, at most so long; meanwhile, read for all who sleep, if nobody else does."""
         until = now_seconds() + timeout_seconds
         inside = self._turn._is_owned()
@@ -291,7 +292,7 @@ class _Stream:
         self._poll: Any = None
         limit_waiting(sock, SILENCE_SECONDS)
 
-    def read_until(self, bell: Bell, until: float) -> None:
+    def read_until(self, bell: Waker, until: float) -> None:
         """Read until the bell rings, at most until then; look at least once. Sets :attr:`cut` when the connection has ended."""
         try:
             while not self.cut:

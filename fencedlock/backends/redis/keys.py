@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from urllib.parse import unquote
 
-from fencedlock.backends.names import checked_name, encoded
+from fencedlock.core.names import checked_name, encoded
 
 _NEEDS_ENCODING = re.compile(r"[%{}\x00-\x1f\x7f-\x9f]")
 _GLOB = re.compile(r"([*?\[\]^\\-])")

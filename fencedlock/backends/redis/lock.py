@@ -2,58 +2,51 @@
 
 from __future__ import annotations
 
-import math
 from functools import partial
-from typing import TYPE_CHECKING
 
-from fencedlock.backends.base import RELEASED, ClaimAnswer, LockInfo, NotOurs, ReleaseAnswer, Waiter
-from fencedlock.backends.redis.connections import LEAST_WAIT_SECONDS
 from fencedlock.backends.redis.scripts import bulks
+from fencedlock.backends.redis.server import RedisServer
+from fencedlock.backends.redis.times import MOST_LATE, clock_jumps, left_of, whole_ms
 from fencedlock.clock import now_seconds
+from fencedlock.core.answers import RELEASED, ClaimAnswer, NotOurs, ReleaseAnswer
+from fencedlock.core.claims import Claim, Hold
+from fencedlock.core.info import LockInfo, Waiter
 from fencedlock.errors import BackendError, BackendUnavailableError
-
-if TYPE_CHECKING:
-    from fencedlock.backends.redis.backend import RedisBackend
-    from fencedlock.hold import Claim, Hold
-
-
-MOST_LATE = 3
-"""A question that came late is asked again so often."""
 
 
 class RedisLock:
-    """Implements :class:`fencedlock.backends.base.BoundLock`."""
+    """Implements :class:`fencedlock.core.backend.BoundLock`."""
 
-    __slots__ = ("_backend", "_keys", "_scripts", "name")
+    __slots__ = ("_keys", "_scripts", "_server", "name")
 
-    def __init__(self, backend: RedisBackend, name: str, keys: tuple[str, ...]) -> None:
+    def __init__(self, server: RedisServer, name: str, keys: tuple[str, ...]) -> None:
         self.name: str = name
-        self._backend = backend
-        self._scripts = backend.scripts
+        self._server = server
+        self._scripts = server.scripts
         self._keys = bulks(*keys)
 
     def acquire(self, claim: Claim, queue: bool, timeout_seconds: float) -> ClaimAnswer:
-        backend, before_us, late = self._backend, claim.unanswered, 0
+        server, before_us, late = self._server, claim.unanswered, 0
         # One that has waited takes no second place: it may have been granted the lock meanwhile, by a message that others have read, and
         # whoever knows a claim that waits could let it in.
         mode = "try" if not queue else "queue" if claim.issued is None else "beat"
         while late < MOST_LATE:
             asked_at = now_seconds()
-            not_after_us = int((asked_at + timeout_seconds) * 1e6 + backend.ahead_us)
+            not_after_us = int((asked_at + timeout_seconds) * 1e6 + server.ahead_us)
             pack = partial(self.pack_acquire, claim, not_after_us, mode)
             # First, for another thread may close the client meanwhile. Like what follows, it is on the way of each acquisition.
             claim.unanswered = not_after_us if not_after_us > before_us else before_us  # noqa: FURB136
             try:
-                reply, sent = backend.connections.converse(pack(), timeout_seconds, asked_at, repack=pack)
+                reply, sent = server.connections.converse(pack(), timeout_seconds, asked_at, repack=pack)
             except BackendUnavailableError as error:
                 if not error.sent:
                     claim.unanswered = before_us
                 raise
             if type(reply) is not bytes:
-                reply, sent = backend.call_with_text(self._scripts.acquire, pack(), asked_at + timeout_seconds, 1, reply, sent)
+                reply, sent = server.call_with_text(self._scripts.acquire, pack(), asked_at + timeout_seconds, 1, reply, sent)
             if sent == 1:
                 claim.unanswered = before_us
-            answer = backend.read_claim_answer(claim, reply, asked_at)
+            answer = server.read_claim_answer(claim, reply, asked_at)
             if answer is not None:
                 return answer
             late += 1
@@ -63,14 +56,14 @@ class RedisLock:
     def pack_acquire(self, claim: Claim, not_after_us: int, mode: str) -> bytes:
         """The call of acquire.lua."""
         # One f-string, for it is on the way of each acquisition. All of these are ASCII, so that they are as long in bytes.
-        claim_id, backend = claim.id, self._backend
-        floors = backend.floors
+        claim_id, server = claim.id, self._server
+        floors = server.floors
         floor = str(floors.of(self.name, int(now_seconds() * 1e6)) if floors.of_lifted else floors.of_all)
         not_after = str(not_after_us)
         return (
             f"{self._scripts.acquire.head}{self._keys}${len(claim_id)}\r\n{claim_id}\r\n"
             f"${len(floor)}\r\n{floor}\r\n${len(not_after)}\r\n{not_after}\r\n"
-            f"{backend.terms[claim.owner.holder, claim.lease_seconds, mode, claim.fair]}"
+            f"{server.terms[claim.owner.holder, claim.lease_seconds, mode, claim.fair]}"
         ).encode()
 
     def pack_renew(self, hold: Hold, not_after_us: int) -> bytes:
@@ -89,16 +82,16 @@ class RedisLock:
         )
 
     def release(self, hold: Hold, timeout_seconds: float, attempts: int = 1) -> ReleaseAnswer:
-        claim, token, backend = hold.claim, str(hold.number), self._backend
+        claim, token, server = hold.claim, str(hold.number), self._server
         claim_id = claim.id
-        terms = bulks(str(claim.unanswered), backend.doors) if claim.unanswered else backend.release_terms
+        terms = bulks(str(claim.unanswered), server.doors) if claim.unanswered else server.release_terms
         packed = (  # as in pack_acquire
             f"{self._scripts.release.head}{self._keys}${len(claim_id)}\r\n{claim_id}\r\n${len(token)}\r\n{token}\r\n{terms}"
         ).encode()
         asked_at = now_seconds()
-        reply, sent = backend.connections.converse(packed, timeout_seconds, asked_at, attempts)
+        reply, sent = server.connections.converse(packed, timeout_seconds, asked_at, attempts)
         if type(reply) is not bytes:
-            reply, sent = backend.call_with_text(self._scripts.release, packed, asked_at + timeout_seconds, attempts, reply, sent)
+            reply, sent = server.call_with_text(self._scripts.release, packed, asked_at + timeout_seconds, attempts, reply, sent)
         if reply == b"+released\r\n":
             return RELEASED
         return NotOurs(ended=_number(reply, b"+lost"), replayed=sent > 1)
@@ -107,20 +100,20 @@ class RedisLock:
         """Nothing to do: each hold has a lease of its own."""
 
     def withdraw(self, claim: Claim, timeout_seconds: float) -> None:
-        packed = self._scripts.withdraw.pack(self._keys, claim.id, str(claim.unanswered), self._backend.doors)
-        self._backend.call(self._scripts.withdraw, packed, timeout_seconds)
+        packed = self._scripts.withdraw.pack(self._keys, claim.id, str(claim.unanswered), self._server.doors)
+        self._server.call(self._scripts.withdraw, packed, timeout_seconds)
 
     def force_release(self, token: int, timeout_seconds: float) -> bool:
-        packed = self._scripts.force_release.pack(self._keys, str(token), self._backend.doors)
-        reply, sent = self._backend.call(self._scripts.force_release, packed, timeout_seconds)
+        packed = self._scripts.force_release.pack(self._keys, str(token), self._server.doors)
+        reply, sent = self._server.call(self._scripts.force_release, packed, timeout_seconds)
         return reply == b"+forced\r\n" or sent > 1
 
     def raise_floor(self, token: int, timeout_seconds: float) -> None:
         packed = self._scripts.raise_floor.pack(self._keys, str(token))
-        self._backend.call(self._scripts.raise_floor, packed, timeout_seconds, attempts=2)
+        self._server.call(self._scripts.raise_floor, packed, timeout_seconds, attempts=2)
 
     def inspect(self, timeout_seconds: float) -> LockInfo:
-        reply = self._backend.call_for_array(self._scripts.inspect, self._scripts.inspect.pack(self._keys), timeout_seconds)
+        reply = self._server.call_for_array(self._scripts.inspect, self._scripts.inspect.pack(self._keys), timeout_seconds)
         try:
             owner, holder, token, count, remaining_ms, issued, ahead_us, line = reply
             waiters = tuple(
@@ -157,18 +150,3 @@ def _number(reply: bytes, word: bytes) -> int:
     except (AttributeError, ValueError):
         pass
     raise BackendError(f"the lock server's reply makes no sense: {reply!r:.200}")
-
-
-def whole_ms(lease_seconds: float) -> int:
-    """A lease as the server is asked for it: rounded up, for it must not end there before it ends here."""
-    return math.ceil(lease_seconds * 1000)
-
-
-def left_of(timeout_seconds: float, asked_at: float) -> float:
-    """What is left of a time limit that began then, for one question more."""
-    return max(LEAST_WAIT_SECONDS, asked_at + timeout_seconds - now_seconds())
-
-
-def clock_jumps() -> BackendUnavailableError:
-    """The error for a server to which each packet is late."""
-    return BackendUnavailableError(f"the lock server's clock jumps: it called {MOST_LATE} packets in a row late")

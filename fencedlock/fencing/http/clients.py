@@ -10,7 +10,7 @@ from fencedlock.fencing.http.problem import CONTENT_TYPE, STALE_TYPE
 from fencedlock.token import FencingToken
 
 if TYPE_CHECKING:
-    from fencedlock.locks import RLock
+    from fencedlock.primitives.locks import RLock
 
 
 class TokenHeader:
@@ -22,7 +22,7 @@ class TokenHeader:
     """
 
     def __init__(self, lock: RLock | FencingToken) -> None:
-        from fencedlock.locks import RLock
+        from fencedlock.primitives.locks import RLock
 
         if not isinstance(lock, RLock | FencingToken):
             raise TypeError(f"TokenHeader takes a lock or a FencingToken, not {type(lock).__name__}")

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
-from fencedlock.backends.names import checked_namespace
 from fencedlock.backends.redis.keys import lock_key
+from fencedlock.core.names import checked_namespace
 from fencedlock.errors import ConfigurationError
 from fencedlock.fencing.base import checked_resource, other_lock, stale_token
 from fencedlock.token import FencingToken

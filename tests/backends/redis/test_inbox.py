@@ -17,7 +17,7 @@ import pytest
 import fencedlock
 from fencedlock.backends.redis.inbox import _Stream
 from fencedlock.clock import now_seconds
-from fencedlock.waiting import Bell
+from fencedlock.runtime.bell import Bell
 from tests.conftest import eventually
 from tests.contenders import Contender
 from tests.proxy import HOLD, HOLD_AND_CUT, Proxy
@@ -235,7 +235,7 @@ def test_a_hand_off_that_was_missed_during_a_cut_is_made_up_for_at_the_reconnect
     monkeypatch: pytest.MonkeyPatch,
     name: str,
 ) -> None:
-    monkeypatch.setattr("fencedlock.hold.MOST_SPAN_SECONDS", 60.0)  # the waiter's own beats are 20 s apart
+    monkeypatch.setattr("fencedlock.core.claims.MOST_SPAN_SECONDS", 60.0)  # the waiter's own beats are 20 s apart
     wire = proxy(server)
     far = connect(wire.url, ttl=60)
     lock = client.FairLock(name)

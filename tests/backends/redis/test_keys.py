@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fencedlock import ConfigurationError
-from fencedlock.backends.names import checked_namespace
 from fencedlock.backends.redis.keys import keys_of, lock_key, name_of
+from fencedlock.core.names import checked_namespace
 
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=50)
 

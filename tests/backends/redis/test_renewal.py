@@ -10,7 +10,7 @@ import pytest
 
 import fencedlock
 from fencedlock.backends.redis import lock as redis_lock
-from fencedlock.hold import Hold
+from fencedlock.core.claims import Hold
 from tests.conftest import eventually
 from tests.proxy import Proxy
 from tests.servers import RedisServer

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import fencedlock
-from fencedlock.hold import LeaseState
+from fencedlock.core.lease import LeaseState
 from tests.conftest import eventually
 from tests.contenders import Contender
 from tests.proxy import HOLD_AND_CUT, LOSE, Proxy

@@ -6,19 +6,21 @@ import itertools
 import logging
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, TypeVar
+from typing import Protocol, TypeVar
 
-from fencedlock.backends.base import Gone, Renewed, Waiting
 from fencedlock.clock import Deadline, now_seconds
+from fencedlock.core.answers import Gone, Renewed, Waiting
+from fencedlock.core.backend import Backend
+from fencedlock.core.claims import Claim, Hold
+from fencedlock.core.lease import NOT_OURS_REASON, LeaseEvent, LeaseState
+from fencedlock.core.schedule import Queue
 from fencedlock.errors import BackendUnavailableError, FencedLockError
-from fencedlock.exits import Dropped
-from fencedlock.hold import NOT_OURS_REASON, Claim, Hold, LeaseEvent, LeaseState
-from fencedlock.threads import Worker
-
-if TYPE_CHECKING:
-    from fencedlock.lock_table import LockTable
+from fencedlock.runtime.outage import Outage
+from fencedlock.runtime.owners import Dropped
+from fencedlock.runtime.threads import Worker
 
 logger: logging.Logger = logging.getLogger("fencedlock")
 
@@ -44,11 +46,31 @@ UNDO_SLICE_SECONDS = 0.05
 _Target = TypeVar("_Target", Hold, Claim)
 
 
-class Queue(dict[Hold | Claim, float]):
-    """What is beaten for so long after it was added, in the order in which it falls due, each with the local time of that."""
+class Table(Protocol):
+    """The client, as its heartbeat sees it."""
 
-    def __init__(self, delay_seconds: float) -> None:
-        self.delay_seconds: float = delay_seconds
+    backend: Backend
+    mutex: AbstractContextManager[bool]
+    outage: Outage
+    at_exit: bool
+
+    def starting(self) -> None:
+        """The thread is about to start."""
+
+    def request_seconds(self, lease_seconds: float) -> float:
+        """How long a request about a lease of this length may wait for its answer."""
+
+    def report_lost(self, hold: Hold, event: LeaseEvent, reason: str) -> None:
+        """The lease has ended without a release."""
+
+    def release_collected(self, hold: Hold) -> None:
+        """The last handle of the hold was collected."""
+
+    def release_dropped(self, hold: Hold) -> None:
+        """The ``with`` statement of the hold was left without its end."""
+
+    def end_in_background(self, deadline: Deadline) -> None:
+        """Release everything."""
 
 
 @dataclass(slots=True)
@@ -67,7 +89,7 @@ class Heartbeat:
     the same however many there are. The thread starts with the first target.
     """
 
-    def __init__(self, table: LockTable) -> None:
+    def __init__(self, table: Table) -> None:
         self._table = table
         self._mutex = table.mutex
         self._queues: dict[float, Queue] = {}

@@ -9,13 +9,10 @@ import socket
 import threading
 import time
 import weakref
-from functools import cache
-from typing import TYPE_CHECKING
+from functools import cache, partial
 
-from fencedlock.process import in_child
-
-if TYPE_CHECKING:
-    from fencedlock.exits import Dropped
+from fencedlock.core.claims import Hold
+from fencedlock.runtime.process import in_child
 
 
 @cache
@@ -27,6 +24,15 @@ class _Life:
     """Referred to by one thread's local storage and by nothing else: it ends when the thread does."""
 
     __slots__ = ("__weakref__",)
+
+
+class Dropped(weakref.ref[partial[None]]):
+    """Goes to the heartbeat when the ``__exit__`` of a ``with`` statement is dropped without having run, by one step of the interpreter."""
+
+    __slots__ = ("hold",)
+
+    hold: Hold | None
+    """What the statement has entered; None if it did not get so far, and once it has left."""
 
 
 class Owner:

@@ -7,26 +7,23 @@ in C.
 
 from __future__ import annotations
 
-import weakref
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from types import TracebackType
+from typing import Any, Protocol
 
-from fencedlock.identity import this_thread
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from fencedlock.hold import Hold
-    from fencedlock.locks import RLock
+from fencedlock.runtime.lock_table import Terms
+from fencedlock.runtime.owners import Dropped, this_thread
 
 
-class Dropped(weakref.ref["partial[None]"]):
-    """Goes to the heartbeat when the ``__exit__`` of a ``with`` statement is dropped without having run, by one step of the interpreter."""
+class _Lock(Protocol):
+    """What is entered."""
 
-    __slots__ = ("hold",)
+    _terms: Terms
 
-    hold: Hold | None
-    """What the statement has entered; None if it did not get so far, and once it has left."""
+    def _leave(
+        self, exit_: list[Dropped], kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
 
 
 class ExitOfWith:
@@ -35,7 +32,7 @@ class ExitOfWith:
     The statement looks it up before it enters, keeps it, and drops it at its end, whatever happens.
     """
 
-    def __get__(self, lock: RLock | None, cls: type[RLock]) -> Callable[..., None]:
+    def __get__(self, lock: _Lock | None, cls: type[_Lock]) -> Callable[..., None]:
         if lock is None:
             return _exit_of_class  # as contextlib.ExitStack calls it
         exit_: list[Dropped] = []
@@ -47,5 +44,5 @@ class ExitOfWith:
         return leave
 
 
-def _exit_of_class(lock: RLock, *error: Any) -> None:
+def _exit_of_class(lock: _Lock, *error: Any) -> None:
     lock._leave([], *error)

@@ -6,29 +6,29 @@ import math
 import operator
 import sys
 import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from fencedlock.backends.base import LockInfo
 from fencedlock.clock import now_seconds
-from fencedlock.connecting import checked_ttl, default_client
+from fencedlock.core.claims import Hold
+from fencedlock.core.info import LockInfo
+from fencedlock.core.lease import LeaseState, checked_ttl
 from fencedlock.errors import FencedLockError, NotOwnedError
-from fencedlock.exits import Dropped, ExitOfWith
-from fencedlock.hold import Hold, LeaseState
-from fencedlock.identity import this_thread
-from fencedlock.lock_table import Terms
-from fencedlock.losses import LossCallback
-from fencedlock.process import become_own, own
+from fencedlock.runtime.cancellation import Cancellation
+from fencedlock.runtime.exits import ExitOfWith
+from fencedlock.runtime.home import Home, default_home
+from fencedlock.runtime.lock_table import Terms, lost_event
+from fencedlock.runtime.owners import Dropped, this_thread
+from fencedlock.runtime.process import become_own, own
 from fencedlock.token import FencingToken
-
-if TYPE_CHECKING:
-    from fencedlock.client import Client
-    from fencedlock.waiting import Cancellation
-
 
 MOST_CLOCK_SECONDS = 2**63 / 1e9
 """What CPython can count in nanoseconds: beyond it, a timeout is refused before anything else about it is looked at."""
 
+
+LossCallback = Callable[["RLock", str], object]
+"""Is told of a lock that was lost, and why."""
 
 _FOR_EVER = math.inf
 _RELEASED = LeaseState.RELEASED
@@ -50,8 +50,8 @@ class RLock:
 
     _fair: ClassVar[bool] = False
 
-    def __init__(self, name: str, *, client: Client | None = None, ttl: float | None = None, on_lost: LossCallback | None = None) -> None:
-        self._client = default_client() if client is None else client
+    def __init__(self, name: str, *, client: Home | None = None, ttl: float | None = None, on_lost: LossCallback | None = None) -> None:
+        self._client = default_home() if client is None else client
         self._ttl = None if ttl is None else checked_ttl(ttl)
         self._on_lost = on_lost
         table = self._client._table
@@ -103,7 +103,7 @@ class RLock:
         self.acquire()
         try:
             hold = self._owned()
-            owner = hold.claim.owner
+            owner = this_thread.owner
             entering, owner.entering = owner.entering, None
             if entering is not None:
                 entering.hold = hold
@@ -163,7 +163,7 @@ class RLock:
         So a thread that watches over the holder can wait for it. Each outermost hold has a new one.
         """
         hold = self._hold() or self._terms.latest
-        return threading.Event() if hold is None else hold.lost_event
+        return threading.Event() if hold is None else lost_event(hold)
 
     def remaining(self) -> float:
         """Seconds of lease left by the local clock; 0 when it is lost. No network. Raises NotOwnedError."""
@@ -284,7 +284,7 @@ class FairLock(RLock):
     _fair = True
 
 
-def _make_handle(cls: type[RLock], name: str, client: Client, ttl: float | None, on_lost: LossCallback | None) -> RLock:
+def _make_handle(cls: type[RLock], name: str, client: Home, ttl: float | None, on_lost: LossCallback | None) -> RLock:
     return cls(name, client=client, ttl=ttl, on_lost=on_lost)
 
 

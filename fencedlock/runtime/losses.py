@@ -5,26 +5,29 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from queue import SimpleQueue
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
-from fencedlock.threads import Worker
-
-if TYPE_CHECKING:
-    from fencedlock.locks import RLock
+from fencedlock.runtime.threads import Worker
 
 logger: logging.Logger = logging.getLogger("fencedlock")
 
-LossCallback = Callable[["RLock", str], object]
+
+class Named(Protocol):
+    """A lock that was lost, as the user has it."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
 
 
 class Losses:
     """The losses that callbacks still have to be told of, in order."""
 
     def __init__(self) -> None:
-        self._queue: SimpleQueue[tuple[LossCallback, RLock, str] | None] = SimpleQueue()
+        self._queue: SimpleQueue[tuple[Callable[[Any, str], object], Named, str] | None] = SimpleQueue()
         self._worker = Worker(self._run, "fencedlock-on-lost")
 
-    def tell(self, callback: LossCallback, lock: RLock, reason: str) -> None:
+    def tell(self, callback: Callable[[Any, str], object], lock: Named, reason: str) -> None:
         """Have the callback called."""
         self._queue.put((callback, lock, reason))
         try:

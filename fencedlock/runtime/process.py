@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable
 from typing import Protocol
 
-from fencedlock.threads import make_mutex
+from fencedlock.runtime.threads import make_mutex
 
 _MADV_WIPEONFORK = 18
 """Linux 4.14 and newer: the kernel empties such memory in a child, whoever forks and by whatever call."""

@@ -1,85 +1,102 @@
-"""What a client claims and holds: pure state, decided by tables and clock readings, without I/O or threads.
+"""What a client claims and holds: state without I/O and threads, decided by tables and clock readings.
 
-A :class:`Claim` is one outermost attempt of one thread on one lock. Granted, it becomes a :class:`Hold`, whose lease
-moves through :data:`LEASE_TRANSITIONS`.
+A :class:`Claim` is one outermost attempt of one owner on one lock. Granted, it becomes a :class:`Hold`, whose lease moves through
+:data:`~fencedlock.core.lease.LEASE_TRANSITIONS`. Both know their lock as a :class:`BoundLock`, which a backend implements.
 """
 
 from __future__ import annotations
 
 import weakref
-from enum import IntEnum, auto
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, ClassVar, Protocol
 
-from fencedlock.backends.base import Grant
-from fencedlock.process import in_child
-from fencedlock.threads import Event, make_mutex
+from fencedlock.core.answers import ClaimAnswer, Grant, ReleaseAnswer, Waiting
+from fencedlock.core.info import LockInfo
+from fencedlock.core.lease import LEASE_TRANSITIONS, LeaseEvent, LeaseState
+from fencedlock.core.schedule import Queue
 from fencedlock.token import FencingToken
-
-if TYPE_CHECKING:
-    from fencedlock.backends.base import BoundLock, Waiting
-    from fencedlock.heartbeat import Queue
-    from fencedlock.identity import Owner
-    from fencedlock.locks import RLock
-    from fencedlock.waiting import Bell
-
-
-LEAST_TTL_SECONDS = 0.1
-MOST_TTL_SECONDS = 366 * 24 * 3600.0
-"""How long a lease may be."""
 
 MOST_SPAN_SECONDS = 10.0
 """The server counts a waiter as alive for its lease after its last beat, but at most so long."""
 
 
-NOT_OURS_REASON = (
-    "the server says that it is not held by us any more: somebody called force_release, or the server has lost its data "
-    "(a restart without persistence, a failover, FLUSHALL, an eviction), or this process was stopped for longer than its lease"
-)
-
-
-class LeaseState(IntEnum):
-    """Where a lease stands by the knowledge of its holder."""
-
-    HELD = auto()
-    UNKNOWN = auto()  # a beat failed, the deadline has not passed: a lost packet is not a lost lock
-    LOST = auto()
-    RELEASED = auto()
-
-
-class LeaseEvent(IntEnum):
-    """What can happen to a lease."""
-
-    BEAT_ANSWERED = auto()
-    BEAT_FAILED = auto()
-    NOT_OURS = auto()
-    DEADLINE_PASSED = auto()
-    OWNER_DIED = auto()
-    FORKED = auto()  # the child has a copy of what the parent holds, and holds nothing
-    RELEASED = auto()
-    RELEASE_REFUSED = auto()  # the server says that it was taken from us before
-
-
-LEASE_TRANSITIONS: dict[tuple[LeaseState, LeaseEvent], LeaseState] = {
-    (LeaseState.HELD, LeaseEvent.BEAT_ANSWERED): LeaseState.HELD,
-    (LeaseState.HELD, LeaseEvent.BEAT_FAILED): LeaseState.UNKNOWN,
-    (LeaseState.HELD, LeaseEvent.NOT_OURS): LeaseState.LOST,
-    (LeaseState.HELD, LeaseEvent.DEADLINE_PASSED): LeaseState.LOST,
-    (LeaseState.HELD, LeaseEvent.OWNER_DIED): LeaseState.LOST,
-    (LeaseState.HELD, LeaseEvent.FORKED): LeaseState.LOST,
-    (LeaseState.HELD, LeaseEvent.RELEASED): LeaseState.RELEASED,
-    (LeaseState.UNKNOWN, LeaseEvent.BEAT_ANSWERED): LeaseState.HELD,
-    (LeaseState.UNKNOWN, LeaseEvent.BEAT_FAILED): LeaseState.UNKNOWN,
-    (LeaseState.UNKNOWN, LeaseEvent.NOT_OURS): LeaseState.LOST,
-    (LeaseState.UNKNOWN, LeaseEvent.DEADLINE_PASSED): LeaseState.LOST,
-    (LeaseState.UNKNOWN, LeaseEvent.OWNER_DIED): LeaseState.LOST,
-    (LeaseState.UNKNOWN, LeaseEvent.FORKED): LeaseState.LOST,
-    (LeaseState.UNKNOWN, LeaseEvent.RELEASED): LeaseState.RELEASED,
-    (LeaseState.RELEASED, LeaseEvent.RELEASE_REFUSED): LeaseState.LOST,
-    # Otherwise LOST and RELEASED are final: a beat's answer that comes late leaves them as they are.
-}
-"""The lease table. A pair that is not here changes nothing."""
-
 _LOST = LeaseState.LOST
+
+
+class Owner(Protocol):
+    """Who claims and holds: so far, a thread of a process."""
+
+    @property
+    def number(self) -> int:
+        """Told by no other owner of this process."""
+
+    @property
+    def holder(self) -> str:
+        """For people: host, process and native thread id, in ASCII."""
+
+    def alive(self) -> bool:
+        """False once it has ended."""
+
+
+class Waker(Protocol):
+    """Wakes who sleeps for a claim."""
+
+    rung: bool
+    """True from a ring to the end of the sleep that it ends."""
+    alarm: Callable[[], object] | None
+    """Wakes the sleeper where it sleeps in another way than by :meth:`sleep`."""
+
+    def ring(self) -> None:
+        """Wake the sleeper, or let its next sleep end at once."""
+
+    def nudge(self) -> None:
+        """Wake the sleeper without a ring, so that it looks around."""
+
+    def sleep(self, timeout_seconds: float) -> None:
+        """Sleep until a ring or a nudge, at most so long."""
+
+    def wait(self, timeout_seconds: float) -> None:
+        """Sleep so, and take what came for a ring that was heard."""
+
+
+class Signal(Protocol):
+    """Tells whoever watches a hold."""
+
+    def set(self) -> None:
+        """The lease is lost."""
+
+
+class BoundLock(Protocol):
+    """The operations on one named lock. Each takes the longest time, in seconds, that it may wait for the server."""
+
+    @property
+    def name(self) -> str:
+        """The lock's name, as the user wrote it."""
+
+    def acquire(self, claim: Claim, queue: bool, timeout_seconds: float) -> ClaimAnswer:
+        """Ask for the lock, any number of times: the same claim gets the same grant.
+
+        With ``queue``, a claim that can't have the lock takes its place in the queue, or keeps the one it has.
+        """
+
+    def release(self, hold: Hold, timeout_seconds: float, attempts: int = 1) -> ReleaseAnswer:
+        """End the hold, and hand the lock to the first waiter that can be reached."""
+
+    def forsake(self, hold: Hold, timeout_seconds: float) -> None:
+        """The hold is lost here: see to it that the server's lease ends too, where others' beats would keep it alive."""
+
+    def withdraw(self, claim: Claim, timeout_seconds: float) -> None:
+        """Forget the claim: its place, its grant, and any packet of it that is still under way."""
+
+    def inspect(self, timeout_seconds: float) -> LockInfo:
+        """Report the lock's holder and queue."""
+
+    def force_release(self, token: int, timeout_seconds: float) -> bool:
+        """Take the lock from the hold with this token; False when it had ended before."""
+
+    def raise_floor(self, token: int, timeout_seconds: float) -> None:
+        """Issue no token up to this one any more."""
 
 
 class Claim:
@@ -89,7 +106,7 @@ class Claim:
     """
 
     # What few claims need stands here once, for the making of a claim is on the way of each acquisition.
-    bell: Bell | None = None
+    bell: Waker | None = None
     """Wakes the thread, once it sleeps for the claim."""
     queue: Queue | None = None
     """Where the heartbeat keeps it."""
@@ -188,13 +205,16 @@ class Hold:
     reason: str = ""
     lasts_until: float = 0.0
     """The local time until which the server may keep it, if it did not hear of a shorter lease."""
-    _lost_event: Event | None = None
+    lost_signal: Signal | None = None
+    """Is set when the lease is lost. Made when somebody asks for it, because few do and a hold should be small."""
+    changing: ClassVar[AbstractContextManager[Any]] = nullcontext()
+    """Entered while the state changes. Here is nothing that needs it; where there are threads, it is their mutex."""
 
     def __init__(
-        self, claim: Claim, token: int, deadline: float, abandoned: bool, handle: weakref.ref[RLock], siblings: dict[int, Hold]
+        self, claim: Claim, token: int, deadline: float, abandoned: bool, handle: weakref.ref[Any], siblings: dict[int, Hold]
     ) -> None:
         self.claim: Claim = claim
-        self.handle: weakref.ref[RLock] = handle
+        self.handle: weakref.ref[Any] = handle
         self.siblings: dict[int, Hold] = siblings
         """The holds of this lock in this process, by the number of the owner; this one is among them until it is unwound."""
         self.number: int = token
@@ -237,14 +257,14 @@ class Hold:
         ``operation`` is the hold's when the question was packed. An answer to an older question says nothing of the lease: a
         renewal has overtaken it, perhaps for a shorter one.
         """
-        with _changing:
+        with self.changing:
             if operation == self.operation:
                 self.deadline = deadline
             self.happened(LeaseEvent.BEAT_ANSWERED)
 
     def change_lease(self, lease_seconds: float, now: float) -> None:
         """From now on the lease is asked for at this length. Until the server has answered, no more than that is believed."""
-        with _changing:
+        with self.changing:
             self.lasts_until = max(self.lasts_until, self.deadline)
             self.deadline = min(self.deadline, now + lease_seconds)
             self.lease_seconds = lease_seconds
@@ -252,32 +272,18 @@ class Hold:
 
     def happened(self, event: LeaseEvent, reason: str = "") -> bool:
         """Move through the table; True when this event is what lost the lease."""
-        with _changing:
+        with self.changing:
             before = self.state
             after = self.state = LEASE_TRANSITIONS.get((before, event), before)
             if after is not _LOST or before is _LOST:
                 return False
             self.reason = reason
             if event is LeaseEvent.FORKED:
-                self._lost_event = None  # its lock may be held by a thread that the child does not have
-            elif self._lost_event is not None:
-                self._lost_event.set()
+                self.lost_signal = None  # its lock may be held by a thread that the child does not have
+            elif self.lost_signal is not None:
+                self.lost_signal.set()
             return True
 
     def remaining(self, now: float) -> float:
         """Seconds of lease left by the local clock, 0 when it is lost."""
         return 0.0 if self.state is LeaseState.LOST else max(0.0, self.deadline - now)
-
-    @property
-    def lost_event(self) -> Event:
-        """Set when the lease is lost; made on first use, for few ask and a hold should be small."""
-        with _changing:
-            if self._lost_event is None:
-                self._lost_event = Event()
-            if self.state is LeaseState.LOST:
-                self._lost_event.set()
-            return self._lost_event
-
-
-_changing = make_mutex()  # reentrant: a destructor that the garbage collector runs inside may use a lock too
-in_child(_changing._at_fork_reinit)

@@ -10,23 +10,24 @@ import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Any
 
-from fencedlock.backends.base import RELEASED, Backend, BackendFactory, BoundLock, Grant, NotOurs, Renewed
 from fencedlock.clock import Deadline, now_seconds
-from fencedlock.cooperation import raise_if_patched_too_late
+from fencedlock.core.answers import RELEASED, Grant, NotOurs, Renewed
+from fencedlock.core.backend import Backend, BackendFactory
+from fencedlock.core.claims import BoundLock, Claim, Hold
+from fencedlock.core.lease import NOT_OURS_REASON, LeaseEvent, LeaseState
 from fencedlock.errors import BackendError, BackendUnavailableError, ConfigurationError, FencedLockError, LockLostError, NotOwnedError
-from fencedlock.heartbeat import SOON_SECONDS, Heartbeat
-from fencedlock.hold import NOT_OURS_REASON, Claim, Hold, LeaseEvent, LeaseState
-from fencedlock.identity import Owner, new_claim_id, new_client_id, this_thread
-from fencedlock.losses import LossCallback, Losses
-from fencedlock.outage import Outage
-from fencedlock.process import CopiedProcessError, become_own, own
-from fencedlock.threads import make_mutex
-from fencedlock.waiting import LEAST_REQUEST_SECONDS, REQUEST_SHARE_OF_LEASE, Cancellation, Wait, ask, pause_seconds, raise_if_ended
-
-if TYPE_CHECKING:
-    from fencedlock.locks import RLock
+from fencedlock.runtime.cancellation import Cancellation
+from fencedlock.runtime.cooperation import raise_if_patched_too_late
+from fencedlock.runtime.heartbeat import SOON_SECONDS, Heartbeat
+from fencedlock.runtime.losses import Losses
+from fencedlock.runtime.outage import Outage
+from fencedlock.runtime.owners import Owner, new_claim_id, new_client_id, this_thread
+from fencedlock.runtime.pauses import pause_seconds
+from fencedlock.runtime.process import CopiedProcessError, become_own, in_child, own
+from fencedlock.runtime.threads import Event, make_mutex
+from fencedlock.runtime.waiting import LEAST_REQUEST_SECONDS, REQUEST_SHARE_OF_LEASE, Wait, ask, raise_if_ended
 
 logger: logging.Logger = logging.getLogger("fencedlock")
 
@@ -41,6 +42,22 @@ LOOK_SECONDS = 0.002
 
 _HELD, _LOST, _RELEASED = LeaseState.HELD, LeaseState.LOST, LeaseState.RELEASED
 _NEVER = float("inf")
+
+
+_changing = make_mutex()  # reentrant: a destructor that the garbage collector runs inside may use a lock too
+in_child(_changing._at_fork_reinit)
+Hold.changing = _changing
+
+
+def lost_event(hold: Hold) -> Event:
+    """An event that is set when the lease of the hold is lost; the same one each time."""
+    with hold.changing:
+        event = hold.lost_signal
+        if not isinstance(event, Event):
+            event = hold.lost_signal = Event()
+        if hold.state is _LOST:
+            event.set()
+        return event
 
 
 class Resource:
@@ -70,8 +87,8 @@ class Terms:
 
     __slots__ = ("fair", "handle", "latest", "lease_seconds", "request_seconds", "resource", "table")
 
-    def __init__(self, handle: RLock, resource: Resource, lease_seconds: float, fair: bool) -> None:
-        self.handle: weakref.ref[RLock] = weakref.ref(handle)
+    def __init__(self, handle: object, resource: Resource, lease_seconds: float, fair: bool) -> None:
+        self.handle: weakref.ref[Any] = weakref.ref(handle)
         self.table: LockTable = resource.table
         self.resource: Resource = resource
         self.lease_seconds: float = lease_seconds
@@ -90,12 +107,12 @@ class LockTable:
         *,
         ttl: float,
         outage_timeout: float,
-        on_lost: LossCallback | None,
-        make_handle: weakref.WeakMethod[Callable[[str], RLock]],
+        on_lost: Callable[[Any, str], object] | None,
+        make_handle: weakref.WeakMethod[Callable[[str], Any]],
     ) -> None:
         self.ttl: float = ttl
         self.outage_timeout: float = outage_timeout
-        self.on_lost: LossCallback | None = on_lost
+        self.on_lost: Callable[[Any, str], object] | None = on_lost
         self._make_backend = make_backend
         self._make_handle = make_handle
         self._resources: weakref.WeakValueDictionary[str, Resource] = weakref.WeakValueDictionary()

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import logging
-import random
 import threading
-from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from contextlib import AbstractContextManager
+from typing import Protocol, TypeVar
 
-from fencedlock.backends.base import Busy, ClaimAnswer, Gone, Grant, Waiting
 from fencedlock.clock import now_seconds
+from fencedlock.core.answers import Busy, ClaimAnswer, Gone, Grant, Waiting
+from fencedlock.core.backend import Backend
+from fencedlock.core.claims import Claim, Hold
 from fencedlock.errors import AcquireCancelledError, BackendError, BackendUnavailableError, FencedLockError
-from fencedlock.process import CopiedProcessError, own
-
-if TYPE_CHECKING:
-    from fencedlock.hold import Claim
-    from fencedlock.lock_table import LockTable
+from fencedlock.runtime.bell import Bell
+from fencedlock.runtime.cancellation import Cancellation
+from fencedlock.runtime.outage import Outage
+from fencedlock.runtime.pauses import pause_seconds
+from fencedlock.runtime.process import CopiedProcessError, own
 
 logger: logging.Logger = logging.getLogger("fencedlock")
 
@@ -36,92 +37,44 @@ LONGEST_SLEEP_SECONDS = 5.0
 SLOW_SECONDS = 10.0
 """A wait of so long is told to the log, with the name of the holder."""
 
-FIRST_PAUSE_SECONDS = 0.02
-LONGEST_PAUSE_SECONDS = 1.0
-"""Between two questions to a server that is away: full jitter below a bound that doubles from the first to the longest."""
+
+class Beats(Protocol):
+    """Who keeps a claim's place while its thread sleeps."""
+
+    def add(self, target: Hold | Claim, delay_seconds: float) -> None:
+        """Beat for the target after so many seconds."""
 
 
-class Bell:
-    """Wakes one sleeping thread; rings before the sleep are not lost, several count as one.
+class Table(Protocol):
+    """The client, as a claim that waits sees it."""
 
-    A bare lock wakes its waiter with less work than ``threading.Event`` does.
-    """
-
-    __slots__ = ("_lock", "alarm", "rung")
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._lock.acquire()
-        self.rung: bool = False
-        """True from a ring to the end of the sleep that it ends."""
-        self.alarm: Callable[[], object] | None = None
-        """What wakes the sleeper where it sleeps in another way than by :meth:`sleep`."""
-
-    def ring(self) -> None:
-        """Wake the sleeper, or let its next sleep end at once."""
-        self.rung = True
-        self.nudge()
-
-    def nudge(self) -> None:
-        """Wake the sleeper without a ring: somebody wants it to look around."""
-        try:
-            self._lock.release()
-        except RuntimeError:
-            pass  # it is awake already, or about to be
-        alarm = self.alarm
-        if alarm is not None:
-            alarm()
-
-    def sleep(self, timeout_seconds: float) -> None:
-        """Sleep until a ring or a nudge, at most so long."""
-        if timeout_seconds > 0:
-            self._lock.acquire(timeout=min(timeout_seconds, threading.TIMEOUT_MAX))
-
-    def wait(self, timeout_seconds: float) -> None:
-        """Sleep until the bell rings, at most so long; it may end sooner."""
-        self.sleep(timeout_seconds)
-        self.rung = False
-
-
-def pause_seconds(failures: int) -> float:
-    """How long to wait before the next question, after so many in a row that had no answer."""
-    return random.uniform(0, min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2**failures))  # noqa: S311 - jitter, not a secret
-
-
-class Cancellation:
-    """Ends waiting from outside: ``lock.acquire(cancel=cancellation)`` raises once somebody calls :meth:`cancel`.
-
-    One cancellation may serve any number of acquisitions, at the same time or one after another; it stays cancelled.
-    """
-
-    def __init__(self) -> None:
-        self._bells: set[Bell] = set()  # without a mutex: a signal handler may cancel in the middle of anything
-        self._cancelled = False
+    backend: Backend
+    mutex: AbstractContextManager[bool]
+    outage: Outage
+    client_id: str
+    outage_timeout: float
+    listening: bool
+    closed: bool
+    at_exit: bool
 
     @property
-    def cancelled(self) -> bool:
-        """True once :meth:`cancel` was called."""
-        return self._cancelled
+    def heartbeat(self) -> Beats:
+        """Keeps places in queues."""
 
-    def cancel(self) -> None:
-        """Make every acquisition that waits with this object, and every later one, raise AcquireCancelledError."""
-        self._cancelled = True
-        for bell in self._bells.copy():
-            bell.ring()
+    def listen(self, timeout_seconds: float) -> None:
+        """Open the way by which grants arrive."""
 
-    def raise_if_cancelled(self, name: str) -> None:
-        """Raise AcquireCancelledError for the lock of this name, if it is."""
-        if self._cancelled:
-            raise AcquireCancelledError(f"the acquisition of {name!r} was cancelled", lock=name)
+    def expect(self, claim: Claim) -> None:
+        """A message may come for this claim."""
 
-    def _attach(self, bell: Bell) -> None:
-        self._bells.add(bell)
+    def request_seconds(self, lease_seconds: float) -> float:
+        """How long a request about a lease of this length may wait for its answer."""
 
-    def _detach(self, bell: Bell) -> None:
-        self._bells.discard(bell)
+    def seconds_to_ask(self, claim: Claim, deadline: float) -> float:
+        """How long a question of this claim may wait for its answer, whose caller gives up at ``deadline``."""
 
 
-def ask(table: LockTable, claim: Claim, queue: bool, timeout_seconds: float) -> ClaimAnswer | BackendUnavailableError:
+def ask(table: Table, claim: Claim, queue: bool, timeout_seconds: float) -> ClaimAnswer | BackendUnavailableError:
     """Ask for the lock once; with ``queue``, for a place in its queue otherwise."""
     before = claim.may_exist
     try:
@@ -154,7 +107,7 @@ def _about(error: _Error, claim: Claim) -> _Error:
     return error
 
 
-def raise_if_ended(table: LockTable, name: str, cancel: Cancellation | None) -> None:
+def raise_if_ended(table: Table, name: str, cancel: Cancellation | None) -> None:
     """Raise AcquireCancelledError if somebody cancelled the acquisition of this lock, or closed the client."""
     if cancel is not None:
         cancel.raise_if_cancelled(name)
@@ -167,7 +120,7 @@ def raise_if_ended(table: LockTable, name: str, cancel: Cancellation | None) -> 
 class Wait:
     """One thread's way from what came of its first question to a grant, a time-out or an error."""
 
-    def __init__(self, table: LockTable, claim: Claim, deadline: float, cancel: Cancellation | None) -> None:
+    def __init__(self, table: Table, claim: Claim, deadline: float, cancel: Cancellation | None) -> None:
         self._table = table
         self._claim = claim
         self._bell = claim.bell = Bell()

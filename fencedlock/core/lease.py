@@ -1,0 +1,66 @@
+"""The states of a lease, what can happen to it, and the table of what comes of that."""
+
+from __future__ import annotations
+
+from enum import IntEnum, auto
+
+from fencedlock.errors import ConfigurationError
+
+LEAST_TTL_SECONDS = 0.1
+MOST_TTL_SECONDS = 366 * 24 * 3600.0
+"""How long a lease may be."""
+
+NOT_OURS_REASON = (
+    "the server says that it is not held by us any more: somebody called force_release, or the server has lost its data "
+    "(a restart without persistence, a failover, FLUSHALL, an eviction), or this process was stopped for longer than its lease"
+)
+
+
+class LeaseState(IntEnum):
+    """Where a lease stands by the knowledge of its holder."""
+
+    HELD = auto()
+    UNKNOWN = auto()  # a beat failed, the deadline has not passed: a lost packet is not a lost lock
+    LOST = auto()
+    RELEASED = auto()
+
+
+class LeaseEvent(IntEnum):
+    """What can happen to a lease."""
+
+    BEAT_ANSWERED = auto()
+    BEAT_FAILED = auto()
+    NOT_OURS = auto()
+    DEADLINE_PASSED = auto()
+    OWNER_DIED = auto()
+    FORKED = auto()  # the child has a copy of what the parent holds, and holds nothing
+    RELEASED = auto()
+    RELEASE_REFUSED = auto()  # the server says that it was taken from us before
+
+
+LEASE_TRANSITIONS: dict[tuple[LeaseState, LeaseEvent], LeaseState] = {
+    (LeaseState.HELD, LeaseEvent.BEAT_ANSWERED): LeaseState.HELD,
+    (LeaseState.HELD, LeaseEvent.BEAT_FAILED): LeaseState.UNKNOWN,
+    (LeaseState.HELD, LeaseEvent.NOT_OURS): LeaseState.LOST,
+    (LeaseState.HELD, LeaseEvent.DEADLINE_PASSED): LeaseState.LOST,
+    (LeaseState.HELD, LeaseEvent.OWNER_DIED): LeaseState.LOST,
+    (LeaseState.HELD, LeaseEvent.FORKED): LeaseState.LOST,
+    (LeaseState.HELD, LeaseEvent.RELEASED): LeaseState.RELEASED,
+    (LeaseState.UNKNOWN, LeaseEvent.BEAT_ANSWERED): LeaseState.HELD,
+    (LeaseState.UNKNOWN, LeaseEvent.BEAT_FAILED): LeaseState.UNKNOWN,
+    (LeaseState.UNKNOWN, LeaseEvent.NOT_OURS): LeaseState.LOST,
+    (LeaseState.UNKNOWN, LeaseEvent.DEADLINE_PASSED): LeaseState.LOST,
+    (LeaseState.UNKNOWN, LeaseEvent.OWNER_DIED): LeaseState.LOST,
+    (LeaseState.UNKNOWN, LeaseEvent.FORKED): LeaseState.LOST,
+    (LeaseState.UNKNOWN, LeaseEvent.RELEASED): LeaseState.RELEASED,
+    (LeaseState.RELEASED, LeaseEvent.RELEASE_REFUSED): LeaseState.LOST,
+    # Otherwise LOST and RELEASED are final: a beat's answer that comes late leaves them as they are.
+}
+"""The lease table. A pair that is not here changes nothing."""
+
+
+def checked_ttl(ttl: float) -> float:
+    """The lease in seconds, if it can be one. Raises ConfigurationError."""
+    if isinstance(ttl, bool) or not isinstance(ttl, (int, float)) or not LEAST_TTL_SECONDS <= ttl <= MOST_TTL_SECONDS:
+        raise ConfigurationError(f"ttl must be a number of seconds from {LEAST_TTL_SECONDS} to {MOST_TTL_SECONDS:.0f}, not {ttl!r}")
+    return float(ttl)

@@ -1,0 +1,12 @@
+"""When what is next."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class Queue(dict[Any, float]):
+    """Targets that are beaten every ``delay_seconds``, ordered by due time. Maps each target to the local time of its next beat."""
+
+    def __init__(self, delay_seconds: float) -> None:
+        self.delay_seconds: float = delay_seconds
