@@ -1,8 +1,7 @@
-"""Tokens, errors and the lease table: values without I/O."""
+"""Tokens and errors: values without I/O. The import of the package does none either."""
 
 from __future__ import annotations
 
-import itertools
 import pickle
 import subprocess
 import sys
@@ -11,7 +10,6 @@ import pytest
 
 import fencedlock
 from fencedlock import FencingToken
-from fencedlock.core.lease import LEASE_TRANSITIONS, LeaseEvent, LeaseState
 
 
 class TestToken:
@@ -60,20 +58,6 @@ def test_errors_survive_pickling(error: fencedlock.FencedLockError) -> None:
     assert type(copy) is type(error)
     assert str(copy) == str(error) == "m"
     assert vars(copy) == vars(error)
-
-
-class TestLeaseTable:
-    def test_nothing_leaves_lost_and_only_a_refusal_leaves_released(self) -> None:
-        leaving = {pair for pair in LEASE_TRANSITIONS if pair[0] in (LeaseState.LOST, LeaseState.RELEASED)}
-        assert leaving == {(LeaseState.RELEASED, LeaseEvent.RELEASE_REFUSED)}
-
-    def test_a_failed_beat_never_loses_the_lease(self) -> None:
-        for state in (LeaseState.HELD, LeaseState.UNKNOWN):
-            assert LEASE_TRANSITIONS[state, LeaseEvent.BEAT_FAILED] is LeaseState.UNKNOWN
-
-    def test_every_event_of_a_live_lease_is_decided(self) -> None:
-        live = itertools.product((LeaseState.HELD, LeaseState.UNKNOWN), set(LeaseEvent) - {LeaseEvent.RELEASE_REFUSED})
-        assert set(live) <= set(LEASE_TRANSITIONS)
 
 
 IMPORT = """

@@ -10,6 +10,7 @@ import pytest
 
 import fencedlock
 from fencedlock.backends.redis import lock as redis_lock
+from fencedlock.backends.redis import times
 from fencedlock.core.claims import Hold
 from tests.conftest import eventually
 from tests.proxy import Proxy
@@ -93,7 +94,7 @@ def test_a_beat_that_is_packed_while_a_renewal_changes_the_lease(
     name: str,
 ) -> None:
     """Its packet must not ask for the lease of before under the number of the latest operation."""
-    whole_ms = redis_lock.whole_ms
+    whole_ms = times.whole_ms
 
     def whole_ms_later(lease_seconds: float) -> int:
         gate.pass_through()

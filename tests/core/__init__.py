@@ -1,0 +1,1 @@
+"""What a lock is, without a server."""

@@ -1,0 +1,1 @@
+"""How claims and holds live in a process."""
