@@ -79,7 +79,7 @@ class EtcdBackend(EtcdCluster):
 
     def inherit(self, parent: Backend) -> None:
         assert isinstance(parent, EtcdBackend)
-        self.highest_revision = parent.highest_revision
+        self.highest_revision: int = parent.highest_revision
 
     def listen(self, listener: Listener, timeout_seconds: float) -> None:  # noqa: ARG002 - it opens in the background
         self.inbox.open(listener)

@@ -133,7 +133,7 @@ class RedisBackend(RedisServer):
 
     def inherit(self, parent: Backend) -> None:
         assert isinstance(parent, RedisBackend)
-        self.floors = parent.floors
+        self.floors: Floors = parent.floors
 
     # --- connections
 
