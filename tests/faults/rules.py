@@ -222,7 +222,7 @@ def fairness(history: History, bounds: Bounds) -> Found:
         line = [holds[claim] for claim in look.got["queue"] if claim in holds and claim != look.got["owner"]]
         for place, later in enumerate(line):
             for earlier in line[:place]:
-                if earlier.token < later.token or turns[look.lock].meet(look.invoked, later.granted):
+                if earlier.token < later.token or turns[look.lock].meet(earlier.invoked, later.granted):
                     continue
                 if not hitting(earlier.who).meet(look.invoked - bounds.settle_seconds, later.granted):
                     yield f"{_said(later)} overtook {_said(earlier)}, which was before it in the queue at {look.invoked:.6f}"

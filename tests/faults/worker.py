@@ -106,6 +106,8 @@ class Worker:
         self.going.set()
         self._forks = itertools.count(1)
         self._children: list[int] = []
+        self._copies_of_grpc: set[int] = set()
+        """Children that were forked in C from a user of gRPC, whose own handlers of forks may kill them."""
 
     def run(self) -> None:
         """Contend in some threads, and in the main one, where signals are handled."""
@@ -120,7 +122,7 @@ class Worker:
             thread.join()
         for child in self._children:
             status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-            if status:
+            if status and not (child in self._copies_of_grpc and status in (-signal.SIGSEGV, -signal.SIGABRT)):
                 self.recorder.write(self.settings.process, NOTE, "unexpected", text=f"the child {child} ended with status {status}")
         self.client.close()
 
@@ -181,6 +183,8 @@ class Worker:
         if pid:
             if pid > 0:
                 self._children.append(pid)
+            if fork is not os.fork and connections._core.is_used:
+                self._copies_of_grpc.add(pid)
             return
         status = 1
         try:

@@ -521,7 +521,8 @@ class _Core:
     """gRPC's own state in this process: its threads and what they share, which live on for a while when all channels are closed."""
 
     def __init__(self) -> None:
-        self._used = False
+        self.is_used: bool = False
+        """True once a channel was made in this process."""
         self.forks: int = 0
         """How many threads are about to fork by Python's own fork, before which all that gRPC does is ended."""
         self.is_broken: bool = False
@@ -536,13 +537,13 @@ class _Core:
                 "this process was forked in C, without Python's fork hooks, from one that had used gRPC, which does not work in such a "
                 "copy. Use the client first in the forked process (with uWSGI: lazy-apps = true), or fork before anything connects to etcd"
             )
-        self._used = True
+        self.is_used = True
 
     def become_child(self) -> None:
         """In a forked child."""
         if self.forks:
-            self.forks, self._used = 0, False
-        elif self._used:
+            self.forks, self.is_used = 0, False
+        elif self.is_used:
             self.is_broken = True
 
 
