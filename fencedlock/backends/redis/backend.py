@@ -8,33 +8,22 @@ from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 from fencedlock.backends.redis.connections import Wire
+from fencedlock.backends.redis.floors import Floors
 from fencedlock.backends.redis.keys import keys_of, lock_key, name_of, scan_pattern
 from fencedlock.backends.redis.lock import RedisLock
 from fencedlock.backends.redis.scripts import Script, pack
 from fencedlock.backends.redis.server import RedisServer, nonsense
 from fencedlock.backends.redis.times import MOST_LATE, clock_jumps, left_of
 from fencedlock.clock import now_seconds
-from fencedlock.core.answers import Busy, ClaimAnswer, RenewAnswer
+from fencedlock.core.answers import ClaimAnswer, RenewAnswer
 from fencedlock.core.backend import Backend, Listener
 from fencedlock.core.claims import Claim, Hold, Waker
-from fencedlock.core.lease import MOST_TTL_SECONDS
 from fencedlock.errors import BackendError, FencedLockError
 
 _SCAN_COUNT = "1000"
-_LEAST_RECHECK_MS = 10
-"""A lease that has just run out is looked at again so soon."""
-_DEAF_RECHECK_MS = 500
-"""A waiter that hears no doorbell asks so often whether the lock is free."""
 
 MOST_CLOCK_DIFFERENCE_SECONDS = 1.0
 """A server whose clock is further from this host's endangers fencing tokens in a failover."""
-
-_BUSY = Busy()
-_TOKEN_BYTES = len(b":1000000000\r\n")
-"""The answer of an ordinary grant, a time in µs, is at least so long; a smaller number answers something else."""
-_MOST_TTL_MS = 1000 * MOST_TTL_SECONDS
-_MOST_TERMS = 1000
-"""So many are remembered: with more threads and leases than that, all are forgotten now and then."""
 
 _CHUNK = 100
 """Commands sent at once by a heartbeat; with more of them, others would wait for the server."""

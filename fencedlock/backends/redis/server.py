@@ -17,14 +17,10 @@ from fencedlock.core.lease import MOST_TTL_SECONDS
 from fencedlock.core.names import checked_namespace
 from fencedlock.errors import BackendError
 
-_SCAN_COUNT = "1000"
 _LEAST_RECHECK_MS = 10
 """A lease that has just run out is looked at again so soon."""
 _DEAF_RECHECK_MS = 500
 """A waiter that hears no doorbell asks so often whether the lock is free."""
-
-MOST_CLOCK_DIFFERENCE_SECONDS = 1.0
-"""A server whose clock is further from this host's endangers fencing tokens in a failover."""
 
 _BUSY = Busy()
 _TOKEN_BYTES = len(b":1000000000\r\n")
@@ -32,9 +28,6 @@ _TOKEN_BYTES = len(b":1000000000\r\n")
 _MOST_TTL_MS = 1000 * MOST_TTL_SECONDS
 _MOST_TERMS = 1000
 """So many are remembered: with more threads and leases than that, all are forgotten now and then."""
-
-_CHUNK = 100
-"""Commands sent at once by a heartbeat; with more of them, others would wait for the server."""
 
 
 class _Terms(dict[tuple[str, float, str, bool], str]):
