@@ -1,11 +1,16 @@
 """Sphinx's settings."""
 
+import sys
+from pathlib import Path
+
 import fencedlock
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 project = "fencedlock"
 author = "The fencedlock developers"
 release = version = fencedlock.__version__
-extensions = ["sphinx.ext.autodoc", "sphinx.ext.doctest"]
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.doctest", "from_code"]
 html_theme = "furo"
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
