@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import multiprocessing
 import os
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from fencedlock.backends.urls import without_password
 from fencedlock.cli.account import Account
+from fencedlock.cli.arguments import at_least
 from fencedlock.cli.worker import Done, Failed, Holding, Script, Updated, Woken, work
 from fencedlock.client import Client
 from fencedlock.clock import now_seconds
@@ -38,11 +40,36 @@ FREEZE, KILL = 0, 1
 OUTAGE_SECONDS = 5.0
 """A server that does not answer for so long is reported."""
 
+HELP = "let processes update one account while one holder is frozen and one is killed"
+DESCRIPTION = (
+    "Several processes update one account in a SQLite file under a FairLock, and check its fencing token in each transaction. "
+    "On the way one holder is frozen past its lease and woken, and one is killed. "
+    "Exit status 1 if an update is lost although tokens are checked."
+)
+
 SILENCE_SECONDS = 60.0
 SILENCE_PAUSES = 20
 """So long without a word from any worker, and so many times the longest pause before, means that something is broken."""
 
 _spawn = multiprocessing.get_context("spawn")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the demo's arguments."""
+    parser.add_argument(
+        "--url", default="embedded://", help="the lock server (default: %(default)s, a local redis-server started on demand)"
+    )
+    parser.add_argument("--workers", type=at_least(3), default=4, metavar="N", help="processes, at least 3 (default: %(default)s)")
+    parser.add_argument(
+        "--updates", type=at_least(10), default=100, metavar="N", help="updates by each, at least 10 (default: %(default)s)"
+    )
+    parser.add_argument("--ttl", type=float, default=1.0, metavar="SECONDS", help="lease, at least 0.1 (default: %(default)s)")
+    parser.add_argument("--unsafe", action="store_true", help="do not check tokens, and see what that costs")
+
+
+def main(options: argparse.Namespace) -> int:
+    """Run the demo as these options say; its exit status."""
+    return run(options.url, workers=options.workers, updates=options.updates, ttl=options.ttl, check_tokens=not options.unsafe)
 
 
 def run(url: str, *, workers: int, updates: int, ttl: float, check_tokens: bool) -> int:
