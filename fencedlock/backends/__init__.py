@@ -1,1 +1,1 @@
-"""Lock servers: one room each, all of the shape that :mod:`fencedlock.core.backend` fixes."""
+"""Lock servers: one package each, which implements the protocols of :mod:`fencedlock.core.backend`."""

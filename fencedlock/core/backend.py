@@ -1,4 +1,4 @@
-"""What a lock server must be able to do, in the words of the library: every room beside this file implements it.
+"""What a lock server must be able to do, in the words of the library. Each backend implements it.
 
 A :class:`Backend` is one server as one client sees it. :meth:`Backend.bind` gives a :class:`BoundLock`, the operations on one named
 lock. All times are this process's (:func:`fencedlock.clock.now_seconds`); all tokens are numbers.
@@ -28,8 +28,8 @@ class Listener(Protocol):
     def reconnected(self) -> None:
         """Doorbells may have been missed: every waiting claim should beat now."""
 
-    def tend_by(self, at: float) -> None:
-        """Call :meth:`Backend.tend` at this local time, or before."""
+    def maintain_by(self, at: float) -> None:
+        """Call :meth:`Backend.maintain` at this local time, or before."""
 
 
 class Backend(Protocol):
@@ -72,7 +72,7 @@ class Backend(Protocol):
     def lock_names(self, prefix: str) -> Iterator[str]:
         """The names of the locks that are held or waited for now."""
 
-    def tend(self, now: float) -> float | None:
+    def maintain(self, now: float) -> float | None:
         """Do what has fallen due besides beats, as to give back connections that no call needs; when to call again, None if never."""
 
     def ping(self, timeout_seconds: float) -> None:

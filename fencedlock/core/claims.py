@@ -83,7 +83,7 @@ class BoundLock(Protocol):
     def release(self, hold: Hold, timeout_seconds: float, attempts: int = 1) -> ReleaseAnswer:
         """End the hold, and hand the lock to the first waiter that can be reached."""
 
-    def forsake(self, hold: Hold, timeout_seconds: float) -> None:
+    def abandon(self, hold: Hold, timeout_seconds: float) -> None:
         """The hold is lost here: see to it that the server's lease ends too, where others' beats would keep it alive."""
 
     def withdraw(self, claim: Claim, timeout_seconds: float) -> None:

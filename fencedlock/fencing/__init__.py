@@ -1,6 +1,6 @@
 """The store's side: fences that refuse the tokens of holders whose lease has ended.
 
-One room per store, each imported by who uses it, and each with the same :meth:`check`:
+One module per store, each imported by who uses it, and each with the same :meth:`check`:
 
 - :class:`fencedlock.fencing.postgresql.PostgreSQLFence`: psycopg, psycopg2, asyncpg
 - :class:`fencedlock.fencing.mysql.MySQLFence`: PyMySQL, mysqlclient, mysql-connector, on MySQL and MariaDB

@@ -1,4 +1,4 @@
-"""What all rooms share: for which resource a token is presented, and what is said when it is refused."""
+"""What all fences share: for which resource a token is presented, and what is said when it is refused."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class EtcdFence:
     """A fence in the etcd that keeps the locks too: what is written is refused unless the lock is still held with the token.
 
-    This is stricter than the other rooms, which let the last holder write until the next one has: here a hold that has ended is enough. No
+    This is stricter than the other fences, which let the last holder write until the next one has: here a hold that has ended is enough. No
     table is needed, for the lock's own key is compared, in your transaction. The idea is ``Mutex.IsOwner()`` of etcd's Go client.
 
     ``client`` is the :class:`fencedlock.Client` of the locks, connected to ``etcd://``; or an ``etcd3.client()``, with the

@@ -1,4 +1,4 @@
-"""A check in SQL that every database knows, for those that have no room of their own: by SQLAlchemy and Django."""
+"""A check in SQL that every database knows, for those that have no fence of their own: by SQLAlchemy and Django."""
 
 from __future__ import annotations
 

@@ -211,13 +211,13 @@ class Heartbeat:
 
     def _run(self) -> None:
         checked = False
-        tend_at: float | None = None
+        maintain_at: float | None = None
         while True:
             with self._mutex:
                 # Until it is known when to wake, who puts a newcomer in has to wake this thread: it may not be among those that move now.
                 planned_at, self._wake_at = self._wake_at, float("inf")
                 self._move_newcomers()
-                self._wake_at = self._next_due(tend_at, planned_at)
+                self._wake_at = self._next_due(maintain_at, planned_at)
             try:
                 self._take_mail(self._wake_at - now_seconds())
                 if self._stop_by is not None:
@@ -230,7 +230,7 @@ class Heartbeat:
                 if not checked:
                     checked = True
                     self._warn_of_settings()
-                tend_at = self._table.backend.tend(now_seconds())
+                maintain_at = self._table.backend.maintain(now_seconds())
             except BaseException:  # no signal handler runs in this thread, so not even SystemExit is meant for it
                 logger.exception("fencedlock: the heartbeat stumbled, and goes on")
                 if self._stop_by is not None:
@@ -272,12 +272,12 @@ class Heartbeat:
             if self._newcomers.pop(target, None) is None:
                 queue.pop(target, None)  # it was discarded meanwhile
 
-    def _next_due(self, tend_at: float | None, planned_at: float) -> float:
+    def _next_due(self, maintain_at: float | None, planned_at: float) -> float:
         for delay in [delay for delay, queue in self._queues.items() if not queue]:
             del self._queues[delay]
         due = [next(iter(queue.values())) for queue in self._queues.values()]
-        if tend_at is not None:
-            due.append(tend_at)
+        if maintain_at is not None:
+            due.append(maintain_at)
         if self._undos:
             due.append(self._retry_undos_at)
         if planned_at > now_seconds():

@@ -197,7 +197,7 @@ class LockTable:
             return
         reachable = True
         for claim in list(self._claims.values()):
-            reachable = self.abandon(claim, reachable=reachable and deadline.left() > 0)
+            reachable = self.give_up(claim, reachable=reachable and deadline.left() > 0)
             claim.ring()
         for hold in self.heartbeat.holds():
             reachable = self._end_quickly(hold, deadline, reachable=reachable)
@@ -276,14 +276,14 @@ class LockTable:
                 grant = answer if type(answer) is tuple else Wait(self, claim, deadline, cancel).for_grant(answer)
                 if grant is not None and self._enter(terms, owner, claim, grant):
                     return True
-                self.abandon(claim)
+                self.give_up(claim)
             except CopiedProcessError:
                 become_own()  # by a fork in C, which told nobody
                 owner = this_thread.owner
                 continue
             except BaseException as error:
                 self._leave(terms, claim)
-                self.abandon(claim, reachable=not isinstance(error, BackendUnavailableError))
+                self.give_up(claim, reachable=not isinstance(error, BackendUnavailableError))
                 raise
             if grant is None and (not claim.spent or now_seconds() >= deadline):
                 return False
@@ -320,7 +320,7 @@ class LockTable:
             if hold.claim_id == claim.id:
                 self._forget(hold, LeaseEvent.RELEASED)
 
-    def abandon(self, claim: Claim, *, reachable: bool = True) -> bool:
+    def give_up(self, claim: Claim, *, reachable: bool = True) -> bool:
         """Nobody waits for the claim any more: see to it that nothing of it stays on the server.
 
         Without ``reachable``, or if the server does not answer at once (False), the background does so.
@@ -507,7 +507,7 @@ class LockTable:
         if event is LeaseEvent.OWNER_DIED:
             hold.siblings.pop(hold.owner.number, None)
         if event in (LeaseEvent.OWNER_DIED, LeaseEvent.DEADLINE_PASSED):
-            self.heartbeat.undo(f"the end of lost lock {hold.bound.name!r}", partial(hold.bound.forsake, hold), self._moot_at(hold))
+            self.heartbeat.undo(f"the end of lost lock {hold.bound.name!r}", partial(hold.bound.abandon, hold), self._moot_at(hold))
         handle = hold.handle()
         callback = (handle and handle._on_lost) or self.on_lost
         if callback is None:
@@ -595,7 +595,7 @@ class LockTable:
             if claim.issued is not None:
                 self.heartbeat.add(claim, 0.0)
 
-    def tend_by(self, at: float) -> None:
+    def maintain_by(self, at: float) -> None:
         """The backend has something to do at this time."""
         self.heartbeat.wake_by(at)
 

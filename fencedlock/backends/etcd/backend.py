@@ -87,8 +87,8 @@ class EtcdBackend(EtcdCluster):
     def wait(self, bell: Waker, timeout_seconds: float) -> None:
         bell.wait(timeout_seconds)
 
-    def tend(self, now: float) -> float | None:
-        times = [at for at in (self.inbox.tend(now), self.leases.tend(now), self.connections.tend(now)) if at is not None]
+    def maintain(self, now: float) -> float | None:
+        times = [at for at in (self.inbox.maintain(now), self.leases.maintain(now), self.connections.maintain(now)) if at is not None]
         return min(times, default=None)
 
     def close(self, timeout_seconds: float) -> None:

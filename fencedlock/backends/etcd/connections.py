@@ -395,7 +395,7 @@ class Connections:
         for channel in too_many:
             channel.close()
 
-    def tend(self, now: float) -> float | None:
+    def maintain(self, now: float) -> float | None:
         """Close the channels that were replaced a while ago; when to call again, None if there are none."""
         with self._mutex:
             old = [channel for since, channel in self._retired if now >= since + RETIREMENT_SECONDS]

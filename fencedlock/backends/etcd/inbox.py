@@ -107,7 +107,7 @@ class Inbox:
             watch = self._watches.get(keys.queue)
             return watch is not None and watch.queue.may_pass_over(claim_id)
 
-    def tend(self, now: float) -> float | None:
+    def maintain(self, now: float) -> float | None:
         """Call who may pass over those before it now, and end watches that nobody needs; when to call again."""
         with self._mutex:
             for key in [key for key, due in self._due.items() if due <= now]:
@@ -138,7 +138,7 @@ class Inbox:
     def _look_by(self, watch: _Watch, due: float) -> None:
         self._due[watch.keys.queue] = due
         if self._listener is not None:
-            self._listener.tend_by(due)
+            self._listener.maintain_by(due)
 
     def _end(self, watch: _Watch) -> None:
         del self._watches[watch.keys.queue], self._by_id[watch.id]

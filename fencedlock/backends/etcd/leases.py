@@ -118,7 +118,7 @@ class Leases:
 
         self._alone(lease.length, timeout_seconds, renew)
 
-    def tend(self, now: float) -> float | None:
+    def maintain(self, now: float) -> float | None:
         """End on the server what is over here; when to call again.
 
         A lease may live there for longer than we believe: a new leader, and a restart too, gives it a whole term from its own

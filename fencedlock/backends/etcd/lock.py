@@ -290,7 +290,7 @@ class EtcdLock:
         ended = 0 if kvs and kvs[0].mod_revision == anchor.revision else hold.number
         return NotOurs(ended=ended, replayed=sent > 1)
 
-    def forsake(self, hold: Hold, timeout_seconds: float) -> None:
+    def abandon(self, hold: Hold, timeout_seconds: float) -> None:
         self._delete_made_at(hold.anchor.revision, self.keys.holder, timeout_seconds)
 
     def withdraw(self, claim: Claim, timeout_seconds: float) -> None:

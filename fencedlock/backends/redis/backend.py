@@ -132,7 +132,7 @@ class RedisBackend(RedisServer):
     def wait(self, bell: Waker, timeout_seconds: float) -> None:
         self._inbox.wait(bell, timeout_seconds)
 
-    def tend(self, now: float) -> float | None:
+    def maintain(self, now: float) -> float | None:
         return self.connections.trim(now)
 
     def close(self, timeout_seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""The scripts of this room, called for one lock."""
+"""The operations on one lock: each calls one script."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class RedisLock:
     def release(self, hold: Hold, timeout_seconds: float, attempts: int = 1) -> ReleaseAnswer:
         claim, token, server = hold.claim, str(hold.number), self._server
         claim_id = claim.id
-        terms = bulks(str(claim.unanswered), server.doors) if claim.unanswered else server.release_terms
+        terms = bulks(str(claim.unanswered), server.channels) if claim.unanswered else server.release_terms
         packed = (  # as in pack_acquire
             f"{self._scripts.release.head}{self._keys}${len(claim_id)}\r\n{claim_id}\r\n${len(token)}\r\n{token}\r\n{terms}"
         ).encode()
@@ -96,15 +96,15 @@ class RedisLock:
             return RELEASED
         return NotOurs(ended=_number(reply, b"+lost"), replayed=sent > 1)
 
-    def forsake(self, hold: Hold, timeout_seconds: float) -> None:
+    def abandon(self, hold: Hold, timeout_seconds: float) -> None:
         """Nothing to do: each hold has a lease of its own."""
 
     def withdraw(self, claim: Claim, timeout_seconds: float) -> None:
-        packed = self._scripts.withdraw.pack(self._keys, claim.id, str(claim.unanswered), self._server.doors)
+        packed = self._scripts.withdraw.pack(self._keys, claim.id, str(claim.unanswered), self._server.channels)
         self._server.call(self._scripts.withdraw, packed, timeout_seconds)
 
     def force_release(self, token: int, timeout_seconds: float) -> bool:
-        packed = self._scripts.force_release.pack(self._keys, str(token), self._server.doors)
+        packed = self._scripts.force_release.pack(self._keys, str(token), self._server.channels)
         reply, sent = self._server.call(self._scripts.force_release, packed, timeout_seconds)
         return reply == b"+forced\r\n" or sent > 1
 

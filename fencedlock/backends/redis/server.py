@@ -33,8 +33,8 @@ _MOST_TERMS = 1000
 class _Terms(dict[tuple[str, float, str, bool], str]):
     """The last arguments of acquire.lua, of a holder, a lease in seconds, a mode, and fair or not: most claims' are not new."""
 
-    def __init__(self, doors: str) -> None:
-        self._doors = doors
+    def __init__(self, channels: str) -> None:
+        self._channels = channels
 
     def __missing__(self, kind: tuple[str, float, str, bool]) -> str:
         holder, lease_seconds, mode, fair = kind
@@ -42,7 +42,7 @@ class _Terms(dict[tuple[str, float, str, bool], str]):
         span_ms = min(lease_ms, round(MOST_SPAN_SECONDS * 1000))
         if len(self) >= _MOST_TERMS:
             self.clear()
-        terms = self[kind] = bulks(f"{lease_ms} {holder}", str(lease_ms), mode, f"{fair:d} {span_ms} {self._doors}")
+        terms = self[kind] = bulks(f"{lease_ms} {holder}", str(lease_ms), mode, f"{fair:d} {span_ms} {self._channels}")
         return terms
 
 
@@ -68,11 +68,11 @@ class RedisServer:
         self._inbox = Inbox(self.connections, connector, inbox_prefix + client_id, request_timeout_seconds, self._may_be_issued)
         self.connections.on_new = self._connected_anew
         self.connections.on_switch = self._inbox.hang_up
-        self.doors: str = f"1 {inbox_prefix}"
+        self.channels: str = f"1 {inbox_prefix}"
         """The last argument of scripts that hand over: that the server knows who listens, and where the inboxes are."""
-        self.release_terms: str = bulks("0", self.doors)
+        self.release_terms: str = bulks("0", self.channels)
         """The last arguments of a release whose claim has no packet unanswered."""
-        self.terms: _Terms = _Terms(self.doors)
+        self.terms: _Terms = _Terms(self.channels)
         self.floors: Floors = Floors()
         self.ahead_us: float = 0.0
         """The server's time minus this process's, as of the last answer; 0 before the first one, which teaches it."""

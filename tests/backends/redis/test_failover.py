@@ -134,7 +134,7 @@ def test_nobody_is_let_in_by_a_message_that_travelled_down_replication(
         pair.promote()
         token = int(new.hget("fencedlock:{x}", "token"))
         owner = new.hget("fencedlock:{x}", "owner").decode()
-        release = scripts_of().release.pack(holder._table.backend.bind("x")._keys, owner, str(token), "0", holder._table.backend.doors)  # type: ignore[attr-defined]
+        release = scripts_of().release.pack(holder._table.backend.bind("x")._keys, owner, str(token), "0", holder._table.backend.channels)  # type: ignore[attr-defined]
         with socket.create_connection(("127.0.0.1", pair.replica.port)) as direct:
             direct.sendall(scripts_of().release.with_text(release))
             assert direct.recv(100) == b"+released\r\n"  # at the new master, where nobody listens

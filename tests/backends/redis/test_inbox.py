@@ -272,7 +272,7 @@ class _Ears:
     def reconnected(self) -> None:
         raise AssertionError
 
-    def tend_by(self, at: float) -> None:
+    def maintain_by(self, at: float) -> None:
         raise AssertionError(at)
 
 

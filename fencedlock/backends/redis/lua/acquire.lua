@@ -2,7 +2,7 @@
 --
 -- ARGV: 1 claim, 2 floor, 3 not_after_us, 4 holder, 5 lease_ms,
 --       6 mode ('try', 'queue', or 'beat', which never takes a new place),
---       7 'fair span_ms doors': fair is 1 or 0; a waiter is alive for span_ms after its last beat; for doors see queue.lua
+--       7 'fair span_ms channels': fair is 1 or 0; a waiter is alive for span_ms after its last beat; for channels see queue.lua
 -- Answers: a number: granted for lease_ms, the hold before ended by a release, and the number is both the token and the time
 --          granted now_us token ttl_ms abandoned
 --          waiting issued remaining_ms

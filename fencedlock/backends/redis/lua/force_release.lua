@@ -1,6 +1,6 @@
 -- Takes the lock from the hold with this token. The token is not noted as ended: the next holder learns that it was abandoned.
 --
--- ARGV: 1 token, 2 doors (see queue.lua)
+-- ARGV: 1 token, 2 channels (see queue.lua)
 -- Naming the token makes it safe to repeat: a copy never takes the lock from whoever came next.
 -- Answers: forced | lost
 --@include keys

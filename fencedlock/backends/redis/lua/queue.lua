@@ -1,7 +1,7 @@
 -- The queue and the hand-off. Included after grant.lua, where a script needs them.
 --
 -- A claim's id begins with its client's id and a slash; the client's inbox is the channel <inbox prefix><client id>.
--- doors: 'knows_listeners inbox_prefix' in one string, with 1 if the server knows who listens, and 0 if it can't (in a cluster).
+-- channels: 'knows_listeners inbox_prefix' in one string, with 1 if the server knows who listens, and 0 if it can't (in a cluster).
 local MOST_PLACES = 10000 -- looked at by one hand-off: loops are bounded
 
 -- What is known of a waiting claim: for how many µs more it counts as alive (its span at most, even if the clock was set back), its span, its floor
@@ -15,14 +15,14 @@ end
 
 -- False if nobody listens to this client's inbox here. A message to it must not be sent then: it would travel to the replicas, where an inbox
 -- that was left behind by a failover may hear of a grant that was given to somebody else.
-local function listens(doors, client)
-  local counts = string.sub(doors, 1, 1) == '1' and redis.pcall('PUBSUB', 'NUMSUB', string.sub(doors, 3) .. client)
+local function listens(channels, client)
+  local counts = string.sub(channels, 1, 1) == '1' and redis.pcall('PUBSUB', 'NUMSUB', string.sub(channels, 3) .. client)
   return not counts or counts[2] ~= 0
 end
 
 -- A missing permission costs latency only.
-local function ring(doors, client, message)
-  redis.pcall('PUBLISH', string.sub(doors, 3) .. client, message)
+local function ring(channels, client, message)
+  redis.pcall('PUBLISH', string.sub(channels, 3) .. client, message)
 end
 
 -- Gives the free lock to the first waiter that is alive and can be reached; its claim's id, or nil if there is none.
@@ -32,7 +32,7 @@ end
 -- The lock's hash may be there still, if it has no field but those that each grant writes. It is gone if nobody gets the lock.
 -- first: what ZPOPMIN gave, if it was asked already. issued: no token up to it is issued. abandoned, ahead_us: see last_issued.
 -- ended: the token of the hold that ends by this script, if one does (see grant).
-local function hand_off(doors, first, issued, abandoned, ahead_us, ended, caller, caller_lease_ms)
+local function hand_off(channels, first, issued, abandoned, ahead_us, ended, caller, caller_lease_ms)
   local winner, winner_span_ms, silent, passed_over
   for _ = 1, MOST_PLACES do
     local claim, ticket = unpack(first or call('ZPOPMIN', queue))
@@ -49,10 +49,10 @@ local function hand_off(doors, first, issued, abandoned, ahead_us, ended, caller
       grant(claim, holder, caller_lease_ms, floor, issued, abandoned, ahead_us, ended)
       break
     elseif not (silent and silent[client]) then
-      if listens(doors, client) then
+      if listens(channels, client) then
         -- Granted before it is published: a doorbell must never tell of a grant that a missing permission prevented.
         local token = grant(claim, holder, string.format('%d', math.ceil(left_us / 1000)), floor, issued, abandoned, ahead_us, ended)
-        ring(doors, client, claim .. ' ' .. token .. ' ' .. abandoned)
+        ring(channels, client, claim .. ' ' .. token .. ' ' .. abandoned)
         winner, winner_span_ms = claim, span_ms
         break
       end
@@ -86,7 +86,7 @@ local function hand_off(doors, first, issued, abandoned, ahead_us, ended, caller
     local _, span_ms = waiter(next_claim or '')
     if span_ms and span_ms > winner_span_ms then
       local owner, client = string.match(next_claim, '^(([^/]*)/[^/]*)') -- not the whole claim: who reads it could forge a grant
-      ring(doors, client, owner .. ' look')
+      ring(channels, client, owner .. ' look')
     end
   end
   return winner

@@ -1,10 +1,10 @@
 -- Ends a hold and hands the lock to the first waiter that can be reached, in one step.
 --
--- ARGV: 1 claim, 2 token, 3 bury_until_us (0: no packet of this claim is unanswered), 4 doors (see queue.lua)
+-- ARGV: 1 claim, 2 token, 3 bury_until_us (0: no packet of this claim is unanswered), 4 channels (see queue.lua)
 -- Both claim and token must match. ZPOPMIN comes first: so it works at maxmemory too.
 -- Answers: released | lost ended
 --@include keys
-local claim, token, doors = ARGV[1], ARGV[2], ARGV[4]
+local claim, token, channels = ARGV[1], ARGV[2], ARGV[4]
 local held = call('HMGET', lock, 'owner', 'token')
 local ours = held[1] == claim and held[2] == token
 local first = ours and call('ZPOPMIN', queue)
@@ -20,20 +20,20 @@ end
 local issued = tonumber(token)
 if ours and ARGV[3] == '0' and call('HLEN', lock) == 3 then
   -- The ordinary hand-over, spelt out as in acquire.lua: to a waiter of the longest span, which listens, and under the time as its token.
-  local heir = first[1]
-  local since_us, span_ms, floor, holder = string.match(call('HGET', waiters, heir) or '', '^(%d+) (%d+) (%d+) (.*)$')
+  local successor = first[1]
+  local since_us, span_ms, floor, holder = string.match(call('HGET', waiters, successor) or '', '^(%d+) (%d+) (%d+) (.*)$')
   local left_us = since_us and since_us - now_us + span_ms * 1000 or 0
-  local inbox = string.sub(doors, 3) .. string.match(heir, '^[^/]*')
-  local counts = string.sub(doors, 1, 1) == '1' and redis.pcall('PUBSUB', 'NUMSUB', inbox)
+  local inbox = string.sub(channels, 3) .. string.match(successor, '^[^/]*')
+  local counts = string.sub(channels, 1, 1) == '1' and redis.pcall('PUBSUB', 'NUMSUB', inbox)
   if (not counts or counts[2] ~= 0) and left_us > 0 and left_us <= MOST_SPAN_MS * 1000 and tonumber(span_ms) == MOST_SPAN_MS and tonumber(floor) < now_us
     and issued < now_us and now_us < issued - issued % PERIOD_US + PERIOD_US then
     if call('HSET', fence, 'issued', now, 'ended', token) > 0 then
       call('PEXPIRE', fence, FENCE_TTL_MS)
     end
-    call('HSET', lock, 'owner', heir, 'token', now, 'holder', holder)
+    call('HSET', lock, 'owner', successor, 'token', now, 'holder', holder)
     call('PEXPIRE', lock, string.format('%d', math.ceil(left_us / 1000)))
-    redis.pcall('PUBLISH', inbox, heir .. ' ' .. now .. ' 0')
-    call('HDEL', waiters, heir)
+    redis.pcall('PUBLISH', inbox, successor .. ' ' .. now .. ' 0')
+    call('HDEL', waiters, successor)
     return { ok = 'released' }
   end
 end
@@ -54,5 +54,5 @@ end
 if more_fields then -- which the next grant would not write over
   call('DEL', lock)
 end
-hand_off(doors, first, issued, '0', ahead_us, token)
+hand_off(channels, first, issued, '0', ahead_us, token)
 return answer('released')

@@ -1,6 +1,6 @@
 -- Forgets a claim that nobody waits for any more: its place, its grant, and its packets that are still under way.
 --
--- ARGV: 1 claim, 2 bury_until_us (0: no packet of this claim is unanswered), 3 doors (see queue.lua)
+-- ARGV: 1 claim, 2 bury_until_us (0: no packet of this claim is unanswered), 3 channels (see queue.lua)
 -- ZREM and HDEL come first: so it works at maxmemory too.
 -- Answers: withdrawn
 --@include keys
@@ -8,7 +8,7 @@
 --@include grant
 --@include queue
 --@include bury
-local claim, bury_until_us, doors = ARGV[1], tonumber(ARGV[2]), ARGV[3]
+local claim, bury_until_us, channels = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 
 call('ZREM', queue, claim)
 call('HDEL', waiters, claim)
@@ -18,6 +18,6 @@ if held[1] == claim then
   call('DEL', lock)
   -- Nobody worked under this grant. If the hold before it was abandoned, the next holder still has to learn so.
   local abandoned = held[3] or '0'
-  hand_off(doors, nil, tonumber(held[2]), abandoned, tonumber(call('HGET', fence, 'ahead')) or 0, abandoned == '0' and held[2] or nil)
+  hand_off(channels, nil, tonumber(held[2]), abandoned, tonumber(call('HGET', fence, 'ahead')) or 0, abandoned == '0' and held[2] or nil)
 end
 return answer('withdrawn')
