@@ -351,6 +351,7 @@ def connections_to(port: int) -> int:
     return count
 
 
+@pytest.mark.timeout(400)  # beside eight busy processes
 def test_a_thousand_waiting_claims_need_one_stream_one_lease_and_one_connection(
     backend: EtcdServer, connect: Callable[..., fencedlock.Client], contender: Callable[..., Contender], name: str
 ) -> None:
@@ -368,7 +369,7 @@ def test_a_thousand_waiting_claims_need_one_stream_one_lease_and_one_connection(
     threading.stack_size(old_limit)
     for waiter in waiters:
         waiter.start()
-    eventually(lambda: len(inbox._watches) == 1000 and all(watch.queue.revision for watch in inbox._watches.values()), 60)
+    eventually(lambda: len(inbox._watches) == 1000 and all(watch.queue.revision for watch in inbox._watches.values()), 200)
     assert connections_to(backend.port) == 1
     assert len(crowd._table.backend.connections._channels) == 1  # type: ignore[attr-defined]
     assert len(crowd._table.backend.connections._streams) == 1  # type: ignore[attr-defined]
@@ -382,7 +383,7 @@ def test_a_thousand_waiting_claims_need_one_stream_one_lease_and_one_connection(
     for each in names:
         holding.ask("release", each)
     for waiter in waiters:
-        waiter.join(30)
+        waiter.join(100)
         assert not waiter.is_alive()
 
 
