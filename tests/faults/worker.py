@@ -36,6 +36,7 @@ from tests.forks import fork_in_c
 
 MOST_DEPTH = 4
 MOST_CHILD_LEASES = 8
+MOST_END_SECONDS = 5
 _local = threading.local()
 
 
@@ -124,7 +125,31 @@ class Worker:
             status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
             if status and not (child in self._copies_of_grpc and status in (-signal.SIGSEGV, -signal.SIGABRT)):
                 self.recorder.write(self.settings.process, NOTE, "unexpected", text=f"the child {child} ended with status {status}")
+        self.expect("a connection or a place at the gate is still taken, though nobody calls", lambda: not self.taken())
         self.client.close()
+        self.expect("a thread of the closed client goes on", lambda: not self.threads())
+
+    def expect(self, otherwise: str, condition: Callable[[], bool]) -> None:
+        """Write down what is wrong, unless this becomes true soon."""
+        give_up_at = now_seconds() + 3 * self.settings.lease_seconds + MOST_END_SECONDS
+        while not condition():
+            if now_seconds() > give_up_at:
+                self.recorder.write(self.settings.process, NOTE, "unexpected", text=f"{otherwise}: {self.taken()} {self.threads()}")
+                return
+            time.sleep(0.01)
+
+    def taken(self) -> list[str]:
+        """Connections that are in use, and calls under way: an exception in the middle of a call must leave none behind."""
+        backend: Any = self.client._table.backend
+        if self.settings.url.startswith("etcd"):
+            calls = [str(visit) for visit in list(backend.connections._gate.inside)]
+            return calls[len(backend.connections._streams) :]  # the stream of the inbox is always inside
+        wires = [known() for known in list(backend.connections._known)]
+        return [str(wire) for wire in wires if wire is not None and wire not in backend.connections._idle]
+
+    def threads(self) -> list[str]:
+        """The library's threads in this process."""
+        return [thread.name for thread in threading.enumerate() if thread.name.startswith("fencedlock")]
 
     def obey(self) -> None:
         """Do what is ordered, until the input ends."""
