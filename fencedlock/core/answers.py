@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 Grant: TypeAlias = tuple[int, float, bool, bool]
-"""The claim holds the lock:
+"""The claim holds the lock. The fields are:
 
 - its token;
 - the local time until which the lease is good: counted from the sending of the request, never from its answer;
@@ -19,42 +19,42 @@ A plain tuple, by which it is told from other answers: each acquisition makes on
 
 @dataclass(frozen=True, slots=True)
 class Busy:
-    """Somebody else holds the lock, and the claim took no place in its queue."""
+    """Another claim holds the lock, and this claim has taken no place in the queue."""
 
 
 @dataclass(slots=True)
 class Waiting:
-    """Somebody else holds the lock, and the claim has its place in the queue."""
+    """Another claim holds the lock, and this claim has a place in the queue."""
 
     asked_at: float
-    """When the question was sent: the waiter is counted as alive for its span from then."""
+    """The local time at which the request was sent. The server counts the waiter as alive for its span from then on."""
     issued: int
-    """The highest token issued when the server answered."""
+    """The highest token that had been issued when the server answered."""
     recheck_at: float
-    """When the present holder's lease will have run out if it is not renewed."""
+    """The local time at which the lease of the present holder ends unless it is renewed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """The claim has no place in the queue (any more)."""
+    """The claim has no place in the queue, or has lost it."""
 
 
 class Renewed(NamedTuple):
-    """The hold stands, and its lease is good until ``deadline``."""
+    """The lease of the hold was extended until ``deadline``."""
 
     deadline: float
 
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """The hold has ended by this request or by an earlier copy of it."""
+    """This request, or an earlier copy of it, has ended the hold."""
 
 
 RELEASED: Released = Released()
 
 
 class NotOurs(NamedTuple):
-    """The lock is free or somebody else's.
+    """The lock is free, or another claim holds it.
 
     ``ended`` is the highest token known to be released cleanly (0: none), and ``replayed`` True when an earlier copy of
     the request had no answer, so that it may be what ended the hold.

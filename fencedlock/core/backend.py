@@ -17,76 +17,76 @@ from fencedlock.core.claims import BoundLock, Claim, Hold, Waker
 
 
 class Listener(Protocol):
-    """Who is told of what comes in without being asked for."""
+    """Receives the messages that come without a request."""
 
     def doorbell(self, claim_id: str, token: int, abandoned: bool) -> None:
-        """A release handed the lock to this claim."""
+        """A release has granted the lock to this claim."""
 
     def look_again(self, claim_id: str) -> None:
-        """What this waiting claim was told of the holder's lease is no longer right; or all claims of an owner, by ``client/owner``."""
+        """A waiting claim has to ask again, because the lease of the holder has changed. ``client/owner`` means all claims of an owner."""
 
     def reconnected(self) -> None:
-        """Doorbells may have been missed: every waiting claim should beat now."""
+        """Messages of grants may have been missed. Every waiting claim has to send a beat now."""
 
     def maintain_by(self, at: float) -> None:
-        """Call :meth:`Backend.maintain` at this local time, or before."""
+        """Have :meth:`Backend.maintain` called at this local time or earlier."""
 
 
 class Backend(Protocol):
-    """One lock server, as one client sees it."""
+    """One lock server from the point of view of one client."""
 
     request_timeout_seconds: float
-    """The longest time one request waits for its answer; a request for a short lease waits less."""
+    """How long a request waits for its answer at most. A request about a short lease waits less."""
 
     def bind(self, name: str) -> BoundLock:
-        """Prepare the operations on one lock. Raises ConfigurationError for a name that can't be one; no I/O."""
+        """Return the operations on one lock, without I/O. Raises ConfigurationError for an invalid name."""
 
     def beat(self, claims: Sequence[Claim], timeout_seconds: float) -> list[ClaimAnswer | Exception]:
-        """Keep the places of waiting claims, in one exchange. A beat never takes a new place."""
+        """Keep the places of waiting claims in the queue, in one exchange. A beat never takes a new place."""
 
     def renew(self, holds: Sequence[Hold], timeout_seconds: float, *, exact: bool = False) -> list[RenewAnswer | Exception]:
-        """Extend the leases of these holds and write down their depths, in one exchange.
+        """Extend the leases of these holds and store their depths, in one exchange.
 
         A lease gets the length that the hold's latest operation asks for; no older packet shortens it. With ``exact``, it begins now,
         even if it was renewed a moment ago.
         """
 
     def forgets_at(self, target: Claim | Hold, since: float) -> float:
-        """The local time at which the server will have forgotten this by itself, if its last beat was no later than ``since``."""
+        """Return the local time at which the server has forgotten the target by itself, if its last beat was not later than ``since``."""
 
     def saw(self, name: str, token: int, now: float) -> None:
-        """A doorbell brought this token of this lock: this client gets none up to it any more, whatever the server forgets.
+        """Record a token that a message brought. This client gets no token up to it any more, whatever the server forgets.
 
         Tokens in its own answers the backend sees by itself.
         """
 
     def inherit(self, parent: Backend) -> None:
-        """In a forked child: know the tokens that the parent's backend has seen."""
+        """In a forked child, take over what the backend of the parent knows of tokens."""
 
     def listen(self, listener: Listener, timeout_seconds: float) -> None:
-        """Open the way by which grants arrive; returns once they do, or after so long. Without it, waiters are told to ask more often."""
+        """Open the connection on which messages of grants arrive, and wait for it until the timeout. Without it, waiters ask more often."""
 
     def wait(self, bell: Waker, timeout_seconds: float) -> None:
-        """Let the calling thread sleep until the bell rings, at most so long. It may read what comes in meanwhile."""
+        """Let the calling thread sleep until the bell rings or until the timeout. The thread may read incoming messages meanwhile."""
 
     def lock_names(self, prefix: str) -> Iterator[str]:
-        """The names of the locks that are held or waited for now."""
+        """Return the names of the locks that are held or waited for now."""
 
     def maintain(self, now: float) -> float | None:
-        """Do what has fallen due besides beats, as to give back connections that no call needs; when to call again, None if never."""
+        """Do the work that is due, for example close idle connections. Return the local time of the next call, or None."""
 
     def ping(self, timeout_seconds: float) -> None:
-        """Ask the server for nothing but an answer."""
+        """Send a request that has no effect, and wait for the answer."""
 
     def check_settings(self, timeout_seconds: float) -> list[str]:
-        """What in the server's settings endangers locks, a sentence each."""
+        """Return a sentence for each setting of the server that endangers locks."""
 
     def close(self, timeout_seconds: float) -> None:
-        """Close everything; waiting for doorbells ends. Threads are waited for at most so long."""
+        """Close all connections, which also ends waiting for messages. Wait for threads until the timeout."""
 
     def forget_connections(self) -> None:
-        """In a forked child: close the child's copies of the parent's connections, which live as long as any copy does."""
+        """In a forked child, close the copies of the connections of the parent. A connection lives as long as any copy is open."""
 
 
 BackendFactory: TypeAlias = Callable[[str], Backend]
-"""Makes the backend of one client from that client's id; no I/O."""
+"""A function that makes the backend of a client from the id of the client, without I/O."""

@@ -18,118 +18,119 @@ from fencedlock.core.schedule import Queue
 from fencedlock.token import FencingToken
 
 MOST_SPAN_SECONDS = 10.0
-"""The server counts a waiter as alive for its lease after its last beat, but at most so long."""
+"""A waiter counts as alive for the length of its lease after its last beat, and for this time at most."""
 
 
 _LOST = LeaseState.LOST
 
 
 class Owner(Protocol):
-    """Who claims and holds: so far, a thread of a process."""
+    """Whoever claims and holds a lock. So far this is a thread of a process."""
 
     @property
     def number(self) -> int:
-        """Told by no other owner of this process."""
+        """A number that no other owner in this process has."""
 
     @property
     def holder(self) -> str:
-        """For people: host, process and native thread id, in ASCII."""
+        """Host, process id and native thread id in ASCII, for people to read."""
 
     def alive(self) -> bool:
-        """False once it has ended."""
+        """Return False once the owner has ended."""
 
 
 class Waker(Protocol):
-    """Wakes who sleeps for a claim."""
+    """Wakes the thread that sleeps until its claim is granted."""
 
     rung: bool
-    """True from a ring to the end of the sleep that it ends."""
+    """True from a ring until the sleep that it interrupts has ended."""
     alarm: Callable[[], object] | None
-    """Wakes the sleeper where it sleeps in another way than by :meth:`sleep`."""
+    """A function that wakes the thread if it sleeps by other means than :meth:`sleep`."""
 
     def ring(self) -> None:
-        """Wake the sleeper, or let its next sleep end at once."""
+        """Wake the thread. If it does not sleep now, its next sleep ends at once."""
 
     def nudge(self) -> None:
-        """Wake the sleeper without a ring, so that it looks around."""
+        """Wake the thread without a ring, so that it checks the state of its claim."""
 
     def sleep(self, timeout_seconds: float) -> None:
-        """Sleep until a ring or a nudge, at most so long."""
+        """Sleep until a ring or a nudge, or until the timeout."""
 
     def wait(self, timeout_seconds: float) -> None:
-        """Sleep so, and take what came for a ring that was heard."""
+        """Sleep like :meth:`sleep`, and clear :attr:`rung` afterwards."""
 
 
 class Signal(Protocol):
-    """Tells whoever watches a hold."""
+    """Tells the observers of a hold that its lease is lost."""
 
     def set(self) -> None:
-        """The lease is lost."""
+        """Report that the lease is lost."""
 
 
 class BoundLock(Protocol):
-    """The operations on one named lock. Each takes the longest time, in seconds, that it may wait for the server."""
+    """The operations on one named lock. ``timeout_seconds`` is how long an operation may wait for the server."""
 
     @property
     def name(self) -> str:
-        """The lock's name, as the user wrote it."""
+        """The name of the lock, as the user wrote it."""
 
     def acquire(self, claim: Claim, queue: bool, timeout_seconds: float) -> ClaimAnswer:
-        """Ask for the lock, any number of times: the same claim gets the same grant.
+        """Ask the server for the lock. The question may be repeated, because one claim always gets the same grant.
 
-        With ``queue``, a claim that can't have the lock takes its place in the queue, or keeps the one it has.
+        If the lock is not free and ``queue`` is true, the claim takes a place in the queue, or keeps the place that it has.
         """
 
     def release(self, hold: Hold, timeout_seconds: float, attempts: int = 1) -> ReleaseAnswer:
-        """End the hold, and hand the lock to the first waiter that can be reached."""
+        """End the hold, and grant the lock to the first waiter that can be reached."""
 
     def abandon(self, hold: Hold, timeout_seconds: float) -> None:
-        """The hold is lost here: see to it that the server's lease ends too, where others' beats would keep it alive."""
+        """End the lease of a lost hold on the server, where the beats of other holds would keep it alive."""
 
     def withdraw(self, claim: Claim, timeout_seconds: float) -> None:
-        """Forget the claim: its place, its grant, and any packet of it that is still under way."""
+        """Remove the claim from the server: its place, its grant, and the effect of any packet that is still under way."""
 
     def inspect(self, timeout_seconds: float) -> LockInfo:
-        """Report the lock's holder and queue."""
+        """Return the holder and the queue of the lock."""
 
     def force_release(self, token: int, timeout_seconds: float) -> bool:
-        """Take the lock from the hold with this token; False when it had ended before."""
+        """Take the lock from the hold with this token. Return False if that hold has ended before."""
 
     def raise_floor(self, token: int, timeout_seconds: float) -> None:
-        """Issue no token up to this one any more."""
+        """Let every later token be greater than this one."""
 
 
 class Claim:
-    """One outermost attempt of one thread on one lock; its id is never used again.
+    """One attempt of one owner to acquire one lock. Its id is never used again.
 
-    The claiming thread, the heartbeat and the inbox all tell it what they learn; callers hold the client's mutex.
+    The claiming thread, the heartbeat and the inbox report to the claim what they learn. They hold the mutex of the client meanwhile.
     """
 
-    # What few claims need stands here once, for the making of a claim is on the way of each acquisition.
+    # These are class attributes because every acquisition makes a claim, and few claims need them.
     bell: Waker | None = None
-    """Wakes the thread, once it sleeps for the claim."""
+    """Wakes the claiming thread. None until the thread has to wait."""
     queue: Queue | None = None
-    """Where the heartbeat keeps it."""
+    """The queue of the heartbeat in which the claim stands."""
     may_exist: bool = False
-    """True while the server may know of it, so that it has to be withdrawn when it is given up."""
+    """True while the server may know the claim. Then the claim has to be withdrawn if it is given up."""
     grant: Grant | None = None
     closed: bool = False
-    """True once nobody waits for it: a grant that comes now must be withdrawn."""
+    """True when no thread waits for the claim any more. A grant that arrives afterwards has to be withdrawn."""
     spent: bool = False
-    """True once its place in the queue is gone without a grant that counts: who still waits needs a new claim."""
+    """True when the place in the queue is gone and no grant has come. A thread that still waits needs a new claim."""
     must_ask: bool = False
-    """True when the claiming thread should ask the server itself: its place may be gone, or the server is away."""
+    """True when the claiming thread has to ask the server, because the place may be gone or the server does not answer."""
     issued: int | None = None
-    """The highest token known to be issued when the server said "wait": a doorbell must bring a higher one."""
+    """The highest token that was issued when the server answered "wait". A message of a grant has to bring a higher one."""
     alive_until: float = 0.0
-    """The local time until which the server counts this waiter as alive; a hand-off grant lasts as long."""
+    """The local time until which the server counts this waiter as alive. A grant by hand-off lasts until then."""
     recheck_at: float = 0.0
-    """The local time at which the present holder's lease has run out, if it is not renewed."""
+    """The local time at which the lease of the present holder ends unless it is renewed."""
     doorbell: tuple[int, bool] | None = None
+    """Token and ``abandoned`` of a grant whose message came before the answer "wait"."""
     unanswered: int = 0
-    """What the backend has to remember of packets that had no answer, and may still be executed; 0 when there is none."""
+    """What the backend remembers of packets that had no answer and may still be executed. 0 if there are none."""
     anchor: Any = None
-    """What the backend ties the claim to: with etcd, its lease."""
+    """What the backend attaches to the claim: on etcd, its lease and its keys."""
 
     def __init__(self, claim_id: str, bound: BoundLock, owner: Owner, lease_seconds: float, fair: bool, patient: bool) -> None:
         self.id: str = claim_id
@@ -138,33 +139,33 @@ class Claim:
         self.lease_seconds: float = lease_seconds
         self.fair: bool = fair
         self.patient: bool = patient
-        """True if it will wait when it can't have the lock at once."""
+        """True if the owner waits when the lock is not free."""
 
     @property
     def span_seconds(self) -> float:
-        """The server counts a waiter as alive for so long after its last beat."""
+        """How long the server counts the waiter as alive after its last beat."""
         return self.lease_seconds if self.lease_seconds < MOST_SPAN_SECONDS else MOST_SPAN_SECONDS  # noqa: FURB136 - min() takes longer
 
     @property
     def beat_every_seconds(self) -> float:
-        """How often a waiter beats: three times in its span."""
+        """The time between two beats of a waiter: a third of its span."""
         return self.span_seconds / 3
 
     def wants_beats(self) -> bool:
-        """True while a thread waits for it."""
+        """Return True while a thread waits for the claim."""
         return not self.closed
 
     def ring(self) -> None:
-        """Wake its thread, if it sleeps."""
+        """Wake the claiming thread if it sleeps."""
         if self.bell is not None:
             self.bell.ring()
 
     def granted(self, answer: Grant) -> None:
-        """The server answered a question of this claim with a grant."""
+        """Record a grant that the server has answered."""
         self.grant = answer
 
     def waiting(self, answer: Waiting) -> None:
-        """The server answered that the claim waits; a doorbell that overtook this answer counts now."""
+        """Record the answer that the claim waits. A message of a grant that came before this answer is looked at now."""
         asked_at, issued, self.recheck_at = answer.asked_at, answer.issued, answer.recheck_at
         if self.issued is None or issued > self.issued:
             self.issued = issued
@@ -175,11 +176,10 @@ class Claim:
             self.rung(token, abandoned, asked_at)
 
     def rung(self, token: int, abandoned: bool, now: float) -> None:
-        """A doorbell came: take the grant, or remember or ask where it can't be trusted.
+        """Record a message that tells of a grant: take the grant, keep the message for later, or have the thread ask the server.
 
-        A doorbell can be as old as the network is slow: the grant it tells of may have lapsed, and another may hold the
-        lock. So its token must be greater than all that were issued when the server last said "wait", and the
-        server must still have counted this waiter as alive.
+        The message may be old: the grant may have lapsed, and another owner may hold the lock. So the token has to be greater than
+        all tokens that were issued when the server last answered "wait", and the server must still count this waiter as alive.
         """
         if self.grant is not None:
             return
@@ -198,17 +198,17 @@ class Hold:
 
     depth: int = 1
     operation: int = 0
-    """Rises with every change of the depth or of the lease's length, so that a late packet can't undo a later one."""
+    """Rises with every change of the depth or of the length of the lease, so that a late packet can't undo a later one."""
     queue: Queue | None = None
-    """Where the heartbeat keeps it."""
+    """The queue of the heartbeat in which the hold stands."""
     state: LeaseState = LeaseState.HELD
     reason: str = ""
     lasts_until: float = 0.0
-    """The local time until which the server may keep it, if it did not hear of a shorter lease."""
+    """The local time until which the server may keep the hold if it did not receive a request for a shorter lease."""
     lost_signal: Signal | None = None
-    """Is set when the lease is lost. Made when somebody asks for it, because few do and a hold should be small."""
+    """Is set when the lease is lost. It is made on request, because few users need it and a hold should be small."""
     changing: ClassVar[AbstractContextManager[Any]] = nullcontext()
-    """Entered while the state changes. Here is nothing that needs it; where there are threads, it is their mutex."""
+    """Is entered while the state changes. The core does not need it. The runtime puts a mutex here, because it has threads."""
 
     def __init__(
         self, claim: Claim, token: int, deadline: float, abandoned: bool, handle: weakref.ref[Any], siblings: dict[int, Hold]
@@ -216,7 +216,7 @@ class Hold:
         self.claim: Claim = claim
         self.handle: weakref.ref[Any] = handle
         self.siblings: dict[int, Hold] = siblings
-        """The holds of this lock in this process, by the number of the owner; this one is among them until it is unwound."""
+        """All holds of this lock in this process by the number of the owner. This hold is one of them until its owner has left it."""
         self.number: int = token
         self.abandoned: bool = abandoned
         self.deadline: float = deadline
@@ -229,21 +229,21 @@ class Hold:
 
     @property
     def bound(self) -> BoundLock:
-        """The lock."""
+        """The lock that is held."""
         return self.claim.bound
 
     @property
     def owner(self) -> Owner:
-        """The thread that holds it."""
+        """The owner of the hold."""
         return self.claim.owner
 
     @property
     def anchor(self) -> Any:
-        """As the claim's."""
+        """What the backend attached to the claim."""
         return self.claim.anchor
 
     def wants_beats(self) -> bool:
-        """True while the lease stands."""
+        """Return True while the lease is neither lost nor released."""
         return self.state is LeaseState.HELD or self.state is LeaseState.UNKNOWN
 
     @property
@@ -252,10 +252,10 @@ class Hold:
         return FencingToken(self.bound.name, self.number)
 
     def extend(self, deadline: float, operation: int) -> None:
-        """A beat, or a nested operation, was answered: the lease is good until then.
+        """Record the answer to a beat or to a nested operation: the lease is valid until ``deadline``.
 
-        ``operation`` is the hold's when the question was packed. An answer to an older question says nothing of the lease: a
-        renewal has overtaken it, perhaps for a shorter one.
+        ``operation`` is the value of :attr:`operation` when the request was packed. If it has changed since, the answer says nothing
+        about the lease, because a later request may have asked for a shorter one.
         """
         with self.changing:
             if operation == self.operation:
@@ -263,7 +263,7 @@ class Hold:
             self.happened(LeaseEvent.BEAT_ANSWERED)
 
     def change_lease(self, lease_seconds: float, now: float) -> None:
-        """From now on the lease is asked for at this length. Until the server has answered, no more than that is believed."""
+        """Set the length of the lease for all later requests. Until the server has answered, the shorter of both deadlines counts."""
         with self.changing:
             self.lasts_until = max(self.lasts_until, self.deadline)
             self.deadline = min(self.deadline, now + lease_seconds)
@@ -271,7 +271,7 @@ class Hold:
             self.operation += 1
 
     def happened(self, event: LeaseEvent, reason: str = "") -> bool:
-        """Move through the table; True when this event is what lost the lease."""
+        """Apply an event to the state. Return True if the event has lost the lease."""
         with self.changing:
             before = self.state
             after = self.state = LEASE_TRANSITIONS.get((before, event), before)
@@ -285,5 +285,5 @@ class Hold:
             return True
 
     def remaining(self, now: float) -> float:
-        """Seconds of lease left by the local clock, 0 when it is lost."""
+        """Return the seconds that are left of the lease by the local clock, 0 if it is lost."""
         return 0.0 if self.state is LeaseState.LOST else max(0.0, self.deadline - now)

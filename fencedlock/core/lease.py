@@ -17,10 +17,10 @@ NOT_OURS_REASON = (
 
 
 class LeaseState(IntEnum):
-    """Where a lease stands by the knowledge of its holder."""
+    """The state of a lease, as far as its holder knows."""
 
     HELD = auto()
-    UNKNOWN = auto()  # a beat failed, the deadline has not passed: a lost packet is not a lost lock
+    UNKNOWN = auto()  # a beat has failed and the deadline has not passed: a lost packet is not a lost lock
     LOST = auto()
     RELEASED = auto()
 
@@ -56,11 +56,11 @@ LEASE_TRANSITIONS: dict[tuple[LeaseState, LeaseEvent], LeaseState] = {
     (LeaseState.RELEASED, LeaseEvent.RELEASE_REFUSED): LeaseState.LOST,
     # Otherwise LOST and RELEASED are final: a beat's answer that comes late leaves them as they are.
 }
-"""The lease table. A pair that is not here changes nothing."""
+"""The next state for each state and event. A pair that is missing here leaves the state as it is."""
 
 
 def checked_ttl(ttl: float) -> float:
-    """The lease in seconds, if it can be one. Raises ConfigurationError."""
+    """Return the length of a lease in seconds as a float. Raises ConfigurationError if it is no valid length."""
     if isinstance(ttl, bool) or not isinstance(ttl, (int, float)) or not LEAST_TTL_SECONDS <= ttl <= MOST_TTL_SECONDS:
         raise ConfigurationError(f"ttl must be a number of seconds from {LEAST_TTL_SECONDS} to {MOST_TTL_SECONDS:.0f}, not {ttl!r}")
     return float(ttl)

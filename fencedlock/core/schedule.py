@@ -1,4 +1,4 @@
-"""When what is next."""
+"""The order in which beats fall due."""
 
 from __future__ import annotations
 
