@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 class Bell:
-    """Wakes one sleeping thread; rings before the sleep are not lost, several count as one.
+    """Wakes one sleeping thread. A ring before the sleep is not lost, and several rings count as one.
 
     A bare lock wakes its waiter with less work than ``threading.Event`` does.
     """
@@ -18,31 +18,31 @@ class Bell:
         self._lock = threading.Lock()
         self._lock.acquire()
         self.rung: bool = False
-        """True from a ring to the end of the sleep that it ends."""
+        """True from a ring until the sleep that it interrupts has ended."""
         self.alarm: Callable[[], object] | None = None
-        """What wakes the sleeper where it sleeps in another way than by :meth:`sleep`."""
+        """A function that wakes the thread if it sleeps by other means than :meth:`sleep`."""
 
     def ring(self) -> None:
-        """Wake the sleeper, or let its next sleep end at once."""
+        """Wake the thread. If it does not sleep now, its next sleep ends at once."""
         self.rung = True
         self.nudge()
 
     def nudge(self) -> None:
-        """Wake the sleeper without a ring: somebody wants it to look around."""
+        """Wake the thread without a ring, so that it checks the state of its claim."""
         try:
             self._lock.release()
         except RuntimeError:
-            pass  # it is awake already, or about to be
+            pass  # the thread is awake, or is about to wake
         alarm = self.alarm
         if alarm is not None:
             alarm()
 
     def sleep(self, timeout_seconds: float) -> None:
-        """Sleep until a ring or a nudge, at most so long."""
+        """Sleep until a ring or a nudge, or until the timeout."""
         if timeout_seconds > 0:
             self._lock.acquire(timeout=min(timeout_seconds, threading.TIMEOUT_MAX))
 
     def wait(self, timeout_seconds: float) -> None:
-        """Sleep until the bell rings, at most so long; it may end sooner."""
+        """Sleep like :meth:`sleep`, and clear :attr:`rung` afterwards."""
         self.sleep(timeout_seconds)
         self.rung = False

@@ -1,4 +1,4 @@
-"""Ends an acquisition from outside."""
+"""Lets another thread end an acquisition."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from fencedlock.runtime.bell import Bell
 
 
 class Cancellation:
-    """Ends waiting from outside: ``lock.acquire(cancel=cancellation)`` raises once somebody calls :meth:`cancel`.
+    """Lets another thread end an acquisition: ``lock.acquire(cancel=cancellation)`` raises once :meth:`cancel` is called.
 
-    One cancellation may serve any number of acquisitions, at the same time or one after another; it stays cancelled.
+    One object may serve any number of acquisitions, at the same time or one after another. It stays cancelled.
     """
 
     def __init__(self) -> None:
-        self._bells: set[Bell] = set()  # without a mutex: a signal handler may cancel in the middle of anything
+        self._bells: set[Bell] = set()  # has no mutex, because a signal handler may call cancel() at any moment
         self._cancelled = False
 
     @property
@@ -28,7 +28,7 @@ class Cancellation:
             bell.ring()
 
     def raise_if_cancelled(self, name: str) -> None:
-        """Raise AcquireCancelledError for the lock of this name, if it is."""
+        """Raise AcquireCancelledError for the lock of this name if :meth:`cancel` was called."""
         if self._cancelled:
             raise AcquireCancelledError(f"the acquisition of {name!r} was cancelled", lock=name)
 

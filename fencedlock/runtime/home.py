@@ -1,4 +1,4 @@
-"""Where a lock lives: the client, as its locks see it, and the one for locks that are given none."""
+"""The client from the point of view of its locks, and the default client."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from fencedlock.runtime.lock_table import LockTable
 
 
 class Home(Protocol):
-    """A client."""
+    """A client, as its locks need it."""
 
     _table: LockTable
 
     def inspect(self, name: str) -> LockInfo:
-        """Who holds the lock of this name, and who waits for it."""
+        """Return the holder and the queue of the lock of this name."""
 
 
 _finders: list[Callable[[], Home]] = []
 
 
 def default_home() -> Home:
-    """The default client of this process. Raises ConfigurationError if none is configured."""
+    """Return the default client of this process. Raises ConfigurationError if none is configured."""
     return _finders[0]()
 
 
 def find_default_by(finder: Callable[[], Home]) -> None:
-    """Have the default client found so."""
+    """Set the function that finds the default client."""
     _finders[:] = [finder]

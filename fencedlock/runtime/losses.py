@@ -1,4 +1,4 @@
-"""Calls ``on_lost`` for the locks of one client, on one thread for all of them."""
+"""Calls the ``on_lost`` callbacks of one client, all on one thread."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ logger: logging.Logger = logging.getLogger("fencedlock")
 
 
 class Named(Protocol):
-    """A lock that was lost, as the user has it."""
+    """The handle of a lost lock."""
 
     @property
     def name(self) -> str:
-        """Its name."""
+        """The name of the lock."""
 
 
 class Losses:
-    """The losses that callbacks still have to be told of, in order."""
+    """A queue of losses, in order, and the thread that calls the callbacks."""
 
     def __init__(self) -> None:
         self._queue: SimpleQueue[tuple[Callable[[Any, str], object], Named, str] | None] = SimpleQueue()
         self._worker = Worker(self._run, "fencedlock-on-lost")
 
     def tell(self, callback: Callable[[Any, str], object], lock: Named, reason: str) -> None:
-        """Have the callback called."""
+        """Have the callback called with this lock and this reason."""
         self._queue.put((callback, lock, reason))
         try:
             self._worker.start()
@@ -41,7 +41,7 @@ class Losses:
             )
 
     def close(self) -> None:
-        """End the thread, after what is in the queue."""
+        """End the thread after all losses in the queue are reported."""
         self._queue.put(None)
 
     def _run(self) -> None:
@@ -51,4 +51,4 @@ class Losses:
                 callback(lock, reason)
             except Exception:
                 logger.exception("fencedlock: on_lost of lock %r failed", lock.name)
-            loss = callback = lock = None  # type: ignore[assignment] # or they would live until the next loss
+            loss = callback = lock = None  # type: ignore[assignment] # otherwise these objects would live until the next loss

@@ -1,4 +1,4 @@
-"""Who holds: clients, claims, and threads that are told apart even when the system recycles their ids."""
+"""Owners and ids. Threads are told apart even if the system uses the id of an old thread again."""
 
 from __future__ import annotations
 
@@ -21,38 +21,38 @@ def _host() -> str:
 
 
 class _Life:
-    """Referred to by one thread's local storage and by nothing else: it ends when the thread does."""
+    """An object that only the local storage of one thread refers to. It ends with the thread."""
 
     __slots__ = ("__weakref__",)
 
 
 class Dropped(weakref.ref[partial[None]]):
-    """Goes to the heartbeat when the ``__exit__`` of a ``with`` statement is dropped without having run, by one step of the interpreter."""
+    """A weak reference that goes to the heartbeat if the ``__exit__`` of a ``with`` statement is dropped without having run."""
 
     __slots__ = ("hold",)
 
     hold: Hold | None
-    """What the statement has entered; None if it did not get so far, and once it has left."""
+    """The hold that the statement has entered. None before that, and after the statement has left it."""
 
 
 class Owner:
     """One thread of one process.
 
-    It may outlive the thread, in the frames of a traceback say; its life does not.
+    The object may exist longer than the thread, for example in the frames of a traceback. :meth:`alive` tells.
     """
 
     __slots__ = ("_life", "entering", "holder", "number")
 
     def __init__(self, life: _Life) -> None:
         self.entering: Dropped | None = None
-        """Of the ``with`` statement that is about to be entered."""
+        """The reference for the ``with`` statement that this thread is about to enter."""
         self.number: int = next(_numbers)
         self.holder: str = f"{_host()}/{os.getpid()}/{threading.get_native_id()}"
-        """Host, process and native thread id, for people; ASCII, so that it is as long in bytes."""
+        """Host, process id and native thread id, for people to read. It is ASCII, so its length in bytes is its length."""
         self._life = weakref.ref(life)
 
     def alive(self) -> bool:
-        """False once the thread has ended."""
+        """Return False once the thread has ended."""
         return self._life() is not None
 
 
@@ -60,13 +60,13 @@ _numbers = itertools.count(1)
 
 
 class _ThisThread(threading.local):
-    """Made anew by each thread that looks into it. Thread ids are recycled, so each thread gets a number of its own once."""
+    """Python makes this object anew in each thread. The owner gets a number of its own, because thread ids are used again."""
 
     def __init__(self) -> None:
         self.begin()
 
     def begin(self) -> None:
-        """Be another owner from now on, as the one thread of a forked child is."""
+        """Make a new owner for this thread. The only thread of a forked child needs one."""
         self._life = _Life()
         self.owner: Owner = Owner(self._life)
 
@@ -76,15 +76,15 @@ this_thread: _ThisThread = _ThisThread()
 
 
 def new_client_id() -> str:
-    """64 random bits in hexadecimal: a client's id, and the first part of the ids of its claims."""
+    """Return a new client id: 64 random bits in hexadecimal. The ids of the claims of the client begin with it."""
     return secrets.token_hex(8)
 
 
 def new_claim_id(client_id: str, owner_number: int) -> str:
-    """An id that nobody can guess and nobody repeats: the client's id, the owner's number, and a number drawn for this claim alone.
+    """Return a new claim id: the id of the client, the number of the owner, and a random number.
 
-    A message that tells of a grant has to bring it, so nobody else can write one. A snapshot of a virtual machine that is resumed twice
-    may repeat the system's random numbers, but not at the same nanosecond.
+    A message that tells of a grant has to contain the id, so it must not be possible to guess it. The time is mixed in because a snapshot
+    of a virtual machine that is resumed twice may repeat the random numbers of the system.
     """
     return f"{client_id}/{owner_number}/{int.from_bytes(os.urandom(8)) ^ time.time_ns():x}"
 

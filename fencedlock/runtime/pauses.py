@@ -1,4 +1,4 @@
-"""How long to wait between two questions to a server that is away."""
+"""The time between two requests to a server that does not answer."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import random
 
 FIRST_PAUSE_SECONDS = 0.02
 LONGEST_PAUSE_SECONDS = 1.0
-"""Between two questions to a server that is away: full jitter below a bound that doubles from the first to the longest."""
+"""A pause is random, from 0 to a bound. The bound doubles with each failure, from the first to the longest."""
 
 
 def pause_seconds(failures: int) -> float:
-    """How long to wait before the next question, after so many in a row that had no answer."""
+    """Return how long to wait before the next request, after this number of requests in a row without an answer."""
     return random.uniform(0, min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2**failures))  # noqa: S311 - jitter, not a secret
