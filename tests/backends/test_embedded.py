@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import shutil
@@ -24,6 +25,9 @@ from tests.contenders import Contender
 from tests.servers import any_redis_server, find_redis_server
 
 _numbers = itertools.count()
+
+PATIENT = {"ttl": 200.0, "socket_timeout": 50.0}
+"""For a client that must hear what the server says, or why it does not start, however busy the machine is: one try waits as long."""
 
 
 @pytest.fixture
@@ -131,7 +135,7 @@ def test_what_a_crashed_server_has_granted_is_known_to_a_server_of_another_versi
             raw.bgrewriteaof()  # the oldest part becomes what the server makes of its memory
             eventually(lambda: not raw.info("persistence")["aof_rewrite_in_progress"])
         monkeypatch.setattr(embedded, "_find_redis_server", lambda: after)
-        later = connect(f"embedded://{folder}").RLock("x")
+        later = connect(f"embedded://{folder}", **PATIENT).RLock("x")
         (server,) = servers(folder)
         server.send_signal(signal.SIGKILL)
         eventually(lambda: is_gone(server))
@@ -175,7 +179,7 @@ def test_a_server_that_does_not_start_says_why(folder: Path, connect: Callable[.
     (folder / "appendonly.aof").mkdir()
     (folder / "appendonlydir").write_text("in the way")
     with pytest.raises(fencedlock.BackendUnavailableError, match="did not start: it ended with status"):
-        connect(f"embedded://{folder}").RLock("x").acquire(False)
+        connect(f"embedded://{folder}", **PATIENT).RLock("x").acquire(False)
 
 
 def test_the_default_folder_is_the_one_of_this_users_session_if_there_is_one(
@@ -244,10 +248,22 @@ def test_a_full_server_is_not_taken_for_a_dead_one(folder: Path, connect: Callab
         assert connect(f"embedded://{folder}").RLock("x").acquire(False) is False
 
 
+def delete(folder: Path) -> None:
+    """Delete it with all that is in it, again and again while its server makes files in there."""
+    for _ in range(1000):
+        try:
+            shutil.rmtree(folder)
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY:
+                raise
+        else:
+            return
+
+
 def empty(folder: Path) -> None:
     for entry in folder.iterdir():
         if entry.is_dir():
-            shutil.rmtree(entry)
+            delete(entry)
         else:
             entry.unlink()
 
@@ -269,7 +285,7 @@ def delete_data(folder: Path) -> None:
 
 
 def make_again(folder: Path) -> None:
-    shutil.rmtree(folder)
+    delete(folder)
     folder.mkdir(mode=0o700)
 
 
@@ -289,7 +305,7 @@ ACCIDENTS: dict[str, Callable[[Path], object]] = {
     "the users' lock deleted": lambda folder: (folder / "users.lock").unlink(),
     "its socket deleted": lambda folder: (folder / "redis.sock").unlink(),
     "its data deleted": delete_data,
-    "deleted": shutil.rmtree,
+    "deleted": delete,
     "deleted and made again": make_again,
     "renamed": lambda folder: folder.rename(folder.with_name(f"{folder.name}r")),
     "swapped for a copy": swap_for_a_copy,
@@ -323,7 +339,7 @@ def test_whatever_happens_to_the_folder_no_second_holder_comes_before_the_first_
 def test_a_new_process_too_comes_after_the_loss_of_the_first(folder: Path, connect: Callable[..., fencedlock.Client]) -> None:
     held = connect(f"embedded://{folder}", ttl=3).RLock("x")
     held.acquire()
-    shutil.rmtree(folder)
+    delete(folder)
     command = [sys.executable, "-c", MANY, f"embedded://{folder}"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
@@ -347,8 +363,8 @@ def test_no_server_starts_while_the_old_one_lives_even_if_its_guardian_is_frozen
         assert parent is not None
         parent.suspend()
         try:
-            shutil.rmtree(folder)
-            wanted = connect(f"embedded://{folder}", ttl=2).RLock("x")
+            delete(folder)
+            wanted = connect(f"embedded://{folder}", **PATIENT).RLock("x")
             with pytest.raises(fencedlock.BackendUnavailableError, match="still lives"):
                 wanted.acquire(False)
             assert held.remaining() > 0  # it is served on the old socket
