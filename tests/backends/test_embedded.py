@@ -129,7 +129,7 @@ def test_what_a_crashed_server_has_granted_is_known_to_a_server_of_another_versi
     folder: Path, connect: Callable[..., fencedlock.Client], monkeypatch: pytest.MonkeyPatch, binary: str, other: str
 ) -> None:
     after = find_redis_server(other)
-    holder = connect(f"embedded://{folder}", ttl=60)
+    holder = connect(f"embedded://{folder}", ttl=600)  # its next beat, which would start a server of its own kind, is far away
     with holder.RLock("x") as token:
         with redis.Redis(unix_socket_path=str(folder / "redis.sock")) as raw:
             raw.bgrewriteaof()  # the oldest part becomes what the server makes of its memory
