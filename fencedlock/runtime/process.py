@@ -12,9 +12,17 @@ import mmap
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
+from importlib import import_module
+from types import ModuleType
 from typing import Protocol
 
 from fencedlock.runtime.threads import make_mutex
+
+ctypes: ModuleType | None = None
+if hasattr(_thread, "_ThreadHandle"):  # Python 3.13 and newer need it after a fork in C: imported here, because no call imports anything
+    with suppress(ImportError):
+        ctypes = import_module("ctypes")
 
 _MADV_WIPEONFORK = 18
 """Linux 4.14 and newer: the kernel empties such memory in a child, whoever forks and by whatever call."""
@@ -79,14 +87,18 @@ def become_own() -> None:
         return
     taken = _becoming.acquire(timeout=PATIENCE_SECONDS)
     try:
-        if not own[0]:
+        if not own[0]:  # Python's fork has told nobody, so it was a fork in C
             _keep_threads()
-            for action in _in_child:
-                action()
-            own[0] = 1
+            _become_child()
     finally:
         if taken:
             _becoming.release()
+
+
+def _become_child() -> None:
+    for action in _in_child:
+        action()
+    own[0] = 1
 
 
 def _keep_threads() -> None:
@@ -95,10 +107,8 @@ def _keep_threads() -> None:
     From Python 3.13 on, the end of a Thread object detaches a thread that nobody has joined. Python's own fork tells the objects that
     there is no such thread any more. After a fork in C, detaching it reads memory that is gone, and kills the process.
     """
-    if not hasattr(_thread, "_ThreadHandle"):
+    if ctypes is None:
         return
-    import ctypes
-
     for thread in list(getattr(threading, "_dangling", ())):  # all that exist, those that have ended too; enumerate() would take a mutex
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(thread))  # a list of them would be emptied at exit
 
@@ -106,7 +116,7 @@ def _keep_threads() -> None:
 def _after_fork_in_child() -> None:
     own[0] = 0  # it says so itself where the kernel empties it
     _becoming._at_fork_reinit()
-    become_own()
+    _become_child()
 
 
 if hasattr(os, "register_at_fork"):
