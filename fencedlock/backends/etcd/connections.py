@@ -523,8 +523,8 @@ class _Core:
     def __init__(self) -> None:
         self.is_used: bool = False
         """True once a channel was made in this process."""
-        self.forks: int = 0
-        """How many threads are about to fork by Python's own fork, before which all that gRPC does is ended."""
+        self.forking: set[int] = set()
+        """The idents of the threads that are in Python's own fork, before which all that gRPC does is ended."""
         self.is_broken: bool = False
         """True in a process that was forked in C after gRPC was used."""
         self.kept: list[Any] = []
@@ -541,10 +541,11 @@ class _Core:
 
     def become_child(self) -> None:
         """In a forked child."""
-        if self.forks:
-            self.forks, self.is_used = 0, False
+        if threading.get_ident() in self.forking:
+            self.is_used = False
         elif self.is_used:
             self.is_broken = True
+        self.forking.clear()
 
 
 _core = _Core()
@@ -552,7 +553,7 @@ in_child(_core.become_child)
 
 
 def _before_fork() -> None:
-    _core.forks += 1
+    _core.forking.add(threading.get_ident())
     were_open = [connections.before_fork() for connections in list(_open)]
     if any(were_open):
         give_up_at = now_seconds() + SHUTDOWN_SECONDS
@@ -569,7 +570,7 @@ def _grpc_is_alive() -> bool:
 
 
 def _after_fork_in_parent() -> None:
-    _core.forks -= 1
+    _core.forking.discard(threading.get_ident())
     for connections in list(_open):
         connections.after_fork_in_parent()
 
