@@ -9,9 +9,9 @@ import weakref
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fencedlock.backends.urls import Terms, address_of, backend_factory
+from fencedlock.backends.urls import BackendSettings, address_of, backend_factory
 from fencedlock.client import Client, Recipe
-from fencedlock.core.lease import LEAST_TTL_SECONDS, MOST_TTL_SECONDS, checked_ttl
+from fencedlock.core.lease import LEAST_TTL_SECONDS, MOST_TTL_SECONDS, checked_seconds, seconds_wanted
 from fencedlock.core.names import NAMESPACE_WANTED, checked_namespace, is_namespace
 from fencedlock.errors import ConfigurationError
 from fencedlock.runtime.home import find_default_by
@@ -26,7 +26,6 @@ URL_VARIABLE = "FENCEDLOCK_URL"
 
 LEAST_TOKEN_MEMORY_SECONDS = 60
 MOST_TOKEN_MEMORY_SECONDS = 10 * 365 * 86400
-_TOKEN_MEMORY_WANTED = f"a number of seconds from {LEAST_TOKEN_MEMORY_SECONDS} to {MOST_TOKEN_MEMORY_SECONDS}"
 
 MOST_UNPICKLED = 32
 """So many clients that came by pickle are kept although no handle of theirs is left."""
@@ -111,7 +110,7 @@ def _connect(
     client = Client(
         backend_factory(
             target if address is None else address,
-            Terms(settings["namespace"], settings["socket_timeout"], settings["token_memory"]),
+            BackendSettings(settings["namespace"], settings["socket_timeout"], settings["token_memory"]),
         ),
         ttl=settings["ttl"],
         outage_timeout=settings["outage_timeout"],
@@ -176,17 +175,10 @@ def default_client() -> Client:
 find_default_by(default_client)
 
 
-def _checked_seconds(name: str, value: float) -> float:
+def _checked_positive(name: str, value: float) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
         raise ConfigurationError(f"{name} must be a positive number of seconds, not {value!r}")
     return float(value)
-
-
-def _checked_token_memory(seconds: float) -> float:
-    is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
-    if not is_number or not LEAST_TOKEN_MEMORY_SECONDS <= seconds <= MOST_TOKEN_MEMORY_SECONDS:
-        raise ConfigurationError(f"token_memory must be {_TOKEN_MEMORY_WANTED}, not {seconds!r}")
-    return float(seconds)
 
 
 class _Kind(NamedTuple):
@@ -208,24 +200,24 @@ def _read_namespace(text: str) -> str:
 
 def _positive(name: str) -> _Kind:
     return _Kind(
-        lambda value: _checked_seconds(name, value), lambda text: _checked_seconds(name, float(text)), "a positive number of seconds"
+        lambda value: _checked_positive(name, value), lambda text: _checked_positive(name, float(text)), "a positive number of seconds"
+    )
+
+
+def _between(name: str, least: float, most: float) -> _Kind:
+    return _Kind(
+        lambda value: checked_seconds(name, value, least, most),
+        lambda text: checked_seconds(name, float(text), least, most),
+        seconds_wanted(least, most),
     )
 
 
 _KINDS = {
-    "ttl": _Kind(
-        checked_ttl,
-        lambda text: checked_ttl(float(text)),
-        f"a number of seconds from {LEAST_TTL_SECONDS} to {MOST_TTL_SECONDS:.0f}",
-    ),
+    "ttl": _between("ttl", LEAST_TTL_SECONDS, MOST_TTL_SECONDS),
     "namespace": _Kind(checked_namespace, _read_namespace, NAMESPACE_WANTED),
     "outage_timeout": _positive("outage_timeout"),
     "socket_timeout": _positive("socket_timeout"),
-    "token_memory": _Kind(
-        _checked_token_memory,
-        lambda text: _checked_token_memory(float(text)),
-        _TOKEN_MEMORY_WANTED,
-    ),
+    "token_memory": _between("token_memory", LEAST_TOKEN_MEMORY_SECONDS, MOST_TOKEN_MEMORY_SECONDS),
 }
 _DEFAULTS: dict[str, Any] = {
     "ttl": _DefaultSeconds(30.0),

@@ -58,9 +58,8 @@ class EmbeddedServer:
         with self._mutex:
             if self._is_entered():
                 return
-            if (
-                self._left
-            ):  # a connection was still being opened when the client was closed: counted again, it would keep the server for ever
+            # A connection was still being opened when the client was closed: counted again, it would keep the server for ever.
+            if self._left:
                 raise BackendUnavailableError(f"the client of the server in {self.folder} is closed")
             self._leave()
             for _ in range(_ENTER_TRIES):

@@ -15,7 +15,7 @@ from fencedlock.errors import ConfigurationError
 if TYPE_CHECKING:
     from fencedlock.backends.etcd.connections import Connections
 
-__all__ = ["Terms", "address_of", "backend_factory", "without_password"]
+__all__ = ["BackendSettings", "address_of", "backend_factory", "without_password"]
 
 
 def address_of(url: str, where: str = "") -> Address:
@@ -33,7 +33,7 @@ def address_of(url: str, where: str = "") -> Address:
     return parsed(url, where)
 
 
-class Terms(NamedTuple):
+class BackendSettings(NamedTuple):
     """What a client asks of its backend, whatever the server."""
 
     namespace: str
@@ -42,19 +42,19 @@ class Terms(NamedTuple):
     """None: as long as is usual for the server."""
 
 
-def backend_factory(target: Any, terms: Terms) -> BackendFactory:
+def backend_factory(target: Any, settings: BackendSettings) -> BackendFactory:
     """What makes the backend of one client for this target: an :class:`Address`, or a ready client object.
 
     Raises ConfigurationError, before any I/O, for a target that can't be one.
     """
     if isinstance(target, Address):
-        return _SCHEMES[target.scheme](target, terms)
+        return _SCHEMES[target.scheme](target, settings)
     from fencedlock.backends.etcd.ready import is_ready_client
 
     if is_ready_client(target):
-        return _ready_etcd3_client(target, terms)
+        return _ready_etcd3_client(target, settings)
     _refuse_what_is_no_client(target)
-    return _ready_client(target, terms)
+    return _ready_client(target, settings)
 
 
 _ADVICE = "pass a URL or a redis.Redis (valkey.Valkey) object, or an etcd3.client()"
@@ -96,20 +96,20 @@ def _refuse_what_is_no_client(target: Any) -> None:
             raise ConfigurationError(f"can't lock through this {type(target).__name__}: {words}; {_ADVICE}")
 
 
-def _redis_url(address: Address, terms: Terms) -> BackendFactory:
+def _redis_url(address: Address, settings: BackendSettings) -> BackendFactory:
     import redis
 
     from fencedlock.backends.redis.settings import settings_of
 
-    pool = redis.ConnectionPool(**settings_of(address, terms.socket_timeout_seconds))
-    return _ready_client(redis.Redis(connection_pool=pool), terms)
+    pool = redis.ConnectionPool(**settings_of(address, settings.socket_timeout_seconds))
+    return _ready_client(redis.Redis(connection_pool=pool), settings)
 
 
-def _ready_client(client: Any, terms: Terms) -> BackendFactory:
-    return partial(_redis_backend, client, terms)
+def _ready_client(client: Any, settings: BackendSettings) -> BackendFactory:
+    return partial(_redis_backend, client, settings)
 
 
-def _embedded(address: Address, terms: Terms) -> BackendFactory:
+def _embedded(address: Address, settings: BackendSettings) -> BackendFactory:
     if os.name != "posix":
         raise ConfigurationError("embedded:// needs a POSIX system: run a redis-server and use its redis:// URL")
     address.refuse_other_options((), "it takes none of a server's")
@@ -122,48 +122,48 @@ def _embedded(address: Address, terms: Terms) -> BackendFactory:
 
     def make(client_id: str) -> Backend:
         server = EmbeddedServer(url)  # in a forked child too it is this process's own
-        return _redis_backend(server.client(), terms, client_id, on_close=server.leave)
+        return _redis_backend(server.client(), settings, client_id, on_close=server.leave)
 
     return make
 
 
-def _redis_backend(client: Any, terms: Terms, client_id: str, *, on_close: Callable[[], None] = lambda: None) -> Backend:
+def _redis_backend(client: Any, settings: BackendSettings, client_id: str, *, on_close: Callable[[], None] = lambda: None) -> Backend:
     from fencedlock.backends.redis.backend import RedisBackend
     from fencedlock.backends.redis.connections import Connector
     from fencedlock.backends.redis.scripts import scripts_of
 
     connector = Connector(client)
-    timeout_seconds = min(terms.socket_timeout_seconds, connector.socket_timeout_seconds or terms.socket_timeout_seconds)
-    scripts = scripts_of() if terms.token_memory_seconds is None else scripts_of(terms.token_memory_seconds)
-    return RedisBackend(connector, client_id, terms.namespace, timeout_seconds, scripts, on_close)
+    timeout_seconds = min(settings.socket_timeout_seconds, connector.socket_timeout_seconds or settings.socket_timeout_seconds)
+    scripts = scripts_of() if settings.token_memory_seconds is None else scripts_of(settings.token_memory_seconds)
+    return RedisBackend(connector, client_id, settings.namespace, timeout_seconds, scripts, on_close)
 
 
-def _etcd_url(address: Address, terms: Terms) -> BackendFactory:
+def _etcd_url(address: Address, settings: BackendSettings) -> BackendFactory:
     from fencedlock.backends.etcd.settings import settings_of
 
-    settings = settings_of(address)
+    of_etcd = settings_of(address)
     from fencedlock.backends.etcd.connections import Connections
 
-    return _etcd_backend(partial(Connections, settings), terms)
+    return _etcd_backend(partial(Connections, of_etcd), settings)
 
 
-def _ready_etcd3_client(client: Any, terms: Terms) -> BackendFactory:
+def _ready_etcd3_client(client: Any, settings: BackendSettings) -> BackendFactory:
     from fencedlock.backends.etcd.ready import ReadyConnections
 
-    return _etcd_backend(partial(ReadyConnections, client, os.getpid()), terms)
+    return _etcd_backend(partial(ReadyConnections, client, os.getpid()), settings)
 
 
-def _etcd_backend(connect: Callable[[], Connections], terms: Terms) -> BackendFactory:
-    if terms.token_memory_seconds is not None:
+def _etcd_backend(connect: Callable[[], Connections], settings: BackendSettings) -> BackendFactory:
+    if settings.token_memory_seconds is not None:
         raise ConfigurationError(
             "token_memory is for Redis: leave it out with etcd, whose tokens are the cluster's revision, which no name has to remember"
         )
     from fencedlock.backends.etcd.backend import EtcdBackend
 
-    return lambda _client_id: EtcdBackend(connect(), terms.namespace, terms.socket_timeout_seconds)
+    return lambda _client_id: EtcdBackend(connect(), settings.namespace, settings.socket_timeout_seconds)
 
 
-_SCHEMES: dict[str, Callable[[Address, Terms], BackendFactory]] = {
+_SCHEMES: dict[str, Callable[[Address, BackendSettings], BackendFactory]] = {
     "redis": _redis_url,
     "rediss": _redis_url,
     "unix": _redis_url,

@@ -61,6 +61,16 @@ LEASE_TRANSITIONS: dict[tuple[LeaseState, LeaseEvent], LeaseState] = {
 
 def checked_ttl(ttl: float) -> float:
     """Return the length of a lease in seconds as a float. Raises ConfigurationError if it is no valid length."""
-    if isinstance(ttl, bool) or not isinstance(ttl, (int, float)) or not LEAST_TTL_SECONDS <= ttl <= MOST_TTL_SECONDS:
-        raise ConfigurationError(f"ttl must be a number of seconds from {LEAST_TTL_SECONDS} to {MOST_TTL_SECONDS:.0f}, not {ttl!r}")
-    return float(ttl)
+    return checked_seconds("ttl", ttl, LEAST_TTL_SECONDS, MOST_TTL_SECONDS)
+
+
+def checked_seconds(name: str, seconds: float, least: float, most: float) -> float:
+    """Return the value of a setting as a float. Raises ConfigurationError if it is not a number of seconds within these bounds."""
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not least <= seconds <= most:
+        raise ConfigurationError(f"{name} must be {seconds_wanted(least, most)}, not {seconds!r}")
+    return float(seconds)
+
+
+def seconds_wanted(least: float, most: float) -> str:
+    """Say in words what :func:`checked_seconds` accepts."""
+    return f"a number of seconds from {least:g} to {most:.0f}"

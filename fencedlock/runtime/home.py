@@ -18,14 +18,15 @@ class Home(Protocol):
         """Return the holder and the queue of the lock of this name."""
 
 
-_finders: list[Callable[[], Home]] = []
+_find_default: Callable[[], Home]
 
 
 def default_home() -> Home:
     """Return the default client of this process. Raises ConfigurationError if none is configured."""
-    return _finders[0]()
+    return _find_default()
 
 
 def find_default_by(finder: Callable[[], Home]) -> None:
     """Set the function that finds the default client."""
-    _finders[:] = [finder]
+    global _find_default
+    _find_default = finder

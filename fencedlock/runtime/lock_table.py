@@ -423,11 +423,12 @@ class LockTable:
             failures += 1
             if not isinstance(answer, BackendUnavailableError):
                 break
+            if failures == 1:
+                continue
             left = give_up_at - now_seconds()
-            if failures > 1 and (left <= 0 or not manual):
+            if left <= 0 or not manual:
                 break
-            if failures > 1:
-                time.sleep(min(left, pause_seconds(failures)))
+            time.sleep(min(left, pause_seconds(failures)))
         if isinstance(answer, Renewed):
             hold.extend(answer.deadline, operation)
         elif isinstance(answer, Exception):
