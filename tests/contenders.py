@@ -174,3 +174,9 @@ def _serve(orders: Connection, client: fencedlock.Client) -> None:
                 with contextlib.suppress(fencedlock.LockLostError):
                     lock.release()
         orders.close()
+
+
+def visit(lock: fencedlock.RLock) -> fencedlock.FencingToken:
+    """Take the lock and give it back; its token."""
+    with lock as token:
+        return token

@@ -34,11 +34,6 @@ def client(backend: EtcdServer, connect: Callable[..., fencedlock.Client]) -> fe
     return connect(backend.url, ttl=10)
 
 
-def visit(lock: fencedlock.RLock) -> None:
-    with lock:
-        pass
-
-
 def test_a_shorter_lease_whose_answer_was_lost_does_not_outlive_the_longer_one_after_it(
     wire: EtcdProxy, client: fencedlock.Client, connect: Callable[..., fencedlock.Client], name: str
 ) -> None:

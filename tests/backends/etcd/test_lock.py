@@ -17,7 +17,7 @@ from fencedlock.backends.etcd.keys import lock_keys
 from fencedlock.backends.etcd.lock import EtcdLock
 from fencedlock.backends.etcd.messages import messages
 from tests.conftest import eventually
-from tests.contenders import Contender
+from tests.contenders import Contender, visit
 from tests.etcd_servers import EtcdServer
 from tests.proxy import HOLD
 
@@ -33,11 +33,6 @@ def revoke_leases_of(client: fencedlock.Client, backend: EtcdServer) -> None:
     """Behind the client's back."""
     for lease in client._table.backend.leases._by_length.values():  # type: ignore[attr-defined]
         backend.ctl("lease", "revoke", f"{lease.id:x}")
-
-
-def visit(lock: fencedlock.RLock) -> None:
-    with lock:
-        pass
 
 
 class TestLeases:

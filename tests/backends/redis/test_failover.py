@@ -211,7 +211,11 @@ def test_read_only_closes_all_connections_those_in_flight_and_the_inbox_too(
 
 @pytest.mark.parametrize("answer", [LOSE, b"-LOADING Redis is loading the dataset in memory\r\n"])
 def test_an_inbox_that_is_at_another_server_is_found_out_though_the_first_question_fails(
-    answer: str | bytes, own_server: Callable[..., Any], proxy: Callable[[RedisServer], Proxy], connect: Callable[..., fencedlock.Client]
+    answer: str | bytes,
+    own_server: Callable[..., Any],
+    proxy: Callable[[RedisServer], Proxy],
+    connect: Callable[..., fencedlock.Client],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The calls' connections end, and the inbox's does not."""
     first, second = own_server(), own_server()
@@ -219,6 +223,7 @@ def test_an_inbox_that_is_at_another_server_is_found_out_though_the_first_questi
     remote = connect(wire.url, ttl=60, socket_timeout=0.5)
     with remote.RLock("x"):
         remote._table.listen(5)
+    eventually(lambda: "appendonly" in caplog.text)  # the look at the settings has given its connection back
     asked = 0
 
     def rule(request: bytes) -> str | bytes | None:

@@ -19,7 +19,7 @@ from fencedlock.backends.redis.inbox import _Stream
 from fencedlock.clock import now_seconds
 from fencedlock.runtime.bell import Bell
 from tests.conftest import eventually
-from tests.contenders import Contender
+from tests.contenders import Contender, visit
 from tests.proxy import HOLD, HOLD_AND_CUT, Proxy
 from tests.servers import RedisServer
 
@@ -35,7 +35,7 @@ def test_a_thousand_waiters_on_a_thousand_locks_need_two_threads_and_two_connect
         strangers = {connection["id"] for connection in raw.client_list()}
         threads_before = threading.active_count()
         old_limit = threading.stack_size(256 * 1024)
-        waiters = [threading.Thread(target=_visit, args=(crowd.FairLock(hold.name),)) for hold in holds]
+        waiters = [threading.Thread(target=visit, args=(crowd.FairLock(hold.name),)) for hold in holds]
         threading.stack_size(old_limit)
         for waiter in waiters:
             waiter.start()
@@ -47,11 +47,6 @@ def test_a_thousand_waiters_on_a_thousand_locks_need_two_threads_and_two_connect
     for waiter in waiters:
         waiter.join(30)
         assert not waiter.is_alive()
-
-
-def _visit(lock: fencedlock.RLock) -> None:
-    with lock:
-        pass
 
 
 FORKING = """
@@ -138,7 +133,7 @@ def test_who_reads_the_inbox_passes_it_on_when_it_leaves(
         except fencedlock.AcquireCancelledError:
             ends.append("cancelled")
 
-    reader, sleepers = threading.Thread(target=read), [threading.Thread(target=_visit, args=(crowd.RLock(second.name),)) for _ in range(3)]
+    reader, sleepers = threading.Thread(target=read), [threading.Thread(target=visit, args=(crowd.RLock(second.name),)) for _ in range(3)]
     reader.start()
     eventually(lambda: client.inspect(first.name).waiters)
     for sleeper in sleepers:
@@ -169,7 +164,7 @@ def test_an_inbox_that_was_cut_while_nobody_slept_is_opened_for_the_next_who_doe
         eventually(lambda: raw.pubsub_numsub(inbox)[0][1] == 1)
         raw.client_kill_filter(_type="pubsub")
         with client.RLock(name):
-            waiter = threading.Thread(target=_visit, args=(late.RLock(name),))
+            waiter = threading.Thread(target=visit, args=(late.RLock(name),))
             waiter.start()
             eventually(lambda: client.inspect(name).waiters and raw.pubsub_numsub(inbox)[0][1] == 1)
             begun = time.monotonic()
@@ -240,7 +235,7 @@ def test_a_hand_off_that_was_missed_during_a_cut_is_made_up_for_at_the_reconnect
     far = connect(wire.url, ttl=60)
     lock = client.FairLock(name)
     lock.acquire()
-    waiter = threading.Thread(target=_visit, args=(far.FairLock(name),))
+    waiter = threading.Thread(target=visit, args=(far.FairLock(name),))
     waiter.start()
     # It knows that it waits: a cut that came before this answer would make it ask again, and so take the lock at once.
     eventually(lambda: any(claim.issued is not None for claim in list(far._table._claims.values())))

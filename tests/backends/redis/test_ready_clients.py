@@ -16,6 +16,7 @@ import valkey
 
 import fencedlock
 from tests.conftest import eventually
+from tests.contenders import visit
 from tests.servers import RedisServer
 
 CLIENTS: dict[str, Callable[[RedisServer], Any]] = {
@@ -51,11 +52,6 @@ def test_locks_work_through_it(kind: str, server: RedisServer, connect: Callable
     assert [info.name for info in client.locks(name)] == []
     assert ready.ping()  # the user's client is as it was
     ready.close()
-
-
-def visit(lock: fencedlock.RLock) -> fencedlock.FencingToken:
-    with lock as token:
-        return token
 
 
 def test_an_asyncio_client_is_refused() -> None:
