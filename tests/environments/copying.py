@@ -18,6 +18,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -640,6 +641,20 @@ def used_on_etcd(url: str, name: str) -> None:
     Copy(expect_refusal).end()
 
 
+def used_by_another_on_etcd(url: str, name: str) -> None:
+    """gRPC is one for the whole process: a channel that is not ours, of the package etcd3, makes it as useless in a copy."""
+    etcd3: Any = import_module("etcd3")
+    host, _, port = url.removeprefix("etcd://").partition(":")
+    ready = fencedlock.connect(etcd3.client(host, int(port)), ttl=30)
+    with ready.RLock(name):
+        pass
+
+    def expect_refusal(_: Copy) -> None:
+        raises(fencedlock.BackendMisconfiguredError, lambda: fencedlock.connect(url).RLock(name).acquire(False))
+
+    Copy(expect_refusal).end()
+
+
 # --- equal process ids
 
 
@@ -695,6 +710,7 @@ SCENARIOS: dict[str, Callable[..., None]] = {
         handler_while_waiting,
         handler_while_asking,
         used_on_etcd,
+        used_by_another_on_etcd,
         namespaces,
     )
 }

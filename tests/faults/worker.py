@@ -208,7 +208,7 @@ class Worker:
         if pid:
             if pid > 0:
                 self._children.append(pid)
-            if fork is not os.fork and connections._core.is_used:
+            if fork is not os.fork and connections.core.is_used:
                 self._copies_of_grpc.add(pid)
             return
         status = 1
@@ -222,7 +222,7 @@ class Worker:
             if inherited:
                 self.recorder.write(process, NOTE, "unexpected", text=f"the child holds what its parent holds: {inherited}")
             self.settings.stores.pop("sqlite", None)  # its locks would be those of the parent's connections
-            if not connections._core.is_broken:
+            if not connections.core.is_broken:
                 self.contend(f"{process}/0", now_seconds() + 2 * self.settings.lease_seconds)
             else:
                 self.expect_refusal(process)

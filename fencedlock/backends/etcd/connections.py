@@ -365,7 +365,7 @@ class Connections:
     def _channel(self, index: int) -> Any:
         self._raise_if_closed()
         if index not in self._channels:
-            _core.use()
+            core.use()
             endpoint, settings = self._settings.endpoints[index], self._settings
             if settings.tls:  # the files are read anew for each channel: certificates are renewed on disk
                 files = [None if path is None else Path(path).read_bytes() for path in (settings.ca, settings.key, settings.cert)]
@@ -439,7 +439,7 @@ class Connections:
 
     def forget(self) -> None:
         """In a forked child: begin anew."""
-        _core.kept += [*self._channels.values(), *(channel for _, channel in self._retired)]
+        core.kept += [*self._channels.values(), *(channel for _, channel in self._retired)]
         self._channels, self._calls, self._streams, self._retired = {}, {}, {}, []
         self._mutex = make_mutex()
         self._authenticating = make_mutex()
@@ -517,7 +517,7 @@ class Gate:
 _open: weakref.WeakSet[Connections] = weakref.WeakSet()
 
 
-class _Core:
+class Core:
     """gRPC's own state in this process: its threads and what they share, which live on for a while when all channels are closed."""
 
     def __init__(self) -> None:
@@ -548,12 +548,12 @@ class _Core:
         self.forking.clear()
 
 
-_core = _Core()
-in_child(_core.become_child)
+core = Core()
+in_child(core.become_child)
 
 
 def _before_fork() -> None:
-    _core.forking.add(threading.get_ident())
+    core.forking.add(threading.get_ident())
     were_open = [connections.before_fork() for connections in list(_open)]
     if any(were_open):
         give_up_at = now_seconds() + SHUTDOWN_SECONDS
@@ -570,7 +570,7 @@ def _grpc_is_alive() -> bool:
 
 
 def _after_fork_in_parent() -> None:
-    _core.forking.discard(threading.get_ident())
+    core.forking.discard(threading.get_ident())
     for connections in list(_open):
         connections.after_fork_in_parent()
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from fencedlock.backends.etcd.connections import Connections
+from fencedlock.backends.etcd.connections import Connections, core
 from fencedlock.backends.etcd.grpc_repairs import make_interruptible
 from fencedlock.backends.etcd.settings import Settings
 from fencedlock.errors import BackendMisconfiguredError
@@ -48,6 +48,7 @@ class ReadyConnections(Connections):
                 "connect() with it; or connect with an etcd:// URL, which works on both sides of a fork"
             )
         self._raise_if_closed()
+        core.use()  # a copy of this process has half of gRPC, whose channel it may be
         return self._client.channel
 
     def _hang_up(self) -> bool:

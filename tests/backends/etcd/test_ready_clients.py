@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -84,6 +86,13 @@ def test_a_forked_child_is_told_to_connect_anew(backend: EtcdServer, connect: Ca
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     with lock:
         pass
+
+
+def test_a_copy_that_was_forked_in_c_gets_one_clear_error_by_url_too(backend: EtcdServer, name: str) -> None:
+    ready_client(backend)  # skips where there is none
+    command = [sys.executable, "-m", "tests.environments.copying", "used_by_another_on_etcd", backend.url, name]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert (ran.returncode, ran.stdout) == (0, "done\n"), ran.stderr
 
 
 def test_its_locks_can_not_be_pickled(backend: EtcdServer, connect: Callable[..., fencedlock.Client], name: str) -> None:
