@@ -43,6 +43,9 @@ TOUCH_SECONDS = 3600.0
 
 ANSWER_SECONDS = 1.0
 
+LEASES_SECONDS = 10.0
+"""A server that is to be ended may take so long to tell its leases: to suppose the longest one would cost others more."""
+
 UNKNOWN_LEASE_SECONDS = 30.0
 """The longest lease that is assumed when the server can't be asked: the default one."""
 
@@ -330,6 +333,7 @@ def _stop_granting(control: socket.socket | None) -> float:
     if control is None:
         return UNKNOWN_LEASE_SECONDS
     try:
+        control.settimeout(LEASES_SECONDS)
         with cast("BinaryIO", control.makefile("rwb")) as stream:
             # Servers before 6.2 refuse this: they may renew a lease until they are killed, a moment later.
             _ask(stream, [[b"CLIENT", b"PAUSE", b"3600000", b"WRITE"]])

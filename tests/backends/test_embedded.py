@@ -11,6 +11,8 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -349,6 +351,22 @@ def test_a_new_process_too_comes_after_the_loss_of_the_first(folder: Path, conne
         assert int(process.stdout.readline())
         assert held.remaining() == 0
         process.communicate("end\n", timeout=60)
+
+
+def test_a_server_that_is_slow_to_tell_its_leases_is_not_taken_for_one_that_can_t(
+    folder: Path, connect: Callable[..., fencedlock.Client]
+) -> None:
+    """The longest lease would be supposed, and everybody would wait for 30 s."""
+    held = connect(f"embedded://{folder}", ttl=2).RLock("x")
+    held.acquire()
+    (old,) = servers(folder)
+    old.suspend()
+    delete(folder)
+    threading.Timer(2, old.resume).start()
+    begun = time.monotonic()
+    assert connect(f"embedded://{folder}", ttl=2).RLock("x").acquire(timeout=60)
+    assert time.monotonic() - begun < guardian.UNKNOWN_LEASE_SECONDS
+    assert held.remaining() == 0
 
 
 def test_no_server_starts_while_the_old_one_lives_even_if_its_guardian_is_frozen(
