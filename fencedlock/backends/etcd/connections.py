@@ -548,7 +548,7 @@ class Core:
         self.forking.clear()
 
 
-core = Core()
+core: Core = Core()
 in_child(core.become_child)
 
 
