@@ -184,6 +184,17 @@ def test_a_server_that_does_not_start_says_why(folder: Path, connect: Callable[.
         connect(f"embedded://{folder}", **PATIENT).RLock("x").acquire(False)
 
 
+def test_one_that_takes_long_to_fail_says_why_too(
+    folder: Path, connect: Callable[..., fencedlock.Client], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    program = tmp_path / "slow-server"
+    program.write_text("#!/bin/sh\nsleep 0.7\nexit 3\n")  # others are begun besides it, and end one after another
+    program.chmod(0o755)
+    monkeypatch.setattr(embedded, "_find_redis_server", lambda: str(program))
+    with pytest.raises(fencedlock.BackendUnavailableError, match="did not start: it ended with status 3"):
+        connect(f"embedded://{folder}", **PATIENT).RLock("x").acquire(False)
+
+
 def test_the_default_folder_is_the_one_of_this_users_session_if_there_is_one(
     tmp_path: Path, short_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -361,6 +361,11 @@ class Connections:
         self._known: list[weakref.ref[Wire]] = []
         """Every connection that may be open, idle or not."""
         self._dials: dict[_Dial, None] = {}
+        """The attempts to open a connection that have not ended, in the order in which they were begun."""
+        self._failed_dials = 0
+        """How many attempts have failed while younger ones went on, since one has succeeded or the youngest has failed."""
+        self._failure: FencedLockError | None = None
+        """Why the last of these has."""
         self._dialled_at = 0.0
         self._connect_seconds = 0.0
         """How long it took to open the last connection."""
@@ -515,8 +520,11 @@ class Connections:
             self._claimants.pop(claimant, None)
             claimant.error = None  # as in _after_failure
 
-    def _no_connection(self) -> BackendUnavailableError:
+    def _no_connection(self) -> FencedLockError:
         where = self._connector.where
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            return failure
         if self._dials:
             return BackendUnavailableError(
                 f"the lock server at {where} could not be connected to in time: no answer from its name or address"
@@ -527,13 +535,15 @@ class Connections:
         """Have a connection opened, if fewer are being opened than threads wait, and there may be one more.
 
         One that takes far longer than the last one may never get an answer, and the next one will: so another one is begun besides it,
-        after pauses that double.
+        after pauses that double. They double too for each that has failed: where all take long to fail, one is the last before long, and
+        then whoever waits hears why.
         """
         with self._mutex:
             for dial in list(self._dials):
                 dial.start()  # unless that is done: an interrupt may have come before it
             now, spare = now_seconds(), len(self._dials) - len(self._claimants)
-            if spare >= 0 and now < self._dialled_at + max(LEASH_SECONDS, 2 * self._connect_seconds) * 2**spare:
+            doublings = min(spare + self._failed_dials, MOST_CONNECTIONS)
+            if spare >= 0 and now < self._dialled_at + max(LEASH_SECONDS, 2 * self._connect_seconds) * 2**doublings:
                 return
             self._known = [known for known in self._known if known() is not None]
             if len(self._known) >= MOST_CONNECTIONS:
@@ -546,9 +556,15 @@ class Connections:
             dial.start()
 
     def dialled(self, dial: _Dial, wire: Wire, error: BaseException | None) -> None:
-        """An attempt to open a connection has ended."""
-        self._dials.pop(dial, None)
+        """An attempt to open a connection has ended.
+
+        Of one that failed, those who wait are told only if none that was begun later goes on.
+        """
+        with self._mutex:
+            is_youngest = next(reversed(self._dials), None) is dial
+            self._dials.pop(dial, None)
         if error is None:
+            self._failed_dials, self._failure = 0, None
             self._connect_seconds = wire.connect_seconds
             self._connector.proved = True
             self.on_new()
@@ -557,11 +573,15 @@ class Connections:
             return
         self._end(wire)
         ours = self._connector.connecting_error(error)
-        if isinstance(ours, BackendUnavailableError) and len(self._dials) >= len(self._claimants):
-            return  # others are being opened for all who wait
+        if ours is not error:
+            ours.__cause__ = error
+        if isinstance(ours, BackendUnavailableError) and not is_youngest and len(self._dials) >= len(self._claimants):
+            self._failed_dials += 1
+            self._failure = ours
+            return
+        self._failed_dials, self._failure = 0, None
         for claimant in list(self._claimants):
             if claimant.error is None:
-                ours.__cause__ = None if ours is error else error
                 claimant.error = ours
                 claimant.bell.ring()
                 return
