@@ -19,10 +19,15 @@ ROOT = Path(__file__).parent.parent
 
 
 class Layers(SphinxDirective):
-    """The layers of the import contract in pyproject.toml, top first, with the first line of each file's docstring."""
+    """The layers of the import contract in pyproject.toml, top first.
+
+    Each comes with the first line of its docstring.
+    """
 
     def run(self) -> list[Node]:
-        contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+        contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"][
+            "contracts"
+        ]
         (layers,) = [contract["layers"] for contract in contracts if contract["type"] == "layers"]
         lines = [".. list-table::", "   :widths: 22 78", ""]
         for layer in layers:

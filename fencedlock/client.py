@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import atexit
-import concurrent.futures.thread  # noqa: F401 - redis-py imports it, and in an exit handler it can't be imported for the first time
+
+# Redis-py imports it, and in an exit handler it can't be imported for the first time
+import concurrent.futures.thread  # noqa: F401
 import logging
 import sys
 import weakref
@@ -38,7 +40,9 @@ class Recipe(NamedTuple):
     url: str
     settings: dict[str, Any]
     origin: str
-    """Told by no other client; kept by the one that is made again. In one process it finds the client that a pickled lock belongs to."""
+    """Told by no other client; kept by the one that is made again. In one process it finds the
+    client that a pickled lock belongs to.
+    """
 
     def __repr__(self) -> str:
         return f"Recipe({without_password(self.url)!r})"
@@ -47,8 +51,9 @@ class Recipe(NamedTuple):
 class Client:
     """A connection to a lock server, and all that this process holds and waits for there.
 
-    Made by :func:`fencedlock.connect`. Its factory methods mirror those of ``multiprocessing``'s contexts. Two background threads
-    and two connections at most serve all its locks; they start on first need. Close it, or use it in a ``with`` statement.
+    Made by :func:`fencedlock.connect`. Its factory methods mirror those of ``multiprocessing``'s
+    contexts. Two background threads and two connections at most serve all its locks; they start on
+    first need. Close it, or use it in a ``with`` statement.
     """
 
     def __init__(
@@ -63,7 +68,11 @@ class Client:
         self.recipe: Recipe | None = recipe
         """What makes the same client elsewhere; None if it was made from a ready object."""
         self._table = LockTable(
-            make_backend, ttl=ttl, outage_timeout=outage_timeout, on_lost=on_lost, make_handle=weakref.WeakMethod(self.RLock)
+            make_backend,
+            ttl=ttl,
+            outage_timeout=outage_timeout,
+            on_lost=on_lost,
+            make_handle=weakref.WeakMethod(self.RLock),
         )
         _tables.add(self._table)
         _end_with_celery_child()
@@ -86,8 +95,8 @@ class Client:
     def __reduce__(self) -> tuple[Any, ...]:
         if self.recipe is None:
             raise TypeError(
-                "can't pickle a lock or client that was made from a ready client object: connect with a URL, "
-                "or make the lock in the other process"
+                "can't pickle a lock or client that was made from a ready client object: connect "
+                "with a URL, or make the lock in the other process"
             )
         return self.recipe.make, (self.recipe.url, self.recipe.settings, self.recipe.origin)
 
@@ -95,13 +104,18 @@ class Client:
         return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self  # a copy with connections and threads of its own would wait for what this one holds
+        # A copy with connections and threads of its own would wait for what this one holds.
+        return self
 
-    def RLock(self, name: str, *, ttl: float | None = None, on_lost: LossCallback | None = None) -> _RLock:  # noqa: N802 - as multiprocessing names it
+    def RLock(  # noqa: N802 - as multiprocessing names it
+        self, name: str, *, ttl: float | None = None, on_lost: LossCallback | None = None
+    ) -> _RLock:
         """A :class:`fencedlock.RLock` of this client."""
         return _RLock(name, client=self, ttl=ttl, on_lost=on_lost)
 
-    def FairLock(self, name: str, *, ttl: float | None = None, on_lost: LossCallback | None = None) -> _FairLock:  # noqa: N802
+    def FairLock(  # noqa: N802
+        self, name: str, *, ttl: float | None = None, on_lost: LossCallback | None = None
+    ) -> _FairLock:
         """A :class:`fencedlock.FairLock` of this client."""
         return _FairLock(name, client=self, ttl=ttl, on_lost=on_lost)
 
@@ -126,7 +140,8 @@ class Client:
         self._table.raise_if_closed()
         seen: set[str] = set()
         backend = None
-        while backend is not self._table.backend:  # who goes on in a copy of the process looks again, through connections of its own
+        # Who goes on in a copy of the process looks again, through connections of its own.
+        while backend is not self._table.backend:
             backend = self._table.backend
             for name in backend.lock_names(prefix):
                 if name in seen:
@@ -140,7 +155,10 @@ class Client:
                     break
 
     def inspect(self, name: str) -> LockInfo:
-        """Who holds the lock and who waits for it, by the server's knowledge. Raises BackendError."""
+        """Who holds the lock and who waits for it, by the server's knowledge.
+
+        Raises BackendError.
+        """
         become_own()
         self._table.raise_if_closed()
         backend = self._table.backend
@@ -149,8 +167,8 @@ class Client:
     def force_release(self, name: str) -> FencingToken | None:
         """Take the lock from whoever holds it; the token of the ended hold, None if it was free.
 
-        The holder learns of it at its next beat; until then it works on, so check tokens at the store. The next holder's ``abandoned``
-        is true. Raises BackendError.
+        The holder learns of it at its next beat; until then it works on, so check tokens at the
+        store. The next holder's ``abandoned`` is true. Raises BackendError.
         """
         become_own()
         self._table.raise_if_closed()
@@ -158,15 +176,22 @@ class Client:
         info = bound.inspect(seconds)
         if info.token is None or not bound.force_release(info.token, seconds):
             return None
-        logger.warning("fencedlock: lock %r was taken from %s, token %d, by force_release", name, info.holder, info.token)
+        logger.warning(
+            "fencedlock: lock %r was taken from %s, token %d, by force_release",
+            name,
+            info.holder,
+            info.token,
+        )
         return FencingToken(name, info.token)
 
     def raise_floor(self, token: FencingToken) -> None:
         """Let the next token of ``token.lock`` be greater than this one, for all clients.
 
-        For a store that has seen higher tokens than the lock server issues, as after a move to another server, or a restore
-        from a backup: the message of the store's :class:`StaleTokenError` tells the number. For an operator's hand, and not for a
-        handler of that error: a holder that is truly stale must not become the newest. Who holds the lock keeps its token.
+        For a store that has seen higher tokens than the lock server issues, as after a move to
+        another server, or a restore from a backup: the message of the store's
+        :class:`StaleTokenError` tells the number. For an operator's hand, and not for a handler of
+        that error: a holder that is truly stale must not become the newest. Who holds the lock
+        keeps its token.
 
         Raises ConfigurationError for a token that leaves no room above it, BackendError.
         """
@@ -174,10 +199,17 @@ class Client:
         self._table.raise_if_closed()
         if not isinstance(token, FencingToken):
             raise TypeError(
-                f"a floor is a FencingToken, for it is of one lock, not {type(token).__name__}: FencingToken(name, {token!r:.40})"
+                f"a floor is a FencingToken, for it is of one lock, not {type(token).__name__}: "
+                f"FencingToken(name, {token!r:.40})"
             )
-        if isinstance(token.value, bool) or not isinstance(token.value, int) or not 0 <= token.value <= MOST_FLOOR:
-            raise ConfigurationError(f"a floor must be from 0 to {MOST_FLOOR}, not {token}: is it a token of this lock?")
+        if (
+            isinstance(token.value, bool)
+            or not isinstance(token.value, int)
+            or not 0 <= token.value <= MOST_FLOOR
+        ):
+            raise ConfigurationError(
+                f"a floor must be from 0 to {MOST_FLOOR}, not {token}: is it a token of this lock?"
+            )
         backend = self._table.backend
         backend.bind(token.lock).raise_floor(int(token), backend.request_timeout_seconds)
 
@@ -189,14 +221,20 @@ class Client:
         self._table.close()
 
     def __del__(self) -> None:
-        # No handle is left either. Nothing may be waited for here: the garbage collector can call at any moment.
+        # No handle is left either. Nothing may be waited for here: the garbage collector can call
+        # at any moment.
         if hasattr(self, "_table") and own[0]:
             self._table.drop()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
 

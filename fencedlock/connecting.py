@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fencedlock.backends.urls import BackendSettings, address_of, backend_factory
 from fencedlock.client import Client, Recipe
-from fencedlock.core.lease import LEAST_TTL_SECONDS, MOST_TTL_SECONDS, checked_seconds, seconds_wanted
+from fencedlock.core.lease import (
+    LEAST_TTL_SECONDS,
+    MOST_TTL_SECONDS,
+    checked_seconds,
+    seconds_wanted,
+)
 from fencedlock.core.names import NAMESPACE_WANTED, checked_namespace, is_namespace
 from fencedlock.errors import ConfigurationError
 from fencedlock.runtime.home import find_default_by
@@ -34,13 +39,20 @@ _mutex = make_mutex()
 in_child(_mutex._at_fork_reinit)
 _default: Client | None = None
 _by_origin: weakref.WeakValueDictionary[str, Client] = weakref.WeakValueDictionary()
-"""The clients of this process that can be pickled. A forked child finds those that it has inherited."""
+"""The clients of this process that can be pickled. A forked child finds those that it has
+inherited.
+"""
 _unpickled: dict[str, Client] = {}
-"""The latest clients that were made for pickled locks, by origin. Locks that come one after another share one client, and its threads."""
+"""The latest clients that were made for pickled locks, by origin. Locks that come one after another
+share one client, and its threads.
+"""
 
 
 class _DefaultSeconds(float):
-    """A default. Unlike the same number given by the caller, it gives way to the URL's and the environment's."""
+    """A default.
+
+    Unlike the same number given by the caller, it gives way to the URL's and the environment's.
+    """
 
     __slots__ = ()
 
@@ -63,24 +75,29 @@ def connect(
 ) -> Client:
     """A client of the lock server at ``target``: a URL, or a ready ``redis.Redis``, ``valkey.Valkey`` or ``etcd3.client()`` object.
 
-    URLs: ``redis://host:6379/0``, ``rediss://`` (TLS; the certificate must be trusted, and be the host's), ``unix:///path/to.sock``, and
-    ``embedded://``, a real local server that is started on demand and shared by the processes of this host and user. Options of redis-py
-    may stand in a redis URL's query. ``etcd://user:password@h1:2379,h2:2379``, and ``etcds://h1?ca=ca.pem&cert=own.pem&key=own.key``
-    (TLS); the query is optional. Characters with a meaning in URLs are percent-encoded in user names, passwords and options.
+    URLs: ``redis://host:6379/0``, ``rediss://`` (TLS; the certificate must be trusted, and be the
+    host's), ``unix:///path/to.sock``, and ``embedded://``, a real local server that is started on
+    demand and shared by the processes of this host and user. Options of redis-py may stand in a
+    redis URL's query. ``etcd://user:password@h1:2379,h2:2379``, and
+    ``etcds://h1?ca=ca.pem&cert=own.pem&key=own.key`` (TLS); the query is optional. Characters with
+    a meaning in URLs are percent-encoded in user names, passwords and options.
 
-    ``ttl`` is the lease in seconds, at least 0.1: how long others wait after a holder's process died. ``namespace`` begins every
-    key. ``outage_timeout`` is how many seconds an ``acquire`` without a timeout puts up with a server that does not answer.
-    ``on_lost(lock, reason)`` is called, on a thread of its own, when a lease is lost. ``socket_timeout`` is how many seconds one
-    request waits for its answer; requests about a short lease wait at most 0.3 of it. ``token_memory`` is how many seconds, at least,
-    a Redis server remembers a lock's last token after its last use: 7 days by default, at least 60. Tokens of a forgotten name rise as
-    the server's clock does; what ``raise_floor`` has set for it is forgotten too. All clients of a lock should have the same. etcd needs
-    none, and refuses it.
+    ``ttl`` is the lease in seconds, at least 0.1: how long others wait after a holder's process
+    died. ``namespace`` begins every key. ``outage_timeout`` is how many seconds an ``acquire``
+    without a timeout puts up with a server that does not answer. ``on_lost(lock, reason)`` is
+    called, on a thread of its own, when a lease is lost. ``socket_timeout`` is how many seconds one
+    request waits for its answer; requests about a short lease wait at most 0.3 of it.
+    ``token_memory`` is how many seconds, at least, a Redis server remembers a lock's last token
+    after its last use: 7 days by default, at least 60. Tokens of a forgotten name rise as the
+    server's clock does; what ``raise_floor`` has set for it is forgotten too. All clients of a lock
+    should have the same. etcd needs none, and refuses it.
 
-    ``ttl``, ``namespace``, ``outage_timeout``, ``socket_timeout`` and ``token_memory`` may also stand in the query of any URL, as
-    ``redis://host/0?ttl=10&namespace=shop``. An argument wins over the URL.
+    ``ttl``, ``namespace``, ``outage_timeout``, ``socket_timeout`` and ``token_memory`` may also
+    stand in the query of any URL, as ``redis://host/0?ttl=10&namespace=shop``. An argument wins
+    over the URL.
 
-    Connects on first need. Raises ConfigurationError, before any I/O, for a wrong target or setting. No error shows more of a URL than
-    its scheme, hosts, ports and database.
+    Connects on first need. Raises ConfigurationError, before any I/O, for a wrong target or
+    setting. No error shows more of a URL than its scheme, hosts, ports and database.
     """
     given = {
         "ttl": ttl,
@@ -103,14 +120,23 @@ def _connect(
     """As :func:`connect`. ``environment`` is that of a process whose client comes from there."""
     where = "" if environment is None else f"in the environment variable {URL_VARIABLE}"
     address = address_of(target, where) if isinstance(target, str) else None
-    settings = {name: _setting(name, value, address, environment or {}) for name, value in given.items()}
+    settings = {
+        name: _setting(name, value, address, environment or {}) for name, value in given.items()
+    }
     recipe = None
     if address is not None:
-        recipe = Recipe(connect_again, str.__str__(target), {**settings, "on_lost": on_lost}, origin or secrets.token_hex(16))
+        recipe = Recipe(
+            connect_again,
+            str.__str__(target),
+            {**settings, "on_lost": on_lost},
+            origin or secrets.token_hex(16),
+        )
     client = Client(
         backend_factory(
             target if address is None else address,
-            BackendSettings(settings["namespace"], settings["socket_timeout"], settings["token_memory"]),
+            BackendSettings(
+                settings["namespace"], settings["socket_timeout"], settings["token_memory"]
+            ),
         ),
         ttl=settings["ttl"],
         outage_timeout=settings["outage_timeout"],
@@ -138,7 +164,9 @@ def connect_again(url: str, settings: dict[str, Any], origin: str) -> Client:
 
 
 def configure(target: Any, **settings: Any) -> Client:
-    """Make, and return, the default client of this process, for locks that are given none. Arguments as of :func:`connect`.
+    """Make, and return, the default client of this process, for locks that are given none.
+
+    Arguments as of :func:`connect`.
 
     Call it before the first lock is made: locks that exist keep the client they have.
     """
@@ -155,10 +183,12 @@ def _become_default(client: Client) -> Client:
 def default_client() -> Client:
     """The client of :func:`configure`, else one of the environment variable ``FENCEDLOCK_URL``.
 
-    For the latter, ``FENCEDLOCK_TTL``, ``FENCEDLOCK_NAMESPACE``, ``FENCEDLOCK_OUTAGE_TIMEOUT``, ``FENCEDLOCK_SOCKET_TIMEOUT`` and
-    ``FENCEDLOCK_TOKEN_MEMORY`` are the settings that the URL does not have.
+    For the latter, ``FENCEDLOCK_TTL``, ``FENCEDLOCK_NAMESPACE``, ``FENCEDLOCK_OUTAGE_TIMEOUT``,
+    ``FENCEDLOCK_SOCKET_TIMEOUT`` and ``FENCEDLOCK_TOKEN_MEMORY`` are the settings that the URL does
+    not have.
 
-    Raises ConfigurationError if there is neither: a forgotten setting must not turn a lock across hosts into one on each host.
+    Raises ConfigurationError if there is neither: a forgotten setting must not turn a lock across
+    hosts into one on each host.
     """
     with _mutex:
         if _default is not None and not _default.closed:
@@ -166,8 +196,9 @@ def default_client() -> Client:
         url = os.environ.get(URL_VARIABLE)
         if not url:
             raise ConfigurationError(
-                "no lock server is configured: call fencedlock.configure('redis://host:6379/0'), or set the environment variable "
-                f"{URL_VARIABLE}, or pass client= to the lock. For one host, 'embedded://' starts a local server"
+                "no lock server is configured: call fencedlock.configure('redis://host:6379/0'), "
+                f"or set the environment variable {URL_VARIABLE}, or pass client= to the lock. For "
+                "one host, 'embedded://' starts a local server"
             )
         return _become_default(_connect(url, dict(_DEFAULTS), None, environment=os.environ))
 
@@ -200,7 +231,9 @@ def _read_namespace(text: str) -> str:
 
 def _positive(name: str) -> _Kind:
     return _Kind(
-        lambda value: _checked_positive(name, value), lambda text: _checked_positive(name, float(text)), "a positive number of seconds"
+        lambda value: _checked_positive(name, value),
+        lambda text: _checked_positive(name, float(text)),
+        "a positive number of seconds",
     )
 
 
@@ -231,7 +264,9 @@ _DEFAULTS: dict[str, Any] = {
 def _setting(name: str, given: Any, address: Address | None, environment: Mapping[str, str]) -> Any:
     """The value of a setting: the caller's, or else the URL's, or else the environment's, or else the default."""
     kind = _KINDS[name]
-    is_default = isinstance(given, (_DefaultSeconds, _DefaultText)) or (given is None and _DEFAULTS[name] is None)
+    is_default = isinstance(given, (_DefaultSeconds, _DefaultText)) or (
+        given is None and _DEFAULTS[name] is None
+    )
     if not is_default:
         return kind.checked(given)
     variable = f"FENCEDLOCK_{name.upper()}"
@@ -245,4 +280,5 @@ def _setting(name: str, given: Any, address: Address | None, environment: Mappin
         return kind.read(text)
     except ValueError:
         problem = f"{place} must be {kind.wanted}"
-    raise ConfigurationError(problem)  # not in the handler: the error that came of it quotes the text, which may be a password
+    # Not in the handler: the error that came of it quotes the text, which may be a password.
+    raise ConfigurationError(problem)

@@ -9,10 +9,11 @@
     ├── AcquireCancelledError                            a Cancellation ended the waiting
     ├── ConfigurationError       (also ValueError)       a setting is missing or wrong
     └── BackendError                                     the server refused
-        ├── BackendUnavailableError (also ConnectionError)  the server gave no answer
-        └── BackendMisconfiguredError                       the server's settings or rights are wrong
+        ├── BackendUnavailableError (also ConnectionError)  the server gave no answer └──
+        BackendMisconfiguredError                       the server's settings or rights are wrong
 
-Each carries ``lock`` (the name), ``token`` and ``owner`` (the claim's id) where they apply, and can be pickled.
+Each carries ``lock`` (the name), ``token`` and ``owner`` (the claim's id) where they apply, and can
+be pickled.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 class FencedLockError(Exception):
     """The root of the tree.
 
-    ``lock`` is the lock's name, ``token`` the :class:`~fencedlock.FencingToken` of the hold and ``owner`` the id of its
-    claim; each is ``None`` where it does not apply.
+    ``lock`` is the lock's name, ``token`` the :class:`~fencedlock.FencingToken` of the hold and
+    ``owner`` the id of its claim; each is ``None`` where it does not apply.
     """
 
     def __init__(
@@ -47,7 +48,9 @@ class FencedLockError(Exception):
         return _rebuild, (type(self), self.args, self.__dict__)
 
 
-def _rebuild(cls: type[FencedLockError], args: tuple[Any, ...], state: dict[str, Any]) -> FencedLockError:
+def _rebuild(
+    cls: type[FencedLockError], args: tuple[Any, ...], state: dict[str, Any]
+) -> FencedLockError:
     """Make the error without its ``__init__``, whose keywords pickle's default would lose."""
     error = cls.__new__(cls, *args)
     error.args = args
@@ -102,8 +105,8 @@ class BackendError(FencedLockError):
 class BackendUnavailableError(BackendError, ConnectionError):
     """The server gave no answer in time, or can't serve now.
 
-    ``sent`` is False if nothing was sent, so that nothing can have been done. ``asked_at`` is the local time at which the call began, None
-    where that is not known.
+    ``sent`` is False if nothing was sent, so that nothing can have been done. ``asked_at`` is the
+    local time at which the call began, None where that is not known.
     """
 
     sent: bool = True

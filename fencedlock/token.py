@@ -9,11 +9,11 @@ from dataclasses import dataclass
 class FencingToken:
     """The number of one outermost hold of one lock, greater than every number issued for that lock before it.
 
-    ``lock`` is the lock's name, ``value`` the number. Tokens of one lock are ordered; comparing the order of tokens of
-    two locks raises ``TypeError``, for it means nothing. A token is always true.
+    ``lock`` is the lock's name, ``value`` the number. Tokens of one lock are ordered; comparing the
+    order of tokens of two locks raises ``TypeError``, for it means nothing. A token is always true.
 
-    It is deliberately not an ``int``: database drivers bind subclasses of ``int`` as text or as their ``repr``, and
-    a comparison with text accepts stale tokens in MySQL. Bind ``int(token)``.
+    It is deliberately not an ``int``: database drivers bind subclasses of ``int`` as text or as
+    their ``repr``, and a comparison with text accepts stale tokens in MySQL. Bind ``int(token)``.
 
     The idea is Martin Kleppmann's, "How to do distributed locking" (2016).
     """
@@ -44,7 +44,10 @@ class FencingToken:
 
     def _comparable(self, other: FencingToken) -> int:
         if not isinstance(other, FencingToken):
-            raise TypeError(f"a FencingToken is ordered among tokens only, not with {type(other).__name__}: compare int(token)")
+            raise TypeError(
+                f"a FencingToken is ordered among tokens only, not with {type(other).__name__}: "
+                "compare int(token)"
+            )
         if other.lock != self.lock:
             raise TypeError(f"tokens of two locks, {self.lock!r} and {other.lock!r}, have no order")
         return other.value

@@ -19,7 +19,13 @@ import fencedlock
 from tests.contenders import Contender
 from tests.databases import DatabaseServer, MariaDBServer, PostgreSQLServer
 from tests.etcd_servers import EtcdServer, any_etcd, find_etcd
-from tests.servers import SYSTEM_FOLDERS, LockServer, RedisServer, any_redis_server, find_redis_server
+from tests.servers import (
+    SYSTEM_FOLDERS,
+    LockServer,
+    RedisServer,
+    any_redis_server,
+    find_redis_server,
+)
 
 os.environ["PATH"] = os.pathsep.join((os.environ.get("PATH", os.defpath), *SYSTEM_FOLDERS))
 
@@ -84,7 +90,9 @@ def etcd_server(_servers: dict[str, LockServer], short_folder: Path) -> EtcdServ
 
 @pytest.fixture
 def own_server(short_folder: Path) -> Iterator[Callable[..., Any]]:
-    """Makes servers that belong to this test alone, which may harm them; Redis servers unless told otherwise."""
+    """Makes servers that belong to this test alone, which may harm them; Redis servers unless told
+    otherwise.
+    """
     made: list[LockServer] = []
 
     def make(kind: str | None = None, **settings: str) -> Any:
@@ -116,14 +124,18 @@ def _database_servers() -> Iterator[dict[str, DatabaseServer]]:
 
 
 @pytest.fixture
-def database_server(_database_servers: dict[str, DatabaseServer], short_folder: Path) -> Callable[[str], DatabaseServer]:
+def database_server(
+    _database_servers: dict[str, DatabaseServer], short_folder: Path
+) -> Callable[[str], DatabaseServer]:
     """The server of a kind, shared by this worker's tests."""
 
     def give(kind: str) -> DatabaseServer:
         if kind not in _database_servers:
             folder = short_folder / kind
             folder.mkdir(exist_ok=True)
-            _database_servers[kind] = PostgreSQLServer(folder) if kind == "postgresql" else MariaDBServer(folder)
+            _database_servers[kind] = (
+                PostgreSQLServer(folder) if kind == "postgresql" else MariaDBServer(folder)
+            )
         return _database_servers[kind]
 
     return give
@@ -196,7 +208,9 @@ def contender() -> Iterator[Callable[..., Contender]]:
 
 @pytest.fixture
 def ctrl_c() -> Iterator[Callable[[], None]]:
-    """Sends Ctrl-C to this process, which raises KeyboardInterrupt even if it was started in the background of a shell."""
+    """Sends Ctrl-C to this process, which raises KeyboardInterrupt even if it was started in the
+    background of a shell.
+    """
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield lambda: os.kill(os.getpid(), signal.SIGINT)
     signal.signal(signal.SIGINT, before)

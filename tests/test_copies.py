@@ -52,7 +52,12 @@ MAKERS: dict[str, Callable[[RedisServer], dict[str, Any]]] = {
 @pytest.mark.parametrize("maker", MAKERS)
 @pytest.mark.parametrize("kind", ["RLock", "FairLock"])
 def test_a_copy_is_the_same_lock(
-    way: str, maker: str, kind: str, server: RedisServer, connect: Callable[..., fencedlock.Client], name: str
+    way: str,
+    maker: str,
+    kind: str,
+    server: RedisServer,
+    connect: Callable[..., fencedlock.Client],
+    name: str,
 ) -> None:
     if way == "pickle" and maker in ("lambda", "ready"):
         pytest.skip("it can't be pickled")
@@ -82,26 +87,39 @@ def test_a_copy_of_a_closed_client_s_lock_is_closed_too(server: RedisServer, nam
         copy.deepcopy(lock).acquire()
 
 
-def test_a_closed_client_is_not_found(server: RedisServer, connect: Callable[..., fencedlock.Client], name: str) -> None:
+def test_a_closed_client_is_not_found(
+    server: RedisServer, connect: Callable[..., fencedlock.Client], name: str
+) -> None:
     first, second = connect(server.url), connect(server.url)
     packed = pickle.dumps(second.RLock(name))
     second.close()
     again = pickle.loads(packed)._client
     assert again not in (first, second)
     assert pickle.loads(packed)._client is again
-    assert pickle.loads(pickle.dumps(again)) is again, "it has the origin of the one that was closed"
+    assert pickle.loads(pickle.dumps(again)) is again, (
+        "it has the origin of the one that was closed"
+    )
     again.close()
     assert pickle.loads(packed)._client is not again
 
 
-def test_a_forked_child_finds_what_it_inherited(server: RedisServer, connect: Callable[..., fencedlock.Client], name: str) -> None:
+def test_a_forked_child_finds_what_it_inherited(
+    server: RedisServer, connect: Callable[..., fencedlock.Client], name: str
+) -> None:
     clients = [connect(server.url) for _ in range(2)]
     packed = [pickle.dumps(client.RLock(name)) for client in clients]
     pid = os.fork()
     if pid == 0:
         status = 1
         try:
-            status = 0 if all(pickle.loads(each)._client is client for each, client in zip(packed, clients, strict=True)) else 2
+            status = (
+                0
+                if all(
+                    pickle.loads(each)._client is client
+                    for each, client in zip(packed, clients, strict=True)
+                )
+                else 2
+            )
         finally:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
@@ -119,11 +137,17 @@ for lock in (first, second):
 """
 
 
-def test_another_process_has_a_client_for_each(server: RedisServer, connect: Callable[..., fencedlock.Client], name: str) -> None:
+def test_another_process_has_a_client_for_each(
+    server: RedisServer, connect: Callable[..., fencedlock.Client], name: str
+) -> None:
     clients = [connect(server.url) for _ in range(2)]
     packed = [pickle.dumps(client.RLock(name)).hex() for client in clients]
     done = subprocess.run(
-        [sys.executable, "-c", ELSEWHERE, packed[0], packed[0], packed[1]], capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", ELSEWHERE, packed[0], packed[0], packed[1]],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
     )
     assert done.returncode == 0, done.stderr
     returned = [pickle.loads(bytes.fromhex(text))._client for text in done.stdout.split()]
@@ -131,24 +155,37 @@ def test_another_process_has_a_client_for_each(server: RedisServer, connect: Cal
 
 
 def test_the_settings_travel(
-    server: RedisServer, connect: Callable[..., fencedlock.Client], contender: Callable[..., Contender], name: str
+    server: RedisServer,
+    connect: Callable[..., fencedlock.Client],
+    contender: Callable[..., Contender],
+    name: str,
 ) -> None:
     client = connect(f"{server.url}?ttl=9&namespace=travels", outage_timeout=3)
     packed = pickle.dumps(client)
     client.close()
     again = pickle.loads(packed)
-    assert (again._table.ttl, again._table.outage_timeout, again._table.backend._namespace) == (9, 3, "travels")
+    assert (again._table.ttl, again._table.outage_timeout, again._table.backend._namespace) == (
+        9,
+        3,
+        "travels",
+    )
     again.close()
 
 
-def test_only_so_many_are_kept_for_locks_that_are_gone(server: RedisServer, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_so_many_are_kept_for_locks_that_are_gone(
+    server: RedisServer, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(connecting, "_unpickled", {})
     monkeypatch.setattr(connecting, "MOST_UNPICKLED", 2)
     held = pickle.loads(_packed_elsewhere(server.url, name))
-    seen = [weakref.ref(pickle.loads(_packed_elsewhere(server.url, name))._client) for _ in range(4)]
+    seen = [
+        weakref.ref(pickle.loads(_packed_elsewhere(server.url, name))._client) for _ in range(4)
+    ]
     gc.collect()
     assert [ref() is not None for ref in seen] == [False, False, True, True]
-    assert pickle.loads(pickle.dumps(held))._client is held._client, "a client lives as long as its locks do"
+    assert pickle.loads(pickle.dumps(held))._client is held._client, (
+        "a client lives as long as its locks do"
+    )
     for client in [held._client, *(kept for ref in seen if (kept := ref()))]:
         client.close()
 

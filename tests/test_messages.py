@@ -21,7 +21,9 @@ def server(request: pytest.FixtureRequest, server: LockServer) -> LockServer:
     return server if request.param == "redis" else request.getfixturevalue("etcd_server")
 
 
-def test_a_release_by_another_thread_names_the_thread_that_holds(client: fencedlock.Client, name: str) -> None:
+def test_a_release_by_another_thread_names_the_thread_that_holds(
+    client: fencedlock.Client, name: str
+) -> None:
     lock, held, done = client.RLock(name), threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -32,7 +34,10 @@ def test_a_release_by_another_thread_names_the_thread_that_holds(client: fencedl
     thread = threading.Thread(target=hold, name="worker 7")
     thread.start()
     assert held.wait(20)
-    with pytest.raises(fencedlock.NotOwnedError, match=r"cannot release un-acquired lock.*thread 'worker 7' of this process holds it"):
+    with pytest.raises(
+        fencedlock.NotOwnedError,
+        match=r"cannot release un-acquired lock.*thread 'worker 7' of this process holds it",
+    ):
         lock.release()
     done.set()
     thread.join()
@@ -60,7 +65,11 @@ def test_a_long_wait_names_the_holder(
         holder = client.inspect(name).holder
         waiter = threading.Thread(target=visit)
         waiter.start()
-        eventually(lambda: [record for record in caplog.records if "waiting for lock" in record.getMessage()])
+        eventually(
+            lambda: [
+                record for record in caplog.records if "waiting for lock" in record.getMessage()
+            ]
+        )
     waiter.join()
     (record,) = [record for record in caplog.records if "waiting for lock" in record.getMessage()]
     assert record.getMessage().startswith("fencedlock: ")
@@ -69,7 +78,9 @@ def test_a_long_wait_names_the_holder(
 
 
 def test_an_outage_has_one_line_at_its_beginning_and_one_at_its_end(
-    new_server: Callable[[], LockServer], connect: Callable[..., fencedlock.Client], caplog: pytest.LogCaptureFixture
+    new_server: Callable[[], LockServer],
+    connect: Callable[..., fencedlock.Client],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     server = new_server()
     client = connect(server.url, ttl=30)
@@ -89,10 +100,17 @@ def test_an_outage_has_one_line_at_its_beginning_and_one_at_its_end(
 
 
 def test_a_forced_release_is_logged_on_both_sides(
-    client: fencedlock.Client, connect: Callable[..., fencedlock.Client], server: LockServer, name: str, caplog: pytest.LogCaptureFixture
+    client: fencedlock.Client,
+    connect: Callable[..., fencedlock.Client],
+    server: LockServer,
+    name: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     operator = connect(server.url)
-    with pytest.raises(fencedlock.LockLostError, match="somebody called force_release"), client.RLock(name) as token:
+    with (
+        pytest.raises(fencedlock.LockLostError, match="somebody called force_release"),
+        client.RLock(name) as token,
+    ):
         operator.force_release(name)
     lines = [record.getMessage() for record in caplog.records]
     assert any(f"lock {name!r} was taken from" in line and str(token) in line for line in lines)
@@ -117,5 +135,8 @@ def test_every_message_of_the_log_begins_with_the_library_s_name() -> None:
     from pathlib import Path
 
     for path in Path(fencedlock.__file__).parent.rglob("*.py"):
-        for call in re.finditer(r"logger\.(?:debug|info|warning|error|exception)\(\s*(?:#[^\n]*\n\s*)?f?\"([^\"]*)", path.read_text()):
+        for call in re.finditer(
+            r"logger\.(?:debug|info|warning|error|exception)\(\s*(?:#[^\n]*\n\s*)?f?\"([^\"]*)",
+            path.read_text(),
+        ):
             assert call[1].startswith("fencedlock: "), f"{path.name}: {call[1]}"

@@ -11,7 +11,9 @@ import fencedlock
 from tests.servers import LockServer
 
 
-def test_it_tells_the_round_trip(backend: LockServer, connect: Callable[..., fencedlock.Client]) -> None:
+def test_it_tells_the_round_trip(
+    backend: LockServer, connect: Callable[..., fencedlock.Client]
+) -> None:
     client = connect(backend.url)
     began = time.monotonic()
     first, second = client.ping(), client.ping()
@@ -20,7 +22,9 @@ def test_it_tells_the_round_trip(backend: LockServer, connect: Callable[..., fen
     assert first + second <= time.monotonic() - began
 
 
-def test_a_silent_server_is_unavailable_within_the_socket_timeout(backend: LockServer, connect: Callable[..., fencedlock.Client]) -> None:
+def test_a_silent_server_is_unavailable_within_the_socket_timeout(
+    backend: LockServer, connect: Callable[..., fencedlock.Client]
+) -> None:
     client = connect(backend.url, socket_timeout=0.3)
     client.ping()
     backend.freeze()
@@ -34,7 +38,9 @@ def test_a_silent_server_is_unavailable_within_the_socket_timeout(backend: LockS
     assert client.ping() > 0
 
 
-def test_a_closed_client_does_not_ask(backend: LockServer, connect: Callable[..., fencedlock.Client]) -> None:
+def test_a_closed_client_does_not_ask(
+    backend: LockServer, connect: Callable[..., fencedlock.Client]
+) -> None:
     client = connect(backend.url)
     client.close()
     with pytest.raises(fencedlock.ConfigurationError, match="closed"):

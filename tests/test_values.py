@@ -15,7 +15,12 @@ from fencedlock import FencingToken
 class TestToken:
     def test_it_is_a_value_but_no_int(self) -> None:
         token = FencingToken("a", 5)
-        assert (int(token), str(token), f"{token}", bool(FencingToken("a", 0))) == (5, "5", "5", True)
+        assert (int(token), str(token), f"{token}", bool(FencingToken("a", 0))) == (
+            5,
+            "5",
+            "5",
+            True,
+        )
         assert not isinstance(token, int)
         assert {token: 1}[FencingToken("a", 5)] == 1
         assert pickle.loads(pickle.dumps(token)) == token
@@ -30,7 +35,9 @@ class TestToken:
         assert two >= one
         assert max(one, two) is two
 
-    @pytest.mark.parametrize("other", [FencingToken("b", 1), 1, "1", None], ids=["another lock", "int", "str", "None"])
+    @pytest.mark.parametrize(
+        "other", [FencingToken("b", 1), 1, "1", None], ids=["another lock", "int", "str", "None"]
+    )
     def test_it_has_no_order_with_anything_else(self, other: object) -> None:
         token = FencingToken("a", 1)
         assert token != other
@@ -76,5 +83,7 @@ print("clean")
 
 
 def test_import_opens_no_socket_starts_no_thread_and_imports_nothing_optional() -> None:
-    done = subprocess.run([sys.executable, "-W", "error", "-c", IMPORT], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", IMPORT], capture_output=True, text=True
+    )
     assert done.stdout == "clean\n", done.stderr

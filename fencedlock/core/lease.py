@@ -11,8 +11,9 @@ MOST_TTL_SECONDS = 366 * 24 * 3600.0
 """How long a lease may be."""
 
 NOT_OURS_REASON = (
-    "the server says that it is not held by us any more: somebody called force_release, or the server has lost its data "
-    "(a restart without persistence, a failover, FLUSHALL, an eviction), or this process was stopped for longer than its lease"
+    "the server says that it is not held by us any more: somebody called force_release, or the "
+    "server has lost its data (a restart without persistence, a failover, FLUSHALL, an eviction), "
+    "or this process was stopped for longer than its lease"
 )
 
 
@@ -20,7 +21,8 @@ class LeaseState(IntEnum):
     """The state of a lease, as far as its holder knows."""
 
     HELD = auto()
-    UNKNOWN = auto()  # a beat has failed and the deadline has not passed: a lost packet is not a lost lock
+    # A beat has failed and the deadline has not passed: a lost packet is not a lost lock.
+    UNKNOWN = auto()
     LOST = auto()
     RELEASED = auto()
 
@@ -54,19 +56,32 @@ LEASE_TRANSITIONS: dict[tuple[LeaseState, LeaseEvent], LeaseState] = {
     (LeaseState.UNKNOWN, LeaseEvent.FORKED): LeaseState.LOST,
     (LeaseState.UNKNOWN, LeaseEvent.RELEASED): LeaseState.RELEASED,
     (LeaseState.RELEASED, LeaseEvent.RELEASE_REFUSED): LeaseState.LOST,
-    # Otherwise LOST and RELEASED are final: a beat's answer that comes late leaves them as they are.
+    # Otherwise LOST and RELEASED are final: a beat's answer that comes late leaves them as they
+    # are.
 }
-"""The next state for each state and event. A pair that is missing here leaves the state as it is."""
+"""The next state for each state and event. A pair that is missing here leaves the state as it
+is.
+"""
 
 
 def checked_ttl(ttl: float) -> float:
-    """Return the length of a lease in seconds as a float. Raises ConfigurationError if it is no valid length."""
+    """Return the length of a lease in seconds as a float.
+
+    Raises ConfigurationError if it is no valid length.
+    """
     return checked_seconds("ttl", ttl, LEAST_TTL_SECONDS, MOST_TTL_SECONDS)
 
 
 def checked_seconds(name: str, seconds: float, least: float, most: float) -> float:
-    """Return the value of a setting as a float. Raises ConfigurationError if it is not a number of seconds within these bounds."""
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not least <= seconds <= most:
+    """Return the value of a setting as a float.
+
+    Raises ConfigurationError if it is not a number of seconds within these bounds.
+    """
+    if (
+        isinstance(seconds, bool)
+        or not isinstance(seconds, (int, float))
+        or not least <= seconds <= most
+    ):
         raise ConfigurationError(f"{name} must be {seconds_wanted(least, most)}, not {seconds!r}")
     return float(seconds)
 

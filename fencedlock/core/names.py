@@ -15,16 +15,23 @@ _NEVER_IN_NAMESPACES = re.compile(r"[%{}\x00-\x1f\x7f-\x9f]")
 def checked_name(name: str) -> str:
     """The lock's name, if it can be one. Raises ConfigurationError otherwise."""
     if not isinstance(name, str):
-        raise ConfigurationError(f"a lock's name must be a str, not {type(name).__name__}: {name!r}")
+        raise ConfigurationError(
+            f"a lock's name must be a str, not {type(name).__name__}: {name!r}"
+        )
     if not name:
-        raise ConfigurationError("a lock's name must not be empty: name the thing that it protects, as 'orders/42'")
+        raise ConfigurationError(
+            "a lock's name must not be empty: name the thing that it protects, as 'orders/42'"
+        )
     try:
         size = len(name.encode())
     except UnicodeEncodeError as error:
-        raise ConfigurationError(f"a lock's name must be encodable as UTF-8, and {name!r} is not: {error.reason}") from None
+        raise ConfigurationError(
+            f"a lock's name must be encodable as UTF-8, and {name!r} is not: {error.reason}"
+        ) from None
     if size > MOST_NAME_BYTES:
         raise ConfigurationError(
-            f"a lock's name must not be longer than {MOST_NAME_BYTES} bytes in UTF-8, and this one has {size}: use a digest"
+            f"a lock's name must not be longer than {MOST_NAME_BYTES} bytes in UTF-8, and this one "
+            f"has {size}: use a digest"
         )
     return name
 
@@ -36,7 +43,9 @@ def checked_namespace(namespace: str) -> str:
     return namespace
 
 
-NAMESPACE_WANTED = "a non-empty str, encodable as UTF-8, without braces, percent signs and control characters"
+NAMESPACE_WANTED = (
+    "a non-empty str, encodable as UTF-8, without braces, percent signs and control characters"
+)
 
 
 def is_namespace(text: str) -> bool:

@@ -6,7 +6,10 @@ from typing import Any
 
 
 class Queue(dict[Any, float]):
-    """Targets that are beaten every ``delay_seconds``, ordered by due time. Maps each target to the local time of its next beat."""
+    """Targets that are beaten every ``delay_seconds``, ordered by due time.
+
+    Maps each target to the local time of its next beat.
+    """
 
     def __init__(self, delay_seconds: float) -> None:
         self.delay_seconds: float = delay_seconds

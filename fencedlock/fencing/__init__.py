@@ -3,12 +3,14 @@
 One module per store, each imported by who uses it, and each with the same :meth:`check`:
 
 - :class:`fencedlock.fencing.postgresql.PostgreSQLFence`: psycopg, psycopg2, asyncpg
-- :class:`fencedlock.fencing.mysql.MySQLFence`: PyMySQL, mysqlclient, mysql-connector, on MySQL and MariaDB
+- :class:`fencedlock.fencing.mysql.MySQLFence`: PyMySQL, mysqlclient, mysql-connector, on MySQL and
+  MariaDB
 - :class:`fencedlock.fencing.sqlite.SQLiteFence`: sqlite3, aiosqlite
 - :class:`fencedlock.fencing.sqlalchemy.SQLAlchemyFence`: SQLAlchemy 2 on any database
 - :class:`fencedlock.fencing.django.DjangoFence`: Django on any database
 - :class:`fencedlock.fencing.redis.RedisFence`: a Redis that keeps data
-- :class:`fencedlock.fencing.etcd.EtcdFence`: the etcd that keeps the locks; instead of a check, a compare for your own transaction
+- :class:`fencedlock.fencing.etcd.EtcdFence`: the etcd that keeps the locks; instead of a check, a
+  compare for your own transaction
 - :class:`fencedlock.fencing.memory.MonotonicFence`: state in this process
 - :mod:`fencedlock.fencing.http`: a header, and middleware for ASGI and WSGI services
 

@@ -18,17 +18,25 @@ if TYPE_CHECKING:
 class EtcdFence:
     """A fence in the etcd that keeps the locks too: what is written is refused unless the lock is still held with the token.
 
-    This is stricter than the other fences, which let the last holder write until the next one has: here a hold that has ended is enough. No
-    table is needed, for the lock's own key is compared, in your transaction. The idea is ``Mutex.IsOwner()`` of etcd's Go client.
+    This is stricter than the other fences, which let the last holder write until the next one has:
+    here a hold that has ended is enough. No table is needed, for the lock's own key is compared, in
+    your transaction. The idea is ``Mutex.IsOwner()`` of etcd's Go client.
 
-    ``client`` is the :class:`fencedlock.Client` of the locks, connected to ``etcd://``; or an ``etcd3.client()``, with the
-    ``namespace`` of the locks where that is not the default. ``timeout`` is how many seconds one request may take.
-    Raises ConfigurationError for anything else.
+    ``client`` is the :class:`fencedlock.Client` of the locks, connected to ``etcd://``; or an
+    ``etcd3.client()``, with the ``namespace`` of the locks where that is not the default.
+    ``timeout`` is how many seconds one request may take. Raises ConfigurationError for anything
+    else.
     """
 
     def __init__(self, client: Any, *, namespace: str = "fencedlock", timeout: float = 5.0) -> None:
-        if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout <= 3600:
-            raise ConfigurationError(f"timeout must be a number of seconds above 0, at most an hour, not {timeout!r}")
+        if (
+            isinstance(timeout, bool)
+            or not isinstance(timeout, int | float)
+            or not 0 < timeout <= 3600
+        ):
+            raise ConfigurationError(
+                f"timeout must be a number of seconds above 0, at most an hour, not {timeout!r}"
+            )
         self._timeout = float(timeout)
         from fencedlock.backends.etcd.backend import EtcdBackend
         from fencedlock.backends.etcd.ready import ReadyConnections, is_ready_client
@@ -41,38 +49,55 @@ class EtcdFence:
             self._backend = lambda: table.backend  # another one in a forked child
         else:
             raise ConfigurationError(
-                "an EtcdFence needs the client of the locks, as fencedlock.connect('etcd://host') makes it, or an etcd3.client(), "
-                f"not {client!r:.80}"
+                "an EtcdFence needs the client of the locks, as fencedlock.connect('etcd://host') "
+                f"makes it, or an etcd3.client(), not {client!r:.80}"
             )
 
     def compare(self, token: FencingToken) -> Any:
-        """The compare for ``client.transaction(compare=[...])`` of the package etcd3. Raises BackendError."""
+        """The compare for ``client.transaction(compare=[...])`` of the package etcd3.
+
+        Raises BackendError.
+        """
         from etcd3 import transactions  # type: ignore[import-not-found,unused-ignore]
 
         key, revision = self._holder_of(token)
         return transactions.Create(key) == revision
 
     def transaction(
-        self, token: FencingToken, *, put: Mapping[str | bytes, str | bytes] | None = None, delete: Iterable[str | bytes] = ()
+        self,
+        token: FencingToken,
+        *,
+        put: Mapping[str | bytes, str | bytes] | None = None,
+        delete: Iterable[str | bytes] = (),
     ) -> int:
         """Put and delete these keys, all or none, if the lock is held with this token; the revision of the change.
 
-        Raises StaleTokenError if it is not. BackendUnavailableError means that the outcome is unknown: asking again with the same token is
-        harmless. Raises BackendError when etcd refuses.
+        Raises StaleTokenError if it is not. BackendUnavailableError means that the outcome is
+        unknown: asking again with the same token is harmless. Raises BackendError when etcd
+        refuses.
         """
         from fencedlock.backends.etcd.connections import TXN
         from fencedlock.backends.etcd.messages import CREATE, EQUAL, messages
 
         known = messages()
         operations = [
-            known.RequestOp(request_put=known.PutRequest(key=_bytes(key), value=_bytes(value))) for key, value in (put or {}).items()
+            known.RequestOp(request_put=known.PutRequest(key=_bytes(key), value=_bytes(value)))
+            for key, value in (put or {}).items()
         ]
-        operations += [known.RequestOp(request_delete_range=known.DeleteRangeRequest(key=_bytes(key))) for key in delete]
+        operations += [
+            known.RequestOp(request_delete_range=known.DeleteRangeRequest(key=_bytes(key)))
+            for key in delete
+        ]
         if not operations:
-            raise ConfigurationError("a transaction without put= or delete= protects nothing: name what it writes")
+            raise ConfigurationError(
+                "a transaction without put= or delete= protects nothing: name what it writes"
+            )
         holder, revision = self._holder_of(token)
         request = known.TxnRequest(
-            compare=[known.Compare(result=EQUAL, target=CREATE, key=holder, create_revision=revision)], success=operations
+            compare=[
+                known.Compare(result=EQUAL, target=CREATE, key=holder, create_revision=revision)
+            ],
+            success=operations,
         )
         answer = self._bind(token.lock).cluster.connections.call(TXN, request, self._timeout)
         if not answer.succeeded:
@@ -88,8 +113,8 @@ class EtcdFence:
             pass
         since = "nobody holds it now" if now is None else f"token {now} holds it now"
         return StaleTokenError(
-            f"token {token} of lock {token.lock!r} is stale: that hold has ended, and {since}. Nothing was written; do not retry with this "
-            "token: acquire the lock again",
+            f"token {token} of lock {token.lock!r} is stale: that hold has ended, and {since}. "
+            "Nothing was written; do not retry with this token: acquire the lock again",
             presented=int(token),
             stored=now,
             lock=token.lock,
@@ -112,4 +137,6 @@ def _bytes(text: str | bytes) -> bytes:
         return text.encode()
     if isinstance(text, bytes):
         return text
-    raise TypeError(f"etcd's keys and values are str or bytes, not {type(text).__name__}: {text!r:.80}")
+    raise TypeError(
+        f"etcd's keys and values are str or bytes, not {type(text).__name__}: {text!r:.80}"
+    )

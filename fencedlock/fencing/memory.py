@@ -13,19 +13,25 @@ from fencedlock.token import FencingToken
 
 
 class MonotonicFence:
-    """For each resource the highest token that this process has seen. Thread-safe; forgotten when the process ends."""
+    """For each resource the highest token that this process has seen.
+
+    Thread-safe; forgotten when the process ends.
+    """
 
     def __init__(self) -> None:
         self._mutex = make_mutex()
         self._highest: dict[str, FencingToken] = {}
-        self._guards: weakref.WeakValueDictionary[str, threading.RLock] = weakref.WeakValueDictionary()
+        self._guards: weakref.WeakValueDictionary[str, threading.RLock] = (
+            weakref.WeakValueDictionary()
+        )
 
     def check(self, token: FencingToken, resource: str | None = None) -> None:
         """Remember the token, unless the resource has seen a higher one.
 
-        ``resource`` is the lock's name unless given; the first token of a resource binds it to that lock. What is done after
-        the check is not covered by it: for that there is :meth:`guard`. Raises StaleTokenError; ConfigurationError for a
-        token of another lock than the resource's; TypeError for what is no token.
+        ``resource`` is the lock's name unless given; the first token of a resource binds it to that
+        lock. What is done after the check is not covered by it: for that there is :meth:`guard`.
+        Raises StaleTokenError; ConfigurationError for a token of another lock than the resource's;
+        TypeError for what is no token.
         """
         name = checked_resource(token, resource)
         with self._mutex:

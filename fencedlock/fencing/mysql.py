@@ -57,14 +57,15 @@ class MySQLConnectorDriver(PyMySQLDriver):
 class MySQLFence(SQLFence):
     """Fences in MySQL 5.7 or MariaDB 10.4 or newer, by PyMySQL, mysqlclient or mysql-connector, in an InnoDB table.
 
-    At REPEATABLE READ, the default, and at READ COMMITTED. The first plain read of a REPEATABLE READ transaction fixes what
-    it sees: one before the check, or ``START TRANSACTION WITH CONSISTENT SNAPSHOT``, loses updates, and only MariaDB with
-    ``innodb_snapshot_isolation`` tells. A statement that commits by itself, as DDL and ``begin()`` do, ends what the check
-    protects. When the first check of a new resource is rolled back, those who wait for it may get a deadlock (1213): run the
-    whole transaction again.
+    At REPEATABLE READ, the default, and at READ COMMITTED. The first plain read of a REPEATABLE
+    READ transaction fixes what it sees: one before the check, or ``START TRANSACTION WITH
+    CONSISTENT SNAPSHOT``, loses updates, and only MariaDB with ``innodb_snapshot_isolation`` tells.
+    A statement that commits by itself, as DDL and ``begin()`` do, ends what the check protects.
+    When the first check of a new resource is rolled back, those who wait for it may get a deadlock
+    (1213): run the whole transaction again.
 
-    Names are kept, and compared, as bytes: ``SELECT CONVERT(resource USING utf8mb4), token FROM fences`` shows them.
-    ``create`` commits the transaction that is open, as every DDL does here.
+    Names are kept, and compared, as bytes: ``SELECT CONVERT(resource USING utf8mb4), token FROM
+    fences`` shows them. ``create`` commits the transaction that is open, as every DDL does here.
     """
 
     drivers: ClassVar[Mapping[tuple[str, str], type[Driver]]] = {
@@ -95,19 +96,25 @@ class MySQLFence(SQLFence):
         )
 
     def check_steps(self, token: FencingToken, resource: str) -> Steps:
-        # Hexadecimal, so that two connections of different character sets see one row; and the count of affected rows is no
-        # evidence here, so the row is read back under its lock.
+        # Hexadecimal, so that two connections of different character sets see one row; and the
+        # count of affected rows is no evidence here, so the row is read back under its lock.
         names = {"resource": resource.encode().hex(), "lock": token.lock.encode().hex()}
         yield Statement(
-            f"INSERT INTO {self._table} (resource, token, lock_name) VALUES (UNHEX(:resource), :token, UNHEX(:lock)) "
-            "ON DUPLICATE KEY UPDATE token = IF(lock_name IS NULL OR lock_name = UNHEX(:lock), GREATEST(token, :token), token), "
-            "lock_name = COALESCE(lock_name, UNHEX(:lock))",
+            f"INSERT INTO {self._table} (resource, token, lock_name) VALUES (UNHEX(:resource), "
+            ":token, UNHEX(:lock)) ON DUPLICATE KEY UPDATE token = IF(lock_name IS NULL OR "
+            "lock_name = UNHEX(:lock), GREATEST(token, :token), token), lock_name = "
+            "COALESCE(lock_name, UNHEX(:lock))",
             {**names, "token": int(token)},
         )
         stored, lock_hex = yield Statement(
-            f"SELECT token, HEX(lock_name) FROM {self._table} WHERE resource = UNHEX(:resource) FOR UPDATE", names, Gives.ROW
+            f"SELECT token, HEX(lock_name) FROM {self._table} WHERE resource = UNHEX(:resource) "
+            "FOR UPDATE",
+            names,
+            Gives.ROW,
         )
-        lock_name = bytes.fromhex(lock_hex if isinstance(lock_hex, str) else bytes(lock_hex).decode()).decode()
+        lock_name = bytes.fromhex(
+            lock_hex if isinstance(lock_hex, str) else bytes(lock_hex).decode()
+        ).decode()
         if lock_name != token.lock or int(stored) != int(token):
             raise self.refused(token, resource, stored, lock_name)
 

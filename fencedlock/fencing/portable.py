@@ -13,7 +13,10 @@ MOST_PORTABLE_CHARACTERS = 400
 
 
 class PortableFence(SQLFence):
-    """Up to three statements instead of one. The table is made by SQLAlchemy or Django, which know the types of their databases."""
+    """Up to three statements instead of one.
+
+    The table is made by SQLAlchemy or Django, which know the types of their databases.
+    """
 
     def __init__(self, table: str, quoted: Callable[[str], str]) -> None:
         self._quote_part = quoted
@@ -30,19 +33,29 @@ class PortableFence(SQLFence):
         columns = tuple(self._quoted(name) for name in ("resource", "token", "lock_name"))
         key, number, lock = columns
         raise_it = Statement(
-            f"UPDATE {self._table} SET {number} = :token, {lock} = :lock "
-            f"WHERE {key} = :resource AND {number} <= :token AND ({lock} IS NULL OR {lock} = :lock)",
+            f"UPDATE {self._table} SET {number} = :token, {lock} = :lock WHERE {key} = :resource "
+            f"AND {number} <= :token AND ({lock} IS NULL OR {lock} = :lock)",
             values,
             Gives.COUNT,
         )
         if (yield raise_it):
             return
-        # Before the first insert there is nothing to lock: a SELECT FOR UPDATE of nothing, then an INSERT, would deadlock with another's.
-        insert = Statement(f"INSERT INTO {self._table} ({', '.join(columns)}) VALUES (:resource, :token, :lock)", values, Gives.INSERTED)
+        # Before the first insert there is nothing to lock: a SELECT FOR UPDATE of nothing, then an
+        # INSERT, would deadlock with another's.
+        insert = Statement(
+            f"INSERT INTO {self._table} ({', '.join(columns)}) VALUES (:resource, :token, :lock)",
+            values,
+            Gives.INSERTED,
+        )
         if (yield insert) or (yield raise_it):
             return
-        found = Statement(f"SELECT {number}, {lock} FROM {self._table} WHERE {key} = :resource", {"resource": resource}, Gives.ROW)
+        found = Statement(
+            f"SELECT {number}, {lock} FROM {self._table} WHERE {key} = :resource",
+            {"resource": resource},
+            Gives.ROW,
+        )
         raise self.refused(token, resource, *((yield found) or (None, None)))
 
-    def code_of(self, error: Exception) -> Any:  # noqa: ARG002 - these databases' codes are not known
+    # These databases' codes are not known
+    def code_of(self, error: Exception) -> Any:  # noqa: ARG002
         return None

@@ -1,6 +1,7 @@
 """What the fences of all SQL databases share: the check as steps, and the drivers that take them.
 
-A check is a generator of statements. It knows no driver; a driver runs it, at once or in an event loop.
+A check is a generator of statements. It knows no driver; a driver runs it, at once or in an event
+loop.
 """
 
 from __future__ import annotations
@@ -104,7 +105,9 @@ class Driver(ABC):
     is_async: ClassVar[bool] = False
     begin_words: ClassVar[str]
     """How to begin a transaction."""
-    create_words: ClassVar[str] = "was create() called, and committed? ddl() prints it for a migration"
+    create_words: ClassVar[str] = (
+        "was create() called, and committed? ddl() prints it for a migration"
+    )
     """How to make the table of fences."""
 
     def __init__(self, connection: Any) -> None:
@@ -129,7 +132,11 @@ class Driver(ABC):
         if not names:
             return self.execute(sql, None, statement.gives)
         return self.execute(
-            sql, {name: values[name] for name in names} if self.style is Style.NAMED else [values[name] for name in names], statement.gives
+            sql,
+            {name: values[name] for name in names}
+            if self.style is Style.NAMED
+            else [values[name] for name in names],
+            statement.gives,
         )
 
 
@@ -144,7 +151,8 @@ class AsyncConnection(Protocol):
 class SQLFence(ABC):
     """A table of fences: for each resource the highest token that it has seen.
 
-    Made with the table's name, which may name its schema too: ``"app.fences"``. Raises ConfigurationError for what can't be one.
+    Made with the table's name, which may name its schema too: ``"app.fences"``. Raises
+    ConfigurationError for what can't be one.
     """
 
     drivers: ClassVar[Mapping[tuple[str, str], type[Driver]]] = {}
@@ -173,25 +181,34 @@ class SQLFence(ABC):
     def create(self, connection: Any) -> None: ...
 
     def create(self, connection: Any) -> Any:
-        """Make the table, unless it is there. Commit after it, as after any statement. To be awaited with an asynchronous connection."""
+        """Make the table, unless it is there. Commit after it, as after any statement.
+
+        To be awaited with an asynchronous connection.
+        """
         return self._run(self.driver_of(connection), self.create_steps())
 
     @overload
-    def check(self, connection: AsyncConnection, token: FencingToken, resource: str | None = None) -> Coroutine[Any, Any, None]: ...
+    def check(
+        self, connection: AsyncConnection, token: FencingToken, resource: str | None = None
+    ) -> Coroutine[Any, Any, None]: ...
 
     @overload
     def check(self, connection: Any, token: FencingToken, resource: str | None = None) -> None: ...
 
     def check(self, connection: Any, token: FencingToken, resource: str | None = None) -> Any:
-        """Let this transaction go on only if the resource has seen no higher token. Call it **first**, before anything is read.
+        """Let this transaction go on only if the resource has seen no higher token.
 
-        In the outermost transaction, and with nothing that commits between it and the last write: the resource's row is
-        locked until the transaction ends, or the savepoint in which it was checked is rolled back, and remembers the token
-        if it commits. ``resource`` is the lock's name unless given; the first token of a resource binds it to that lock. To
-        be awaited with an asynchronous connection.
+        Call it **first**, before anything is read.
 
-        Raises StaleTokenError if a higher token has been here: roll back. Raises ConfigurationError outside of a
-        transaction, without the table, or for a token of another lock than the resource's; TypeError for what is no token.
+        In the outermost transaction, and with nothing that commits between it and the last write:
+        the resource's row is locked until the transaction ends, or the savepoint in which it was
+        checked is rolled back, and remembers the token if it commits. ``resource`` is the lock's
+        name unless given; the first token of a resource binds it to that lock. To be awaited with
+        an asynchronous connection.
+
+        Raises StaleTokenError if a higher token has been here: roll back. Raises ConfigurationError
+        outside of a transaction, without the table, or for a token of another lock than the
+        resource's; TypeError for what is no token.
         """
         resource = checked_resource(token, resource)
         driver = self.driver_of(connection)
@@ -199,20 +216,43 @@ class SQLFence(ABC):
 
     @overload
     def check_row(
-        self, connection: AsyncConnection, token: FencingToken, table: str, key: Mapping[str, Any], *, column: str = "fence"
+        self,
+        connection: AsyncConnection,
+        token: FencingToken,
+        table: str,
+        key: Mapping[str, Any],
+        *,
+        column: str = "fence",
     ) -> Coroutine[Any, Any, None]: ...
 
     @overload
-    def check_row(self, connection: Any, token: FencingToken, table: str, key: Mapping[str, Any], *, column: str = "fence") -> None: ...
+    def check_row(
+        self,
+        connection: Any,
+        token: FencingToken,
+        table: str,
+        key: Mapping[str, Any],
+        *,
+        column: str = "fence",
+    ) -> None: ...
 
-    def check_row(self, connection: Any, token: FencingToken, table: str, key: Mapping[str, Any], *, column: str = "fence") -> Any:
+    def check_row(
+        self,
+        connection: Any,
+        token: FencingToken,
+        table: str,
+        key: Mapping[str, Any],
+        *,
+        column: str = "fence",
+    ) -> Any:
         """As :meth:`check`, with the token kept in ``column`` (a BIGINT that may be NULL) of the row with this ``key``: no table of fences.
 
-        What it does not see: rows that the newest holder has not touched yet accept an older one, and a row that is deleted
-        and made again has forgotten its token. A row can't be bound to a lock. Prefer :meth:`check` wherever one lock guards
-        more than this row.
+        What it does not see: rows that the newest holder has not touched yet accept an older one,
+        and a row that is deleted and made again has forgotten its token. A row can't be bound to a
+        lock. Prefer :meth:`check` wherever one lock guards more than this row.
 
-        Raises StaleTokenError, and ConfigurationError if there is no such row, or outside of a transaction.
+        Raises StaleTokenError, and ConfigurationError if there is no such row, or outside of a
+        transaction.
         """
         checked_resource(token, None)
         driver = self.driver_of(connection)
@@ -241,23 +281,34 @@ class SQLFence(ABC):
         elif not open_now:
             raise ConfigurationError(NO_TRANSACTION.format(begin=driver.begin_words))
 
-    def row_steps(self, token: FencingToken, table: str, key: Mapping[str, Any], column: str) -> Steps:
+    def row_steps(
+        self, token: FencingToken, table: str, key: Mapping[str, Any], column: str
+    ) -> Steps:
         """Raise the token in a row of the user's, or refuse."""
         if not isinstance(key, Mapping) or not key:
             raise TypeError("key must name the row's columns and their values, as {'id': 42}")
         named = {f"key_{number}": value for number, value in enumerate(key.values())}
-        where = " AND ".join(f"{self._quoted(name)} = :{parameter}" for name, parameter in zip(key, named, strict=True))
+        where = " AND ".join(
+            f"{self._quoted(name)} = :{parameter}"
+            for name, parameter in zip(key, named, strict=True)
+        )
         target, fence = self._quoted(table), self._quoted(column)
         yield Statement(
-            f"UPDATE {target} SET {fence} = :token WHERE {where} AND ({fence} IS NULL OR {fence} <= :token)",
+            f"UPDATE {target} SET {fence} = :token WHERE {where} AND ({fence} IS NULL OR {fence} "
+            "<= :token)",
             {"token": int(token), **named},
         )
         found = f"SELECT MAX({fence}), COUNT(*) FROM {target} WHERE {where}{self.locking_read}"
         stored, count = yield Statement(found, named, Gives.ROW)
         if not count:
-            raise ConfigurationError(f"no row of {table!r} has {dict(key)!r}: a row that is not there can't be fenced; use check()")
+            raise ConfigurationError(
+                f"no row of {table!r} has {dict(key)!r}: a row that is not there can't be fenced; "
+                "use check()"
+            )
         if stored is None or int(stored) < int(token):
-            raise ConfigurationError(f"column {column!r} of {table!r} did not take the token: does a trigger set it?")
+            raise ConfigurationError(
+                f"column {column!r} of {table!r} did not take the token: does a trigger set it?"
+            )
         if int(stored) > int(token):
             raise stale_token(token, f"{table} {dict(key)!r}", int(stored))
 
@@ -273,10 +324,16 @@ class SQLFence(ABC):
         """A clearer error than the driver's own, where there is one."""
         origin = driver.origin(error)
         mistake = self.mistakes.get(self.code_of(origin))
-        words = (_MISTAKES_WITH_FENCES if self._table in statement.sql else _MISTAKES_WITH_ROWS).get(mistake)
+        words = (
+            _MISTAKES_WITH_FENCES if self._table in statement.sql else _MISTAKES_WITH_ROWS
+        ).get(mistake)
         if words is None:
             return None
-        return ConfigurationError(words.format(table=self.table, begin=driver.begin_words, create=driver.create_words, error=origin))
+        return ConfigurationError(
+            words.format(
+                table=self.table, begin=driver.begin_words, create=driver.create_words, error=origin
+            )
+        )
 
     @abstractmethod
     def code_of(self, error: Exception) -> Any:
@@ -291,8 +348,9 @@ class SQLFence(ABC):
         known = ", ".join(dict.fromkeys(package for package, _ in self.drivers))
         raise TypeError(
             f"{type(self).__name__} takes the connection first, one of {known}, and not "
-            f"{type(connection).__module__}.{type(connection).__name__} (of a cursor: cursor.connection; of a pool: what it lends; "
-            "for SQLAlchemy and Django: SQLAlchemyFence and DjangoFence)"
+            f"{type(connection).__module__}.{type(connection).__name__} (of a cursor: "
+            "cursor.connection; of a pool: what it lends; for SQLAlchemy and Django: "
+            "SQLAlchemyFence and DjangoFence)"
         )
 
     def run(self, driver: Driver, steps: Steps) -> None:
@@ -323,15 +381,17 @@ class SQLFence(ABC):
         if not driver.is_async:
             return self.run(driver, steps)
         coroutine: Any = self.run_async(driver, steps)
-        coroutine.__qualname__ = f"{type(self).__name__}.check"  # what Python names if the await was forgotten
+        # What Python names if the await was forgotten.
+        coroutine.__qualname__ = f"{type(self).__name__}.check"
         return coroutine
 
     def upsert_sql(self) -> str:
         """Raises the resource's token and locks its row, or gives no row: where there is ON CONFLICT with RETURNING."""
         return (
-            f"INSERT INTO {self._table} AS f (resource, token, lock_name) VALUES (:resource, :token, :lock) "
-            "ON CONFLICT (resource) DO UPDATE SET token = excluded.token, lock_name = excluded.lock_name "
-            "WHERE f.token <= excluded.token AND (f.lock_name IS NULL OR f.lock_name = excluded.lock_name) RETURNING 1"
+            f"INSERT INTO {self._table} AS f (resource, token, lock_name) VALUES (:resource, "
+            ":token, :lock) ON CONFLICT (resource) DO UPDATE SET token = excluded.token, "
+            "lock_name = excluded.lock_name WHERE f.token <= excluded.token AND (f.lock_name IS "
+            "NULL OR f.lock_name = excluded.lock_name) RETURNING 1"
         )
 
     def _quoted(self, name: str) -> str:
@@ -343,10 +403,16 @@ class SQLFence(ABC):
 
 
 def parts_of(name: str) -> list[str]:
-    """The schema, if it is named, and the name of a table or column. Raises ConfigurationError for what can't be one."""
+    """The schema, if it is named, and the name of a table or column.
+
+    Raises ConfigurationError for what can't be one.
+    """
     parts = name.split(".") if isinstance(name, str) else []
     if not parts or not all(_NAME.fullmatch(part) for part in parts):
-        raise ConfigurationError(f"the name of a table or column must be made of letters, digits and underscores, not {name!r}")
+        raise ConfigurationError(
+            "the name of a table or column must be made of letters, digits and underscores, not "
+            f"{name!r}"
+        )
     return parts
 
 

@@ -8,7 +8,18 @@ import weakref
 from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, overload
 
-from sqlalchemy import BigInteger, Column, Connection, MetaData, String, Table, TextClause, bindparam, inspect, text
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    MetaData,
+    String,
+    Table,
+    TextClause,
+    bindparam,
+    inspect,
+    text,
+)
 from sqlalchemy.dialects import registry
 from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import DBAPIError, IntegrityError, NoSuchModuleError
@@ -46,7 +57,10 @@ class SQLAlchemyDriver(Driver):
             return self._room.driver_of(raw).in_transaction()
         except TypeError:  # a driver that the room does not know
             options = self.connection.get_execution_options()
-            off = options.get("isolation_level") == "AUTOCOMMIT" or getattr(raw, "autocommit", False) is True
+            off = (
+                options.get("isolation_level") == "AUTOCOMMIT"
+                or getattr(raw, "autocommit", False) is True
+            )
             return False if off else None
 
     def perform(self, statement: Statement) -> Any:
@@ -69,19 +83,24 @@ class SQLAlchemyDriver(Driver):
         return result.rowcount if gives is Gives.COUNT else None
 
     def origin(self, error: Exception) -> Exception:
-        return error.orig if isinstance(error, DBAPIError) and isinstance(error.orig, Exception) else error
+        return (
+            error.orig
+            if isinstance(error, DBAPIError) and isinstance(error.orig, Exception)
+            else error
+        )
 
 
 class SQLAlchemyFence:
     """Fences in any database, by a Core ``Connection``, a ``Session`` or an ``AsyncSession`` of SQLAlchemy 2.
 
-    PostgreSQL, MySQL, MariaDB and SQLite get the statements of their own rooms, and are to be used as these say; other
-    databases get plain SQL.
+    PostgreSQL, MySQL, MariaDB and SQLite get the statements of their own rooms, and are to be used
+    as these say; other databases get plain SQL.
 
-    A check expires what is unchanged in the objects of a session, so that what is read after it comes from the database; and
-    the first check of a transaction refuses a session with changes that are not flushed. So pass the session, and not its
-    connection. In an ``AsyncSession`` an object that was loaded before the check must be refreshed before it is touched: load
-    it after the check.
+    A check expires what is unchanged in the objects of a session, so that what is read after it
+    comes from the database; and the first check of a transaction refuses a session with changes
+    that are not flushed. So pass the session, and not its connection. In an ``AsyncSession`` an
+    object that was loaded before the check must be refreshed before it is touched: load it after
+    the check.
     """
 
     rooms: ClassVar[Mapping[str, type[SQLFence]]] = {
@@ -109,8 +128,12 @@ class SQLAlchemyFence:
         try:
             made: Dialect = registry.load(dialect)()
         except NoSuchModuleError as error:
-            raise ConfigurationError(f"SQLAlchemy knows no dialect {dialect!r}: name it as connection.dialect.name does") from error
-        return str(CreateTable(self._portable_table(), if_not_exists=True).compile(dialect=made)).strip()
+            raise ConfigurationError(
+                f"SQLAlchemy knows no dialect {dialect!r}: name it as connection.dialect.name does"
+            ) from error
+        return str(
+            CreateTable(self._portable_table(), if_not_exists=True).compile(dialect=made)
+        ).strip()
 
     @overload
     def create(self, session: Asynchronous) -> Coroutine[Any, Any, None]: ...
@@ -119,48 +142,100 @@ class SQLAlchemyFence:
     def create(self, session: Synchronous) -> None: ...
 
     def create(self, session: Synchronous | Asynchronous) -> Any:
-        """Make the table, unless it is there. Commit after it. To be awaited with an asynchronous session or connection."""
+        """Make the table, unless it is there. Commit after it.
+
+        To be awaited with an asynchronous session or connection.
+        """
         return self._apply(session, self._create, is_check=False)
 
     @overload
-    def check(self, session: Asynchronous, token: FencingToken, resource: str | None = None) -> Coroutine[Any, Any, None]: ...
+    def check(
+        self, session: Asynchronous, token: FencingToken, resource: str | None = None
+    ) -> Coroutine[Any, Any, None]: ...
 
     @overload
-    def check(self, session: Synchronous, token: FencingToken, resource: str | None = None) -> None: ...
+    def check(
+        self, session: Synchronous, token: FencingToken, resource: str | None = None
+    ) -> None: ...
 
-    def check(self, session: Synchronous | Asynchronous, token: FencingToken, resource: str | None = None) -> Any:
-        """Let this transaction go on only if the resource has seen no higher token. Call it **first**, before anything is read.
+    def check(
+        self, session: Synchronous | Asynchronous, token: FencingToken, resource: str | None = None
+    ) -> Any:
+        """Let this transaction go on only if the resource has seen no higher token.
 
-        As :meth:`fencedlock.fencing.sql.SQLFence.check`, and raises the same. To be awaited with an asynchronous session or connection.
+        Call it **first**, before anything is read.
+
+        As :meth:`fencedlock.fencing.sql.SQLFence.check`, and raises the same. To be awaited with an
+        asynchronous session or connection.
         """
         name = checked_resource(token, resource)
-        return self._apply(session, lambda connection: self._check(connection, lambda room: room.check_steps(token, name)))
+        return self._apply(
+            session,
+            lambda connection: self._check(connection, lambda room: room.check_steps(token, name)),
+        )
 
     @overload
     def check_row(
-        self, session: Asynchronous, token: FencingToken, table: str, key: Mapping[str, Any], *, column: str = "fence"
+        self,
+        session: Asynchronous,
+        token: FencingToken,
+        table: str,
+        key: Mapping[str, Any],
+        *,
+        column: str = "fence",
     ) -> Coroutine[Any, Any, None]: ...
 
     @overload
     def check_row(
-        self, session: Synchronous, token: FencingToken, table: str, key: Mapping[str, Any], *, column: str = "fence"
+        self,
+        session: Synchronous,
+        token: FencingToken,
+        table: str,
+        key: Mapping[str, Any],
+        *,
+        column: str = "fence",
     ) -> None: ...
 
     def check_row(
-        self, session: Synchronous | Asynchronous, token: FencingToken, table: str, key: Mapping[str, Any], *, column: str = "fence"
+        self,
+        session: Synchronous | Asynchronous,
+        token: FencingToken,
+        table: str,
+        key: Mapping[str, Any],
+        *,
+        column: str = "fence",
     ) -> Any:
         """Keep the token in a column of the guarded row itself: as :meth:`fencedlock.fencing.sql.SQLFence.check_row`."""
         checked_resource(token, None)
-        return self._apply(session, lambda connection: self._check(connection, lambda room: room.row_steps(token, table, key, column)))
+        return self._apply(
+            session,
+            lambda connection: self._check(
+                connection, lambda room: room.row_steps(token, table, key, column)
+            ),
+        )
 
-    def _apply(self, target: Synchronous | Asynchronous, act: Callable[[Connection], None], *, is_check: bool = True) -> Any:
+    def _apply(
+        self,
+        target: Synchronous | Asynchronous,
+        act: Callable[[Connection], None],
+        *,
+        is_check: bool = True,
+    ) -> Any:
         """Do it on the connection of this session, now or in the event loop."""
-        asynchronous = sys.modules.get("sqlalchemy.ext.asyncio")  # it needs greenlet: not imported for those who don't use it
-        if isinstance(target, scoped_session) or (asynchronous and isinstance(target, asynchronous.async_scoped_session)):
+        # It needs greenlet: not imported for those who don't use it.
+        asynchronous = sys.modules.get("sqlalchemy.ext.asyncio")
+        if isinstance(target, scoped_session) or (
+            asynchronous and isinstance(target, asynchronous.async_scoped_session)
+        ):
             target = target()
-        if asynchronous and isinstance(target, asynchronous.AsyncSession | asynchronous.AsyncConnection):
-            coroutine: Any = target.run_sync(lambda synchronous: self._apply(synchronous, act, is_check=is_check))
-            coroutine.__qualname__ = "SQLAlchemyFence.check"  # what Python names if the await was forgotten
+        if asynchronous and isinstance(
+            target, asynchronous.AsyncSession | asynchronous.AsyncConnection
+        ):
+            coroutine: Any = target.run_sync(
+                lambda synchronous: self._apply(synchronous, act, is_check=is_check)
+            )
+            # What Python names if the await was forgotten.
+            coroutine.__qualname__ = "SQLAlchemyFence.check"
             return coroutine
         if isinstance(target, Session):
             if is_check:
@@ -172,16 +247,19 @@ class SQLAlchemyFence:
             act(target)
         else:
             raise TypeError(
-                f"{self!r} takes the Connection, Session or AsyncSession first, in its transaction, and not {type(target).__name__} "
-                "(of an engine: 'with engine.begin() as connection:')"
+                f"{self!r} takes the Connection, Session or AsyncSession first, in its "
+                f"transaction, and not {type(target).__name__} (of an engine: 'with engine.begin() "
+                "as connection:')"
             )
         return None
 
     def _check(self, connection: Connection, steps_of: Callable[[SQLFence], Steps]) -> None:
         room = self._room(connection.dialect)
         if connection.dialect.name == "sqlite" and connection.in_nested_transaction():
-            raise ConfigurationError(  # sqlite3 may have begun with the savepoint, whose release then commits
-                "on SQLite the check must not be made in a savepoint (begin_nested()): check the token in the outermost transaction"
+            # Sqlite3 may have begun with the savepoint, whose release then commits.
+            raise ConfigurationError(
+                "on SQLite the check must not be made in a savepoint (begin_nested()): check the "
+                "token in the outermost transaction"
             )
         driver = SQLAlchemyDriver(connection, room)
         room.run(driver, room.steps(driver, steps_of(room)))
@@ -195,7 +273,11 @@ class SQLAlchemyFence:
 
     def _room(self, dialect: Dialect) -> SQLFence:
         room = self.rooms.get(dialect.name)
-        return PortableFence(self.table, dialect.identifier_preparer.quote) if room is None else room(self.table)
+        return (
+            PortableFence(self.table, dialect.identifier_preparer.quote)
+            if room is None
+            else room(self.table)
+        )
 
     def _portable_table(self) -> Table:
         schema, _, name = self.table.rpartition(".")
@@ -223,7 +305,8 @@ def _refuse_changes_from_before(session: Session) -> None:
     """Changes that a session brings into the first check of a transaction were made by what it had read before."""
     if session.get_transaction() not in _checked_in and (session.dirty or session.deleted):
         raise ConfigurationError(
-            "the session has changed objects before the check, by what it had read before: roll back, check first, then load and change"
+            "the session has changed objects before the check, by what it had read before: roll "
+            "back, check first, then load and change"
         )
 
 

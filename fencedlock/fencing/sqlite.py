@@ -11,7 +11,9 @@ from fencedlock.fencing.sql import Driver, Gives, Mistake, SQLFence, Statement, 
 from fencedlock.token import FencingToken
 
 LEAST_VERSION = (3, 37)
-"""The first with STRICT tables, without which a token bound as text is greater than every number."""
+"""The first with STRICT tables, without which a token bound as text is greater than every
+number.
+"""
 
 
 class SQLite3Driver(Driver):
@@ -27,7 +29,8 @@ class SQLite3Driver(Driver):
         cursor = self.connection.cursor(sqlite3.Cursor)
         cursor.row_factory = None
         try:
-            rows = cursor.execute(sql, parameters or {}).fetchall()  # to the end: only then it is done
+            # To the end: only then it is done.
+            rows = cursor.execute(sql, parameters or {}).fetchall()
         finally:
             cursor.close()
         return rows[0] if gives is Gives.ROW and rows else None
@@ -49,7 +52,8 @@ class AiosqliteDriver(SQLite3Driver):
 class SQLiteFence(SQLFence):
     """Fences in SQLite 3.37 or newer, by sqlite3 or aiosqlite.
 
-    Begin with ``BEGIN IMMEDIATE``: a transaction that has only read when another one writes can't write any more.
+    Begin with ``BEGIN IMMEDIATE``: a transaction that has only read when another one writes can't
+    write any more.
     """
 
     drivers: ClassVar[Mapping[tuple[str, str], type[Driver]]] = {
@@ -67,7 +71,10 @@ class SQLiteFence(SQLFence):
     def __init__(self, table: str = "fences") -> None:
         super().__init__(table)
         if sqlite3.sqlite_version_info < LEAST_VERSION:
-            raise ConfigurationError(f"SQLiteFence needs SQLite 3.37 or newer, and this Python has {sqlite3.sqlite_version}")
+            raise ConfigurationError(
+                "SQLiteFence needs SQLite 3.37 or newer, and this Python has "
+                f"{sqlite3.sqlite_version}"
+            )
 
     def ddl(self) -> str:
         return (
@@ -83,7 +90,10 @@ class SQLiteFence(SQLFence):
         passed = yield Statement(self.upsert_sql(), values, Gives.ROW)
         if passed is None:
             found = yield Statement(
-                f"SELECT token, CAST(lock_name AS TEXT) FROM {self._table} WHERE resource = :resource", {"resource": resource}, Gives.ROW
+                f"SELECT token, CAST(lock_name AS TEXT) FROM {self._table} WHERE resource = "
+                ":resource",
+                {"resource": resource},
+                Gives.ROW,
             )
             raise self.refused(token, resource, *(found or (None, None)))
 

@@ -24,7 +24,9 @@ from fencedlock.runtime.process import become_own, own
 from fencedlock.token import FencingToken
 
 MOST_CLOCK_SECONDS = 2**63 / 1e9
-"""What CPython can count in nanoseconds: beyond it, a timeout is refused before anything else about it is looked at."""
+"""What CPython can count in nanoseconds: beyond it, a timeout is refused before anything else about
+it is looked at.
+"""
 
 
 LossCallback = Callable[["RLock", str], object]
@@ -37,12 +39,15 @@ _RELEASED = LeaseState.RELEASED
 class RLock:
     """A reentrant lock that threads, processes and hosts share by its name; it behaves like ``threading.RLock``.
 
-    ``name`` is what the lock protects, as ``"orders/42"``. ``client`` is where the lock lives; without it, the default one of
-    :func:`fencedlock.configure` or of the environment variable ``FENCEDLOCK_URL``. ``ttl`` is the lease in seconds: how long
-    others wait after this process died; the client's by default. While the process lives, a background thread renews the lease.
-    ``on_lost(lock, reason)`` is called on a thread of its own when the lease is lost nevertheless.
+    ``name`` is what the lock protects, as ``"orders/42"``. ``client`` is where the lock lives;
+    without it, the default one of
+    :func:`fencedlock.configure` or of the environment variable ``FENCEDLOCK_URL``. ``ttl`` is the
+    lease in seconds: how long others wait after this process died; the client's by default. While
+    the process lives, a background thread renews the lease. ``on_lost(lock, reason)`` is called on
+    a thread of its own when the lease is lost nevertheless.
 
-    All handles of one name and client are one lock: nesting across them re-enters. No order among waiters is promised: see
+    All handles of one name and client are one lock: nesting across them re-enters. No order among
+    waiters is promised: see
     :class:`FairLock`.
 
     Raises ConfigurationError, before any I/O, for a name, ttl or client that can't be.
@@ -50,7 +55,14 @@ class RLock:
 
     _fair: ClassVar[bool] = False
 
-    def __init__(self, name: str, *, client: Home | None = None, ttl: float | None = None, on_lost: LossCallback | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        client: Home | None = None,
+        ttl: float | None = None,
+        on_lost: LossCallback | None = None,
+    ) -> None:
         self._client = default_home() if client is None else client
         self._ttl = None if ttl is None else checked_ttl(ttl)
         self._on_lost = on_lost
@@ -62,17 +74,22 @@ class RLock:
         """The lock's name."""
         return self._terms.resource.name
 
-    def acquire(self, blocking: bool = True, timeout: float = -1, *, cancel: Cancellation | None = None) -> bool:
+    def acquire(
+        self, blocking: bool = True, timeout: float = -1, *, cancel: Cancellation | None = None
+    ) -> bool:
         """Take the lock, or go one level deeper if this thread holds it; True if it is held now.
 
-        ``timeout`` is in seconds, -1 means for ever; 0, like ``blocking=False``, is one try. ``cancel`` lets somebody else end the
-        waiting.
+        ``timeout`` is in seconds, -1 means for ever; 0, like ``blocking=False``, is one try.
+        ``cancel`` lets somebody else end the waiting.
 
-        Raises AcquireCancelledError when cancelled; BackendUnavailableError when the server does not answer within
-        the timeout (without one, within the client's ``outage_timeout``); BackendError when it refuses; LockLostError when this
-        thread still holds a lease that was lost; and for arguments what ``threading`` raises: ValueError, OverflowError, TypeError.
+        Raises AcquireCancelledError when cancelled; BackendUnavailableError when the server does
+        not answer within the timeout (without one, within the client's ``outage_timeout``);
+        BackendError when it refuses; LockLostError when this thread still holds a lease that was
+        lost; and for arguments what ``threading`` raises: ValueError, OverflowError, TypeError.
         """
-        timeout_seconds = _FOR_EVER if blocking and timeout == -1 else _checked_timeout(blocking, timeout)
+        timeout_seconds = (
+            _FOR_EVER if blocking and timeout == -1 else _checked_timeout(blocking, timeout)
+        )
         if not own[0]:
             become_own()
         owner, terms = this_thread.owner, self._terms
@@ -85,8 +102,9 @@ class RLock:
     def release(self) -> None:
         """Go up one level; the last one frees the lock and hands it to the next waiter.
 
-        Raises NotOwnedError if this thread does not hold the lock, and LockLostError if the lease ended before. A server that
-        is down raises nothing: the background goes on trying until the lease has ended.
+        Raises NotOwnedError if this thread does not hold the lock, and LockLostError if the lease
+        ended before. A server that is down raises nothing: the background goes on trying until the
+        lease has ended.
         """
         if not own[0]:
             become_own()
@@ -114,13 +132,22 @@ class RLock:
 
     if TYPE_CHECKING:
 
-        def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
+        def __exit__(
+            self,
+            kind: type[BaseException] | None,
+            error: BaseException | None,
+            trace: TracebackType | None,
+        ) -> None: ...
 
     else:
         __exit__ = ExitOfWith()
 
     def _leave(
-        self, exit_: list[Dropped], _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+        self,
+        exit_: list[Dropped],
+        _kind: type[BaseException] | None,
+        error: BaseException | None,
+        _trace: TracebackType | None,
     ) -> None:
         """The end of a ``with`` statement. ``exit_`` has what is told when it never runs."""
         before = None
@@ -132,7 +159,8 @@ class RLock:
                 raise
             error.add_note(f"besides: {ours}")
         except BaseException:
-            if before is None or (before and self._recursion_count() == before):  # an interrupt came before the release began
+            # An interrupt came before the release began.
+            if before is None or (before and self._recursion_count() == before):
                 self.release()
             raise
         finally:
@@ -140,17 +168,25 @@ class RLock:
                 exit_.pop().hold = None
 
     def locked(self) -> bool:
-        """True if anybody holds the lock. Asks the server, unless this process holds it. Raises BackendError."""
+        """True if anybody holds the lock. Asks the server, unless this process holds it.
+
+        Raises BackendError.
+        """
         return self._held_here() is not None or self.info().locked
 
     @property
     def token(self) -> FencingToken:
-        """The token of this thread's hold, the same from the outermost acquire to the last release. Raises NotOwnedError."""
+        """The token of this thread's hold, the same from the outermost acquire to the last release.
+
+        Raises NotOwnedError.
+        """
         return self._owned().token
 
     @property
     def abandoned(self) -> bool:
-        """True when the holder before this thread did not release: its lease ended. Repair what it may have left half done.
+        """True when the holder before this thread did not release: its lease ended.
+
+        Repair what it may have left half done.
 
         Raises NotOwnedError.
         """
@@ -158,7 +194,9 @@ class RLock:
 
     @property
     def lost(self) -> threading.Event:
-        """Set when the lease is lost. Of this thread's hold; in a thread that holds nothing, of the latest hold of this handle.
+        """Set when the lease is lost.
+
+        Of this thread's hold; in a thread that holds nothing, of the latest hold of this handle.
 
         So a thread that watches over the holder can wait for it. Each outermost hold has a new one.
         """
@@ -166,11 +204,16 @@ class RLock:
         return threading.Event() if hold is None else lost_event(hold)
 
     def remaining(self) -> float:
-        """Seconds of lease left by the local clock; 0 when it is lost. No network. Raises NotOwnedError."""
+        """Seconds of lease left by the local clock; 0 when it is lost. No network.
+
+        Raises NotOwnedError.
+        """
         return self._owned().remaining(now_seconds())
 
     def ensure_held(self) -> None:
-        """Raise LockLostError if the lease has ended by the local clock or the server's word. No network.
+        """Raise LockLostError if the lease has ended by the local clock or the server's word.
+
+        No network.
 
         Raises NotOwnedError if this thread does not hold the lock.
         """
@@ -179,9 +222,9 @@ class RLock:
     def renew(self, ttl: float | None = None) -> None:
         """Renew the lease now, for ``ttl`` seconds from now on; without it, for as long as before.
 
-        Leases are renewed in the background anyway: this is for a body that is about to stop the whole process for long, and wants
-        a longer lease first. Raises NotOwnedError, LockLostError, ConfigurationError for a bad ttl, and BackendError if the server
-        refuses or does not answer.
+        Leases are renewed in the background anyway: this is for a body that is about to stop the
+        whole process for long, and wants a longer lease first. Raises NotOwnedError, LockLostError,
+        ConfigurationError for a bad ttl, and BackendError if the server refuses or does not answer.
         """
         hold = self._owned()
         self._terms.table.renew(hold, hold.lease_seconds if ttl is None else checked_ttl(ttl))
@@ -193,7 +236,9 @@ class RLock:
     def __repr__(self) -> str:
         hold = self._held_here()
         cls = type(self)
-        state, owner, count = ("unlocked", 0, 0) if hold is None else ("locked", hold.claim_id, hold.depth)
+        state, owner, count = (
+            ("unlocked", 0, 0) if hold is None else ("locked", hold.claim_id, hold.depth)
+        )
         return f"<{state} fencedlock.{cls.__qualname__} object name={self.name!r} owner={owner} count={count} at {id(self):#x}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -256,11 +301,15 @@ class RLock:
         if held is None:
             return ""
         native_id = held.owner.holder.rpartition("/")[2]
-        names = [thread.name for thread in threading.enumerate() if str(getattr(thread, "native_id", None)) == native_id]
+        names = [
+            thread.name
+            for thread in threading.enumerate()
+            if str(getattr(thread, "native_id", None)) == native_id
+        ]
         who = f"thread {names[0]!r}" if names else f"the thread with native id {native_id}"
         return (
-            f": {who} of this process holds it, and only the thread that took it may release it. A framework may run parts of one "
-            "request in several threads"
+            f": {who} of this process holds it, and only the thread that took it may release it. A "
+            "framework may run parts of one request in several threads"
         )
 
     def _held_here(self) -> Hold | None:
@@ -277,22 +326,25 @@ class RLock:
 class FairLock(RLock):
     """An :class:`RLock` that serves its waiters in the order in which they came, among those that can be reached.
 
-    A place in the queue is kept by beats. A waiter whose process has died, or is cut off, is passed over at once. A non-fair
-    ``RLock`` of the same name may overtake only when a lease has ended without a release.
+    A place in the queue is kept by beats. A waiter whose process has died, or is cut off, is passed
+    over at once. A non-fair ``RLock`` of the same name may overtake only when a lease has ended
+    without a release.
     """
 
     _fair = True
 
 
-def _make_handle(cls: type[RLock], name: str, client: Home, ttl: float | None, on_lost: LossCallback | None) -> RLock:
+def _make_handle(
+    cls: type[RLock], name: str, client: Home, ttl: float | None, on_lost: LossCallback | None
+) -> RLock:
     return cls(name, client=client, ttl=ttl, on_lost=on_lost)
 
 
 def _leave_condition(frame: FrameType) -> None:
     """Take a thread whose ``Condition.wait()`` raises, by this frame, out of the condition's list.
 
-    ``wait()`` puts it in before it releases the lock, and does not take it out when that raises, nor when the lock can't be taken again:
-    the next ``notify()`` would be spent on it.
+    ``wait()`` puts it in before it releases the lock, and does not take it out when that raises,
+    nor when the lock can't be taken again: the next ``notify()`` would be spent on it.
     """
     condition, waiter = frame.f_locals.get("self"), frame.f_locals.get("waiter")
     if isinstance(condition, threading.Condition) and waiter is not None:

@@ -7,7 +7,9 @@ from collections.abc import Callable
 
 
 class Bell:
-    """Wakes one sleeping thread. A ring before the sleep is not lost, and several rings count as one.
+    """Wakes one sleeping thread.
+
+    A ring before the sleep is not lost, and several rings count as one.
 
     A bare lock wakes its waiter with less work than ``threading.Event`` does.
     """

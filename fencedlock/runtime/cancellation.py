@@ -9,11 +9,13 @@ from fencedlock.runtime.bell import Bell
 class Cancellation:
     """Lets another thread end an acquisition: ``lock.acquire(cancel=cancellation)`` raises once :meth:`cancel` is called.
 
-    One object may serve any number of acquisitions, at the same time or one after another. It stays cancelled.
+    One object may serve any number of acquisitions, at the same time or one after another. It stays
+    cancelled.
     """
 
     def __init__(self) -> None:
-        self._bells: set[Bell] = set()  # has no mutex, because a signal handler may call cancel() at any moment
+        # Has no mutex, because a signal handler may call cancel() at any moment.
+        self._bells: set[Bell] = set()
         self._cancelled = False
 
     @property

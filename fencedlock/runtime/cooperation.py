@@ -1,7 +1,8 @@
 """Notices gevent and eventlet that patch the standard library after this library was imported.
 
-Patched before, ``threading.local`` and the locks are theirs, and each greenlet is an owner of its own. Patched after, all greenlets of a
-thread would be one owner and enter each other's locks: that is an error, not a lock.
+Patched before, ``threading.local`` and the locks are theirs, and each greenlet is an owner of its
+own. Patched after, all greenlets of a thread would be one owner and enter each other's locks: that
+is an error, not a lock.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ def raise_if_patched_too_late() -> None:
         or _thread.start_new_thread is not _start_at_import
     ):
         raise ConfigurationError(
-            "the standard library was patched (by gevent or eventlet) after fencedlock was imported, so greenlets could not be told apart: "
-            "call gevent.monkey.patch_all() or eventlet.monkey_patch() before the import, as the first lines of the program"
+            "the standard library was patched (by gevent or eventlet) after fencedlock was "
+            "imported, so greenlets could not be told apart: call gevent.monkey.patch_all() or "
+            "eventlet.monkey_patch() before the import, as the first lines of the program"
         )

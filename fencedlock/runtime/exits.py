@@ -1,8 +1,8 @@
 """The end of a ``with`` statement, which an exception of a signal handler must not skip.
 
-A function written in Python can be interrupted at its very beginning, where it can't catch anything yet. For ``__exit__`` that would mean
-a lock that stays held by a thread that has left it, and whose beats go on. ``threading.RLock`` has no such moment, because it is written
-in C.
+A function written in Python can be interrupted at its very beginning, where it can't catch anything
+yet. For ``__exit__`` that would mean a lock that stays held by a thread that has left it, and whose
+beats go on. ``threading.RLock`` has no such moment, because it is written in C.
 """
 
 from __future__ import annotations
@@ -22,7 +22,11 @@ class _Lock(Protocol):
     _terms: Terms
 
     def _leave(
-        self, exit_: list[Dropped], kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        exit_: list[Dropped],
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None: ...
 
 

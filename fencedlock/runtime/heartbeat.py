@@ -25,10 +25,14 @@ from fencedlock.runtime.threads import Worker
 logger: logging.Logger = logging.getLogger("fencedlock")
 
 SOON_SECONDS = 0.05
-"""A grant by hand-off has a short first lease; it is extended so soon, and a hold that ends earlier saves the trip."""
+"""A grant by hand-off has a short first lease; it is extended so soon, and a hold that ends earlier
+saves the trip.
+"""
 
 EARLY_SHARE = 0.1
-"""What falls due within this share of its delay is beaten for together with what is due: one exchange costs less than many."""
+"""What falls due within this share of its delay is beaten for together with what is due: one
+exchange costs less than many.
+"""
 
 MOST_AT_ONCE = 2000
 """Beats of one kind after which the others have their turn."""
@@ -85,8 +89,9 @@ class _Undo:
 class Heartbeat:
     """Beats in time for whatever was given to :meth:`add`.
 
-    Targets of one delay stand in a queue of their own, in the order in which they fall due, so that adding and discarding cost
-    the same however many there are. The thread starts with the first target.
+    Targets of one delay stand in a queue of their own, in the order in which they fall due, so that
+    adding and discarding cost the same however many there are. The thread starts with the first
+    target.
     """
 
     def __init__(self, table: Table) -> None:
@@ -96,15 +101,18 @@ class Heartbeat:
         self._newcomers: dict[Hold | Claim, tuple[float, float]] = {}
         """What stands in no queue yet, with its delay and the local time of its next beat.
 
-        Each acquisition puts its hold in, and most releases take it out again: by single operations on the dictionary, without the mutex,
-        which would take longer than these. The thread moves those that stay.
+        Each acquisition puts its hold in, and most releases take it out again: by single operations
+        on the dictionary, without the mutex, which would take longer than these. The thread moves
+        those that stay.
         """
         self._undos: deque[_Undo] = deque()
         self._retry_undos_at = 0.0
         self._wake_at = float("inf")
         self._mailbox: SimpleQueue[list[Hold] | Deadline | Dropped | None] = SimpleQueue()
         self.dropped: Callable[[Dropped], None] = self._mailbox.put
-        """Is told of a ``with`` statement whose end was interrupted. C code: it can't be interrupted itself."""
+        """Is told of a ``with`` statement whose end was interrupted. C code: it can't be
+        interrupted itself.
+        """
         self._worker = Worker(self._run, "fencedlock-heartbeat")
         self._stop_by: Deadline | None = None
         """Set when the thread is to end."""
@@ -124,7 +132,8 @@ class Heartbeat:
             if not target.wants_beats():
                 self.discard(target)
                 return
-            self._newcomers[target] = delay_seconds, due  # first: Ctrl-C in between must not leave it without a beat
+            # First: Ctrl-C in between must not leave it without a beat.
+            self._newcomers[target] = delay_seconds, due
             if target.queue is not None:
                 target.queue.pop(target, None)
             self._expect(due)
@@ -143,7 +152,10 @@ class Heartbeat:
 
     def holds(self) -> list[Hold]:
         """All holds that it beats for; for callers who have the table's mutex, or are alone."""
-        targets = [*list(self._newcomers), *(target for queue in self._queues.values() for target in queue)]
+        targets = [
+            *list(self._newcomers),
+            *(target for queue in self._queues.values() for target in queue),
+        ]
         return [target for target in targets if isinstance(target, Hold)]
 
     def wake_by(self, at: float) -> None:
@@ -155,7 +167,9 @@ class Heartbeat:
         if wake:
             self._mailbox.put(None)
 
-    def undo(self, what: str, action: Callable[[float], object], moot_at: Callable[[], float]) -> None:
+    def undo(
+        self, what: str, action: Callable[[float], object], moot_at: Callable[[], float]
+    ) -> None:
         """Run the action in the background, again and again until it succeeds or the lease has ended by itself."""
         self._undos.append(_Undo(what, action, moot_at))
         while len(self._undos) > MOST_UNDOS:
@@ -198,13 +212,17 @@ class Heartbeat:
             self.start()
 
     def start(self) -> None:
-        """Start the thread, unless it runs or is to end. Raises RuntimeError where none can be started."""
+        """Start the thread, unless it runs or is to end.
+
+        Raises RuntimeError where none can be started.
+        """
         if self._stop_by is None:
             self._table.starting()
             try:
                 self._worker.start()
             except RuntimeError:
-                if not self._table.at_exit:  # an exit handler locks: it has what is left of its lease
+                # An exit handler locks: it has what is left of its lease.
+                if not self._table.at_exit:
                     raise
 
     # --- the thread
@@ -214,7 +232,8 @@ class Heartbeat:
         maintain_at: float | None = None
         while True:
             with self._mutex:
-                # Until it is known when to wake, who puts a newcomer in has to wake this thread: it may not be among those that move now.
+                # Until it is known when to wake, who puts a newcomer in has to wake this thread: it
+                # may not be among those that move now.
                 planned_at, self._wake_at = self._wake_at, float("inf")
                 self._move_newcomers()
                 self._wake_at = self._next_due(maintain_at, planned_at)
@@ -231,7 +250,8 @@ class Heartbeat:
                     checked = True
                     self._warn_of_settings()
                 maintain_at = self._table.backend.maintain(now_seconds())
-            except BaseException:  # no signal handler runs in this thread, so not even SystemExit is meant for it
+            except BaseException:
+                # No signal handler runs in this thread, so not even SystemExit is meant for it.
                 logger.exception("fencedlock: the heartbeat stumbled, and goes on")
                 if self._stop_by is not None:
                     return
@@ -245,13 +265,23 @@ class Heartbeat:
 
     def _spare_seconds(self) -> float:
         """How long something other than a beat may take."""
-        return min(self._table.backend.request_timeout_seconds, max(LEAST_SPARE_SECONDS, (self._next_beat_at() - now_seconds()) / 2))
+        return min(
+            self._table.backend.request_timeout_seconds,
+            max(LEAST_SPARE_SECONDS, (self._next_beat_at() - now_seconds()) / 2),
+        )
 
     def _next_beat_at(self) -> float:
         """When the next beat falls due, by the local clock; infinite if none is planned."""
         with self._mutex:
             self._move_newcomers()
-            return min((due for queue in self._queues.values() for due in itertools.islice(queue.values(), 1)), default=float("inf"))
+            return min(
+                (
+                    due
+                    for queue in self._queues.values()
+                    for due in itertools.islice(queue.values(), 1)
+                ),
+                default=float("inf"),
+            )
 
     def _queue(self, delay_seconds: float) -> Queue:
         queue = self._queues.get(delay_seconds)
@@ -266,7 +296,8 @@ class Heartbeat:
             if planned is None:
                 continue
             delay_seconds, due = planned
-            # In there before it is out of here: who does not find it here must find it there, and Ctrl-C must not leave it nowhere.
+            # In there before it is out of here: who does not find it here must find it there, and
+            # Ctrl-C must not leave it nowhere.
             queue = target.queue = self._queue(delay_seconds)
             queue[target] = due
             if self._newcomers.pop(target, None) is None:
@@ -281,8 +312,8 @@ class Heartbeat:
         if self._undos:
             due.append(self._retry_undos_at)
         if planned_at > now_seconds():
-            # Kept even if what was planned for then is gone: a lock that is taken and released in a loop would otherwise
-            # wake this thread each time.
+            # Kept even if what was planned for then is gone: a lock that is taken and released in a
+            # loop would otherwise wake this thread each time.
             due.append(planned_at)
         return min(due, default=float("inf"))
 
@@ -310,7 +341,10 @@ class Heartbeat:
             for delay_seconds, queue in self._queues.items():
                 due: list[Hold | Claim] = []
                 for target, due_at in queue.items():
-                    if due_at > now + (EARLY_SHARE * delay_seconds if due else 0.0) or len(due) == MOST_AT_ONCE:
+                    if (
+                        due_at > now + (EARLY_SHARE * delay_seconds if due else 0.0)
+                        or len(due) == MOST_AT_ONCE
+                    ):
                         break
                     due.append(target)
                 for target in due:
@@ -347,7 +381,12 @@ class Heartbeat:
                 if isinstance(answer, BackendUnavailableError):
                     self._table.outage.began(answer)
                 elif hold.state is LeaseState.HELD:
-                    logger.warning("fencedlock: a beat for lock %r failed; trying again until its lease ends: %s", hold.bound.name, answer)
+                    logger.warning(
+                        "fencedlock: a beat for lock %r failed; trying again until its lease ends: "
+                        "%s",
+                        hold.bound.name,
+                        answer,
+                    )
                 hold.happened(LeaseEvent.BEAT_FAILED)
                 retry_seconds = min(LONGEST_RETRY_SECONDS, hold.lease_seconds / 10)
                 self.add(hold, min(retry_seconds, max(0.0, hold.deadline - now)))
@@ -362,9 +401,13 @@ class Heartbeat:
             if not hold.wants_beats():
                 self.discard(hold)
             elif not hold.owner.alive():
-                self._table.report_lost(hold, LeaseEvent.OWNER_DIED, "its thread ended without a release")
+                self._table.report_lost(
+                    hold, LeaseEvent.OWNER_DIED, "its thread ended without a release"
+                )
             elif now >= hold.deadline:
-                self._table.report_lost(hold, LeaseEvent.DEADLINE_PASSED, "its lease ended before a beat was answered")
+                self._table.report_lost(
+                    hold, LeaseEvent.DEADLINE_PASSED, "its lease ended before a beat was answered"
+                )
             else:
                 holds.append(hold)
         return holds
@@ -386,7 +429,9 @@ class Heartbeat:
                     claim.waiting(answer)
                 elif isinstance(answer, (Gone, Exception)):
                     claim.must_ask = True
-                ring = claim.must_ask or claim.grant is not None or claim.recheck_at < recheck_before
+                ring = (
+                    claim.must_ask or claim.grant is not None or claim.recheck_at < recheck_before
+                )
             if ring:
                 claim.ring()
             self._beat_every(claim, claim.beat_every_seconds)
@@ -404,7 +449,9 @@ class Heartbeat:
             heads = [next(iter(queue)) for queue in self._queues.values() if queue]
         ends = [head.deadline if isinstance(head, Hold) else head.alive_until for head in heads]
         least_left = min((end for end in ends if end > now), default=float("inf")) - now
-        return min(self._table.request_seconds(lease_seconds), max(LEAST_SPARE_SECONDS, least_left / 2))
+        return min(
+            self._table.request_seconds(lease_seconds), max(LEAST_SPARE_SECONDS, least_left / 2)
+        )
 
     def _retry_undos(self, until: float) -> None:
         """Undo one after another, until this time, or a beat falls due, or the server does not answer."""
@@ -422,11 +469,17 @@ class Heartbeat:
             if now >= until or (self._stop_by is None and self._next_beat_at() <= now):
                 self._undos.appendleft(undo)
                 break
-            seconds = self._spare_seconds() if self._stop_by is None else max(LEAST_SPARE_SECONDS, until - now)
+            seconds = (
+                self._spare_seconds()
+                if self._stop_by is None
+                else max(LEAST_SPARE_SECONDS, until - now)
+            )
             try:
                 undo.action(min(seconds, self._table.backend.request_timeout_seconds))
             except FencedLockError as error:
-                logger.debug("fencedlock: %s failed, trying again until its lease ends: %s", undo.what, error)
+                logger.debug(
+                    "fencedlock: %s failed, trying again until its lease ends: %s", undo.what, error
+                )
                 kept.append(undo)
                 if isinstance(error, BackendUnavailableError):
                     self._retry_undos_at = now_seconds() + LONGEST_RETRY_SECONDS / 4

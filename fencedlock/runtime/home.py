@@ -22,7 +22,10 @@ _find_default: Callable[[], Home]
 
 
 def default_home() -> Home:
-    """Return the default client of this process. Raises ConfigurationError if none is configured."""
+    """Return the default client of this process.
+
+    Raises ConfigurationError if none is configured.
+    """
     return _find_default()
 
 

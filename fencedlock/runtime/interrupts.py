@@ -1,8 +1,9 @@
 """Tells what a signal handler raised from what our own I/O raised.
 
-Time limits of job queues (Celery's, RQ's, ``signal.alarm``) raise an ordinary ``Exception``, sometimes a ``TimeoutError``, from a signal
-handler, in the middle of whatever the main thread does, a socket call included. Only what that call itself raised is an I/O error; what a
-handler raised belongs to the program and has to leave the library unchanged.
+Time limits of job queues (Celery's, RQ's, ``signal.alarm``) raise an ordinary ``Exception``,
+sometimes a ``TimeoutError``, from a signal handler, in the middle of whatever the main thread does,
+a socket call included. Only what that call itself raised is an I/O error; what a handler raised
+belongs to the program and has to leave the library unchanged.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ def raised_by_handler(error: BaseException) -> BaseException | None:
     """The exception of a signal handler that this one is, or that a library in between has turned into this one; None if there is none."""
     if _passed_a_handler(error.__traceback__):
         return error
-    # What was being handled before our call began is a context of the error too. It was caught further out than the error has come.
+    # What was being handled before our call began is a context of the error too. It was caught
+    # further out than the error has come.
     frames = list(_frames(error.__traceback__))
     seen = {id(error)}
     found = error.__cause__ or error.__context__
@@ -59,4 +61,7 @@ def _passed_a_handler(trace: TracebackType | None) -> bool:
 
 
 def _was_given(frame: FrameType, other: FrameType) -> bool:
-    return any(value is other or (isinstance(value, tuple) and any(item is other for item in value)) for value in frame.f_locals.values())
+    return any(
+        value is other or (isinstance(value, tuple) and any(item is other for item in value))
+        for value in frame.f_locals.values()
+    )

@@ -17,7 +17,14 @@ from fencedlock.core.answers import RELEASED, Grant, NotOurs, Renewed
 from fencedlock.core.backend import Backend, BackendFactory
 from fencedlock.core.claims import BoundLock, Claim, Hold
 from fencedlock.core.lease import NOT_OURS_REASON, LeaseEvent, LeaseState
-from fencedlock.errors import BackendError, BackendUnavailableError, ConfigurationError, FencedLockError, LockLostError, NotOwnedError
+from fencedlock.errors import (
+    BackendError,
+    BackendUnavailableError,
+    ConfigurationError,
+    FencedLockError,
+    LockLostError,
+    NotOwnedError,
+)
 from fencedlock.runtime.cancellation import Cancellation
 from fencedlock.runtime.cooperation import raise_if_patched_too_late
 from fencedlock.runtime.heartbeat import SOON_SECONDS, Heartbeat
@@ -27,15 +34,25 @@ from fencedlock.runtime.owners import Owner, new_claim_id, new_client_id, this_t
 from fencedlock.runtime.pauses import pause_seconds
 from fencedlock.runtime.process import CopiedProcessError, become_own, in_child, own
 from fencedlock.runtime.threads import Event, make_mutex
-from fencedlock.runtime.waiting import LEAST_REQUEST_SECONDS, REQUEST_SHARE_OF_LEASE, Wait, ask, raise_if_ended
+from fencedlock.runtime.waiting import (
+    LEAST_REQUEST_SECONDS,
+    REQUEST_SHARE_OF_LEASE,
+    Wait,
+    ask,
+    raise_if_ended,
+)
 
 logger: logging.Logger = logging.getLogger("fencedlock")
 
 WITHDRAW_SECONDS = 0.25
-"""A caller who gives up waits so long for the withdrawal; after that it goes on in the background."""
+"""A caller who gives up waits so long for the withdrawal; after that it goes on in the
+background.
+"""
 
 CLOSE_SECONDS = 5.0
-"""Closing a client waits so long for its server, at the most, and so does the end of the interpreter for all clients together."""
+"""Closing a client waits so long for its server, at the most, and so does the end of the
+interpreter for all clients together.
+"""
 
 LOOK_SECONDS = 0.002
 """How often closing looks whether releases that had begun are done."""
@@ -44,7 +61,8 @@ _HELD, _LOST, _RELEASED = LeaseState.HELD, LeaseState.LOST, LeaseState.RELEASED
 _NEVER = float("inf")
 
 
-_changing = make_mutex()  # reentrant: a destructor that the garbage collector runs inside may use a lock too
+# Reentrant: a destructor that the garbage collector runs inside may use a lock too.
+_changing = make_mutex()
 in_child(_changing._at_fork_reinit)
 Hold.changing = _changing
 
@@ -71,23 +89,41 @@ class Resource:
         """By the number of the owner. More than one only while a lost hold is not unwound yet."""
 
     def __del__(self) -> None:
-        held = [hold for hold in getattr(self, "holds", {}).values() if hold.state in (LeaseState.HELD, LeaseState.UNKNOWN)]
+        held = [
+            hold
+            for hold in getattr(self, "holds", {}).values()
+            if hold.state in (LeaseState.HELD, LeaseState.UNKNOWN)
+        ]
         if held and own[0]:
             self.table.heartbeat.collect(held)
             warnings.warn(
-                f"the last handle of held lock {self.name!r} was collected; it is released", ResourceWarning, stacklevel=2, source=self
+                f"the last handle of held lock {self.name!r} was collected; it is released",
+                ResourceWarning,
+                stacklevel=2,
+                source=self,
             )
 
 
 class Terms:
     """What a handle asks for, each time.
 
-    It is not the handle itself, for that is of one class or another: Python is slower where it meets both in turn.
+    It is not the handle itself, for that is of one class or another: Python is slower where it
+    meets both in turn.
     """
 
-    __slots__ = ("fair", "handle", "latest", "lease_seconds", "request_seconds", "resource", "table")
+    __slots__ = (
+        "fair",
+        "handle",
+        "latest",
+        "lease_seconds",
+        "request_seconds",
+        "resource",
+        "table",
+    )
 
-    def __init__(self, handle: object, resource: Resource, lease_seconds: float, fair: bool) -> None:
+    def __init__(
+        self, handle: object, resource: Resource, lease_seconds: float, fair: bool
+    ) -> None:
         self.handle: weakref.ref[Any] = weakref.ref(handle)
         self.table: LockTable = resource.table
         self.resource: Resource = resource
@@ -99,7 +135,10 @@ class Terms:
 
 
 class LockTable:
-    """The claims and holds of one client in one process. Locks, the heartbeat, the inbox and waiting threads all act on it."""
+    """The claims and holds of one client in one process.
+
+    Locks, the heartbeat, the inbox and waiting threads all act on it.
+    """
 
     def __init__(
         self,
@@ -118,13 +157,16 @@ class LockTable:
         self._resources: weakref.WeakValueDictionary[str, Resource] = weakref.WeakValueDictionary()
         self.closed: bool = False
         self.at_exit: bool = False
-        """True once everything was released because the interpreter ends. Handlers that run later may still lock."""
+        """True once everything was released because the interpreter ends. Handlers that run later
+        may still lock.
+        """
         self._begin()
 
     def _begin(self) -> None:
         """Everything that belongs to this process alone: made anew in a forked child."""
         self.client_id: str = new_client_id()
-        # Reentrant: a destructor that the garbage collector runs in the middle of something may use a lock too.
+        # Reentrant: a destructor that the garbage collector runs in the middle of something may use
+        # a lock too.
         self.mutex: AbstractContextManager[bool] = make_mutex()
         self.listening: bool = False
         self.backend: Backend = self._make_backend(self.client_id)
@@ -134,7 +176,9 @@ class LockTable:
         self.outage: Outage = Outage()
         self._ended = False
         self._will_close = False
-        """True once a child of multiprocessing has been asked to release everything when it ends."""
+        """True once a child of multiprocessing has been asked to release everything when it
+        ends.
+        """
 
     def become_child(self) -> None:
         """In a forked child: hold nothing, and be a client of its own."""
@@ -143,7 +187,8 @@ class LockTable:
         waiting = list(self._claims.values())
         self.backend.forget_connections()
         self._begin_again()
-        for claim in waiting:  # a signal handler has forked in the middle of a wait: the child's thread claims anew
+        # A signal handler has forked in the middle of a wait: the child's thread claims anew.
+        for claim in waiting:
             claim.ring()
 
     def _begin_again(self) -> None:
@@ -157,7 +202,8 @@ class LockTable:
     def close(self) -> None:
         """Release all holds, end all waiting, and stop the threads. Closing twice does nothing.
 
-        The heartbeat's thread does it, if there is anything to do, because no signal handler interrupts that one.
+        The heartbeat's thread does it, if there is anything to do, because no signal handler
+        interrupts that one.
         """
         become_own()
         self.closed = True
@@ -179,7 +225,10 @@ class LockTable:
             self.heartbeat.close_table(deadline)
 
     def finish_exit(self, deadline: Deadline) -> None:
-        """Wait for that, or do it. Exit handlers that run later may lock, and find another beginning."""
+        """Wait for that, or do it.
+
+        Exit handlers that run later may lock, and find another beginning.
+        """
         if not self.closed:
             self.at_exit = True
             self.heartbeat.wait(deadline)
@@ -202,7 +251,8 @@ class LockTable:
         for hold in self.heartbeat.holds():
             reachable = self._end_quickly(hold, deadline, reachable=reachable)
         while self.heartbeat.holds() and deadline.left() > 0:
-            time.sleep(LOOK_SECONDS)  # what is left is being released by its owner just now, who needs a connection
+            # What is left is being released by its owner just now, who needs a connection.
+            time.sleep(LOOK_SECONDS)
         self.heartbeat.stop(deadline)
         self.backend.close(deadline.left())
         self._losses.close()
@@ -215,9 +265,15 @@ class LockTable:
         self._forget(hold, LeaseEvent.RELEASED)
         if reachable and now_seconds() < hold.deadline and deadline.left() > 0:
             try:
-                hold.bound.release(hold, min(self.request_seconds(hold.lease_seconds), deadline.left()))
+                hold.bound.release(
+                    hold, min(self.request_seconds(hold.lease_seconds), deadline.left())
+                )
             except FencedLockError as error:
-                logger.warning("fencedlock: lock %r was not released, and its lease runs out: %s", hold.bound.name, error)
+                logger.warning(
+                    "fencedlock: lock %r was not released, and its lease runs out: %s",
+                    hold.bound.name,
+                    error,
+                )
                 return False
         return reachable
 
@@ -232,13 +288,17 @@ class LockTable:
     def starting(self) -> None:
         """The heartbeat starts: from now on there may be something to release at exit.
 
-        A child of multiprocessing runs its finalizers when it ends, but before Python 3.13 no atexit functions.
+        A child of multiprocessing runs its finalizers when it ends, but before Python 3.13 no
+        atexit functions.
         """
         if self._will_close:
             return
         self._will_close = True
         for package in ("multiprocessing", "billiard"):  # billiard is Celery's
-            processes, util = sys.modules.get(f"{package}.process"), sys.modules.get(f"{package}.util")
+            processes, util = (
+                sys.modules.get(f"{package}.process"),
+                sys.modules.get(f"{package}.util"),
+            )
             if processes is None or util is None:
                 continue
             if getattr(processes.current_process(), "_parent_pid", None) is not None:
@@ -250,30 +310,56 @@ class LockTable:
             raise ConfigurationError("this client is closed: connect() again")
 
     def resource(self, name: str) -> Resource:
-        """What all handles of this name share. Raises ConfigurationError for what can't be a name."""
+        """What all handles of this name share.
+
+        Raises ConfigurationError for what can't be a name.
+        """
         self.raise_if_closed()
         with self.mutex:
             resource = self._resources.get(name) if isinstance(name, str) else None
             if resource is None:
                 made = Resource(self, name)
-                resource = self._resources.setdefault(name, made)  # a destructor may have made one meanwhile
+                # A destructor may have made one meanwhile.
+                resource = self._resources.setdefault(name, made)
             return resource
 
-    def acquire(self, terms: Terms, owner: Owner, timeout_seconds: float, cancel: Cancellation | None) -> bool:
-        """Acquire for the calling thread, its owner, which does not hold the lock. A timeout of 0 means one try."""
+    def acquire(
+        self, terms: Terms, owner: Owner, timeout_seconds: float, cancel: Cancellation | None
+    ) -> bool:
+        """Acquire for the calling thread, its owner, which does not hold the lock.
+
+        A timeout of 0 means one try.
+        """
         raise_if_patched_too_late()
         if self.closed or self.at_exit:
-            raise_if_ended(self, terms.resource.name, None) if self.at_exit else self.raise_if_closed()
+            raise_if_ended(
+                self, terms.resource.name, None
+            ) if self.at_exit else self.raise_if_closed()
         patient = timeout_seconds > 0
         deadline = now_seconds() + timeout_seconds if timeout_seconds != _NEVER else _NEVER
         if cancel is not None:
             cancel.raise_if_cancelled(terms.resource.name)
         while True:
-            claim = Claim(new_claim_id(self.client_id, owner.number), terms.resource.bound, owner, terms.lease_seconds, terms.fair, patient)
+            claim = Claim(
+                new_claim_id(self.client_id, owner.number),
+                terms.resource.bound,
+                owner,
+                terms.lease_seconds,
+                terms.fair,
+                patient,
+            )
             try:
-                seconds = terms.request_seconds if deadline == _NEVER or not patient else self.seconds_to_ask(claim, deadline)
+                seconds = (
+                    terms.request_seconds
+                    if deadline == _NEVER or not patient
+                    else self.seconds_to_ask(claim, deadline)
+                )
                 answer = ask(self, claim, patient and self.listening, seconds)
-                grant = answer if type(answer) is tuple else Wait(self, claim, deadline, cancel).for_grant(answer)
+                grant = (
+                    answer
+                    if type(answer) is tuple
+                    else Wait(self, claim, deadline, cancel).for_grant(answer)
+                )
                 if grant is not None and self._enter(terms, owner, claim, grant):
                     return True
                 self.give_up(claim)
@@ -287,7 +373,8 @@ class LockTable:
                 raise
             if grant is None and (not claim.spent or now_seconds() >= deadline):
                 return False
-            raise_if_ended(self, terms.resource.name, cancel)  # the client was closed, or the grant lapsed on its way: ask anew
+            # The client was closed, or the grant lapsed on its way: ask anew.
+            raise_if_ended(self, terms.resource.name, cancel)
 
     def _enter(self, terms: Terms, owner: Owner, claim: Claim, grant: Grant) -> bool:
         """Make the grant a hold; False if it lapsed on its way to us, and must not be used."""
@@ -301,12 +388,15 @@ class LockTable:
             return False
         holds = terms.resource.holds
         hold = Hold(claim, token, deadline, abandoned, terms.handle, holds)
-        # A claim or a hold, but never both: of both, whoever closes the client would withdraw the claim while the hold is still good.
+        # A claim or a hold, but never both: of both, whoever closes the client would withdraw the
+        # claim while the hold is still good.
         if self._claims:
             self._claims.pop(claim.id, None)
         holds[owner.number] = hold
         self.heartbeat.begin(hold, beat_after, now + beat_after)
-        if self.closed:  # whoever closes the client says so first, and looks for holds then: so one of us sees the other
+        # Whoever closes the client says so first, and looks for holds then: so one of us sees the
+        # other.
+        if self.closed:
             self._forget(hold, LeaseEvent.RELEASED)
             return False
         if claim.bell is not None:  # it has waited, so it may be beaten for
@@ -323,7 +413,8 @@ class LockTable:
     def give_up(self, claim: Claim, *, reachable: bool = True) -> bool:
         """Nobody waits for the claim any more: see to it that nothing of it stays on the server.
 
-        Without ``reachable``, or if the server does not answer at once (False), the background does so.
+        Without ``reachable``, or if the server does not answer at once (False), the background does
+        so.
         """
         seconds = self.request_seconds(claim.lease_seconds)
         try:
@@ -347,7 +438,9 @@ class LockTable:
 
     def _withdraw_later(self, claim: Claim) -> None:
         action = partial(claim.bound.withdraw, claim)
-        self.heartbeat.undo(f"the withdrawal of a claim on lock {claim.bound.name!r}", action, self._moot_at(claim))
+        self.heartbeat.undo(
+            f"the withdrawal of a claim on lock {claim.bound.name!r}", action, self._moot_at(claim)
+        )
 
     def _moot_at(self, target: Claim | Hold) -> Callable[[], float]:
         """When the server will have forgotten by itself what is to be undone now."""
@@ -359,7 +452,10 @@ class LockTable:
         self._change_depth(hold, 1)
 
     def undeepen(self, hold: Hold) -> None:
-        """A nested release: one level less. A lost lease is reported at once, not only at the last release."""
+        """A nested release: one level less.
+
+        A lost lease is reported at once, not only at the last release.
+        """
         try:
             self.raise_if_lost(hold)
         except LockLostError:
@@ -370,8 +466,9 @@ class LockTable:
     def _change_depth(self, hold: Hold, change: int) -> None:
         """Change the depth here and write it down on the server.
 
-        The lease is ours by the local clock, so an unanswered question does not decide: the next beat carries the depth. An exception
-        of a signal handler finds the depth changed or not, and the server is told by the next beat.
+        The lease is ours by the local clock, so an unanswered question does not decide: the next
+        beat carries the depth. An exception of a signal handler finds the depth changed or not, and
+        the server is told by the next beat.
         """
         before = hold.depth
         try:
@@ -413,9 +510,12 @@ class LockTable:
         self.heartbeat.add(hold, lease_seconds / 3)
 
     def _tell(self, hold: Hold, timeout_seconds: float, *, manual: bool = False) -> None:
-        """Send the hold's depth and lease, and learn whether it stands. Raises LockLostError, BackendError.
+        """Send the hold's depth and lease, and learn whether it stands.
 
-        It is asked twice at most, and by a manual renewal as often as there is time: for others, the next beat tells the server.
+        Raises LockLostError, BackendError.
+
+        It is asked twice at most, and by a manual renewal as often as there is time: for others,
+        the next beat tells the server.
         """
         operation, failures, give_up_at = hold.operation, 0, now_seconds() + timeout_seconds
         while True:
@@ -435,7 +535,8 @@ class LockTable:
             try:
                 raise answer
             finally:
-                del answer  # an error in a variable of a frame that it has passed keeps all frames alive
+                # An error in a variable of a frame that it has passed keeps all frames alive.
+                del answer
         else:
             self.report_lost(hold, LeaseEvent.NOT_OURS, NOT_OURS_REASON)
             raise self._lost_error(hold)
@@ -448,7 +549,9 @@ class LockTable:
             except LockLostError:
                 self._forget(hold, LeaseEvent.RELEASED)
                 if hold.claim.unanswered or now_seconds() < hold.lasts_until:
-                    self._release_later(hold)  # an old packet may still be under way, or the server not know how short the lease was
+                    # An old packet may still be under way, or the server not know how short the
+                    # lease was.
+                    self._release_later(hold)
                 raise
         try:
             claim = hold.claim
@@ -464,21 +567,31 @@ class LockTable:
             if not isinstance(error, FencedLockError):
                 raise
             logger.warning(
-                "fencedlock: the release of lock %r had no answer; trying again until its lease ends: %s", hold.bound.name, error
+                "fencedlock: the release of lock %r had no answer; trying again until its lease "
+                "ends: %s",
+                hold.bound.name,
+                error,
             )
             return
-        # "Not ours" to a first copy means that the hold was taken from us. To a later copy it may mean that the first one
-        # ended it; or that the lease ran out while we asked, which harms nobody: the body was done.
+        # "Not ours" to a first copy means that the hold was taken from us. To a later copy it may
+        # mean that the first one ended it; or that the lease ran out while we asked, which harms
+        # nobody: the body was done.
         if answer is RELEASED:
             return
         assert isinstance(answer, NotOurs)
-        if not (answer.replayed and (answer.ended >= hold.number or now_seconds() >= hold.deadline)):
+        if not (
+            answer.replayed and (answer.ended >= hold.number or now_seconds() >= hold.deadline)
+        ):
             self.report_lost(hold, LeaseEvent.RELEASE_REFUSED, NOT_OURS_REASON)
             raise self._lost_error(hold)
 
     def _release_later(self, hold: Hold) -> None:
         action, moot_at = partial(hold.bound.release, hold), self._moot_at(hold)
-        self.heartbeat.undo(f"the release of lock {hold.bound.name!r}", action, lambda: max(moot_at(), hold.lasts_until))
+        self.heartbeat.undo(
+            f"the release of lock {hold.bound.name!r}",
+            action,
+            lambda: max(moot_at(), hold.lasts_until),
+        )
 
     def release_dropped(self, hold: Hold) -> None:
         """Go up one level for a ``with`` statement whose end was interrupted before it could begin; called by the heartbeat."""
@@ -495,7 +608,10 @@ class LockTable:
     def release_collected(self, hold: Hold) -> None:
         """Release a hold whose last handle was collected; called by the heartbeat."""
         if hold.wants_beats():
-            logger.warning("fencedlock: the last handle of held lock %r was collected; it is released", hold.bound.name)
+            logger.warning(
+                "fencedlock: the last handle of held lock %r was collected; it is released",
+                hold.bound.name,
+            )
             self._forget(hold, LeaseEvent.RELEASED)
             self._release_later(hold)
 
@@ -508,13 +624,18 @@ class LockTable:
         if event is LeaseEvent.OWNER_DIED:
             hold.siblings.pop(hold.owner.number, None)
         if event in (LeaseEvent.OWNER_DIED, LeaseEvent.DEADLINE_PASSED):
-            self.heartbeat.undo(f"the end of lost lock {hold.bound.name!r}", partial(hold.bound.abandon, hold), self._moot_at(hold))
+            self.heartbeat.undo(
+                f"the end of lost lock {hold.bound.name!r}",
+                partial(hold.bound.abandon, hold),
+                self._moot_at(hold),
+            )
         handle = hold.handle()
         callback = (handle and handle._on_lost) or self.on_lost
         if callback is None:
             return
         if handle is None:
-            make_handle = self._make_handle()  # the one that took it is gone, and another one keeps the lock
+            # The one that took it is gone, and another one keeps the lock.
+            make_handle = self._make_handle()
             handle = make_handle and make_handle(hold.bound.name)
         if handle is not None:
             self._losses.tell(callback, handle, reason)
@@ -529,23 +650,29 @@ class LockTable:
         """From now on the owner does not hold the lock."""
         number = hold.owner.number
         if hold.siblings.get(number) is hold:
-            hold.siblings.pop(number, None)  # another thread, which closes the client, may do the same
+            # Another thread, which closes the client, may do the same.
+            hold.siblings.pop(number, None)
         hold.happened(event)
 
     def raise_if_lost(self, hold: Hold) -> None:
         """Raise LockLostError if the lease has ended, by the local clock or by what the server has said. No I/O."""
         if hold.state is not LeaseState.LOST and now_seconds() >= hold.deadline:
-            self.report_lost(hold, LeaseEvent.DEADLINE_PASSED, "its lease ended before a beat was answered")
+            self.report_lost(
+                hold, LeaseEvent.DEADLINE_PASSED, "its lease ended before a beat was answered"
+            )
         if hold.state is LeaseState.LOST:
             raise self._lost_error(hold)
         if hold.state is LeaseState.RELEASED:
-            raise NotOwnedError(f"cannot release un-acquired lock ({hold.bound.name!r})", lock=hold.bound.name)
+            raise NotOwnedError(
+                f"cannot release un-acquired lock ({hold.bound.name!r})", lock=hold.bound.name
+            )
 
     @staticmethod
     def _lost_error(hold: Hold) -> LockLostError:
         return LockLostError(
-            f"lock {hold.bound.name!r} was lost while held: {hold.reason}. Somebody else may have held it meanwhile: "
-            f"what was written without a check of token {hold.token} needs to be looked at",
+            f"lock {hold.bound.name!r} was lost while held: {hold.reason}. Somebody else may have "
+            f"held it meanwhile: what was written without a check of token {hold.token} needs to "
+            "be looked at",
             lock=hold.bound.name,
             token=hold.token,
             owner=hold.claim_id,
@@ -555,12 +682,19 @@ class LockTable:
 
     def request_seconds(self, lease_seconds: float) -> float:
         """How long a request about a lease of this length may wait for its answer."""
-        longest, share = self.backend.request_timeout_seconds, REQUEST_SHARE_OF_LEASE * lease_seconds
-        return share if share < longest else longest  # noqa: FURB136 - min() takes longer, on the way of each release
+        longest, share = (
+            self.backend.request_timeout_seconds,
+            REQUEST_SHARE_OF_LEASE * lease_seconds,
+        )
+        # Min() takes longer, on the way of each release
+        return share if share < longest else longest  # noqa: FURB136
 
     def seconds_to_ask(self, claim: Claim, deadline: float) -> float:
         """How long a question of this claim may wait for its answer, whose caller gives up at ``deadline``."""
-        return min(self.request_seconds(claim.lease_seconds), max(LEAST_REQUEST_SECONDS, deadline - now_seconds()))
+        return min(
+            self.request_seconds(claim.lease_seconds),
+            max(LEAST_REQUEST_SECONDS, deadline - now_seconds()),
+        )
 
     def listen(self, timeout_seconds: float) -> None:
         """See to it that doorbells arrive, before a claim takes its place in a queue; wait for that at most so long."""
@@ -572,7 +706,10 @@ class LockTable:
         self._claims[claim.id] = claim
 
     def doorbell(self, claim_id: str, token: int, abandoned: bool) -> None:
-        """A release handed the lock to this claim. One that nobody waits for any more has been, or will be, withdrawn."""
+        """A release handed the lock to this claim.
+
+        One that nobody waits for any more has been, or will be, withdrawn.
+        """
         with self.mutex:
             claim = self._claims.get(claim_id)
             if claim is None or claim.closed:
@@ -583,7 +720,15 @@ class LockTable:
     def look_again(self, claim_id: str) -> None:
         """What this waiting claim, or all of an owner whose id this is, was told of the holder's lease is no longer right."""
         claim = self._claims.get(claim_id)
-        claims = [claim] if claim is not None else [claim for claim in list(self._claims.values()) if claim.id.startswith(f"{claim_id}/")]
+        claims = (
+            [claim]
+            if claim is not None
+            else [
+                claim
+                for claim in list(self._claims.values())
+                if claim.id.startswith(f"{claim_id}/")
+            ]
+        )
         for claim in claims:
             with self.mutex:
                 claim.must_ask = True

@@ -24,7 +24,9 @@ class Losses:
     """A queue of losses, in order, and the thread that calls the callbacks."""
 
     def __init__(self) -> None:
-        self._queue: SimpleQueue[tuple[Callable[[Any, str], object], Named, str] | None] = SimpleQueue()
+        self._queue: SimpleQueue[tuple[Callable[[Any, str], object], Named, str] | None] = (
+            SimpleQueue()
+        )
         self._worker = Worker(self._run, "fencedlock-on-lost")
 
     def tell(self, callback: Callable[[Any, str], object], lock: Named, reason: str) -> None:
@@ -34,7 +36,8 @@ class Losses:
             self._worker.start()
         except RuntimeError as error:
             logger.error(  # noqa: TRY400 - where the thread could not start says nothing
-                "fencedlock: on_lost of lock %r was not called, because no thread can be started (%s); the lock was lost: %s",
+                "fencedlock: on_lost of lock %r was not called, because no thread can be started "
+                "(%s); the lock was lost: %s",
                 lock.name,
                 error,
                 reason,
@@ -51,4 +54,5 @@ class Losses:
                 callback(lock, reason)
             except Exception:
                 logger.exception("fencedlock: on_lost of lock %r failed", lock.name)
-            loss = callback = lock = None  # type: ignore[assignment] # otherwise these objects would live until the next loss
+            # Otherwise these objects would live until the next loss
+            loss = callback = lock = None  # type: ignore[assignment]

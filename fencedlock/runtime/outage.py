@@ -21,10 +21,16 @@ class Outage:
         """Record that a call had no answer."""
         if self.since is None:
             self.since = now_seconds()
-            logger.warning("fencedlock: %s. Locks that are held stay so until their leases end; calls are tried again", error)
+            logger.warning(
+                "fencedlock: %s. Locks that are held stay so until their leases end; calls are "
+                "tried again",
+                error,
+            )
 
     def ended(self) -> None:
         """Record that a call was answered."""
         since, self.since = self.since, None
         if since is not None:
-            logger.warning("fencedlock: the lock server answers again, after %.1f s", now_seconds() - since)
+            logger.warning(
+                "fencedlock: the lock server answers again, after %.1f s", now_seconds() - since
+            )

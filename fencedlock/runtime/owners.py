@@ -32,13 +32,16 @@ class Dropped(weakref.ref[partial[None]]):
     __slots__ = ("hold",)
 
     hold: Hold | None
-    """The hold that the statement has entered. None before that, and after the statement has left it."""
+    """The hold that the statement has entered. None before that, and after the statement has left
+    it.
+    """
 
 
 class Owner:
     """One thread of one process.
 
-    The object may exist longer than the thread, for example in the frames of a traceback. :meth:`alive` tells.
+    The object may exist longer than the thread, for example in the frames of a traceback.
+    :meth:`alive` tells.
     """
 
     __slots__ = ("_life", "entering", "holder", "number")
@@ -48,7 +51,9 @@ class Owner:
         """The reference for the ``with`` statement that this thread is about to enter."""
         self.number: int = next(_numbers)
         self.holder: str = f"{_host()}/{os.getpid()}/{threading.get_native_id()}"
-        """Host, process id and native thread id, for people to read. It is ASCII, so its length in bytes is its length."""
+        """Host, process id and native thread id, for people to read. It is ASCII, so its length in
+        bytes is its length.
+        """
         self._life = weakref.ref(life)
 
     def alive(self) -> bool:
@@ -60,7 +65,10 @@ _numbers = itertools.count(1)
 
 
 class _ThisThread(threading.local):
-    """Python makes this object anew in each thread. The owner gets a number of its own, because thread ids are used again."""
+    """Python makes this object anew in each thread.
+
+    The owner gets a number of its own, because thread ids are used again.
+    """
 
     def __init__(self) -> None:
         self.begin()
@@ -76,15 +84,19 @@ this_thread: _ThisThread = _ThisThread()
 
 
 def new_client_id() -> str:
-    """Return a new client id: 64 random bits in hexadecimal. The ids of the claims of the client begin with it."""
+    """Return a new client id: 64 random bits in hexadecimal.
+
+    The ids of the claims of the client begin with it.
+    """
     return secrets.token_hex(8)
 
 
 def new_claim_id(client_id: str, owner_number: int) -> str:
     """Return a new claim id: the id of the client, the number of the owner, and a random number.
 
-    A message that tells of a grant has to contain the id, so it must not be possible to guess it. The time is mixed in because a snapshot
-    of a virtual machine that is resumed twice may repeat the random numbers of the system.
+    A message that tells of a grant has to contain the id, so it must not be possible to guess it.
+    The time is mixed in because a snapshot of a virtual machine that is resumed twice may repeat
+    the random numbers of the system.
     """
     return f"{client_id}/{owner_number}/{int.from_bytes(os.urandom(8)) ^ time.time_ns():x}"
 

@@ -1,8 +1,9 @@
 """Notices that this process is a copy of another one, however the copy was made.
 
-A copy has the same client ids, the same sockets and the same holds as its original, but none of its threads. Python's own
-``os.fork`` tells us by a hook. A fork in C does not: uWSGI forks its workers that way by default. So whoever makes a
-claim or sends a call looks at :data:`own` first, and calls :func:`become_own` where it says no.
+A copy has the same client ids, the same sockets and the same holds as its original, but none of its
+threads. Python's own ``os.fork`` tells us by a hook. A fork in C does not: uWSGI forks its workers
+that way by default. So whoever makes a claim or sends a call looks at :data:`own` first, and calls
+:func:`become_own` where it says no.
 """
 
 from __future__ import annotations
@@ -20,12 +21,15 @@ from typing import Protocol
 from fencedlock.runtime.threads import make_mutex
 
 ctypes: ModuleType | None = None
-if hasattr(_thread, "_ThreadHandle"):  # Python 3.13 and newer need it after a fork in C: imported here, because no call imports anything
+# Python 3.13 and newer need it after a fork in C: imported here, because no call imports anything.
+if hasattr(_thread, "_ThreadHandle"):
     with suppress(ImportError):
         ctypes = import_module("ctypes")
 
 _MADV_WIPEONFORK = 18
-"""Linux 4.14 and newer: the kernel empties such memory in a child, whoever forks and by whatever call."""
+"""Linux 4.14 and newer: the kernel empties such memory in a child, whoever forks and by whatever
+call.
+"""
 
 
 class _Mark(Protocol):
@@ -69,15 +73,23 @@ _in_child: list[Callable[[], object]] = []
 _becoming = make_mutex()
 
 PATIENCE_SECONDS = 5.0
-"""Another thread of the copy that becomes its own is waited for so long; the mutex may also be one that the original held."""
+"""Another thread of the copy that becomes its own is waited for so long; the mutex may also be one
+that the original held.
+"""
 
 
 class CopiedProcessError(RuntimeError):
-    """A call was about to be sent through what this process inherited from its original. It never leaves the library."""
+    """A call was about to be sent through what this process inherited from its original.
+
+    It never leaves the library.
+    """
 
 
 def in_child(action: Callable[[], object]) -> None:
-    """Have this done in a child, after what was asked for before. Actions take no mutex that another thread may have held."""
+    """Have this done in a child, after what was asked for before.
+
+    Actions take no mutex that another thread may have held.
+    """
     _in_child.append(action)
 
 
@@ -104,13 +116,16 @@ def _become_child() -> None:
 def _keep_threads() -> None:
     """Let what Python knows of the original's threads live for ever.
 
-    From Python 3.13 on, the end of a Thread object detaches a thread that nobody has joined. Python's own fork tells the objects that
-    there is no such thread any more. After a fork in C, detaching it reads memory that is gone, and kills the process.
+    From Python 3.13 on, the end of a Thread object detaches a thread that nobody has joined.
+    Python's own fork tells the objects that there is no such thread any more. After a fork in C,
+    detaching it reads memory that is gone, and kills the process.
     """
     if ctypes is None:
         return
-    for thread in list(getattr(threading, "_dangling", ())):  # all that exist, those that have ended too; enumerate() would take a mutex
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(thread))  # a list of them would be emptied at exit
+    # All that exist, those that have ended too; enumerate() would take a mutex.
+    for thread in list(getattr(threading, "_dangling", ())):
+        # A list of them would be emptied at exit.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(thread))
 
 
 def _after_fork_in_child() -> None:

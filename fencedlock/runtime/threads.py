@@ -1,7 +1,8 @@
 """Threads, events and mutexes that an exception from a signal handler can't break.
 
-Python runs signal handlers in the main thread, between any two steps of whatever it does. ``threading.Event`` and ``threading.Condition``
-are written in Python: interrupted at a bad moment they keep their mutex, and every other thread that uses them waits for ever.
+Python runs signal handlers in the main thread, between any two steps of whatever it does.
+``threading.Event`` and ``threading.Condition`` are written in Python: interrupted at a bad moment
+they keep their mutex, and every other thread that uses them waits for ever.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 class InterruptibleMutex:
     """A reentrant mutex that a ``with`` statement never leaves taken.
 
-    From Python 3.14 on, the interpreter runs signal handlers after the C code that enters a ``with`` statement has returned, and before the
-    statement is entered: an exception that comes there leaves ``threading.RLock`` taken for ever. It came so in two of three interruptions
-    of a loop.
+    From Python 3.14 on, the interpreter runs signal handlers after the C code that enters a
+    ``with`` statement has returned, and before the statement is entered: an exception that comes
+    there leaves ``threading.RLock`` taken for ever. It came so in two of three interruptions of a
+    loop.
     """
 
     __slots__ = ("__weakref__", "_at_fork_reinit", "_is_owned", "_lock", "acquire", "release")
@@ -48,7 +50,8 @@ class InterruptibleMutex:
         def __exit__(self, *error: object) -> None: ...
 
     else:
-        __exit__ = property(attrgetter("_lock.__exit__"))  # the C lock's own: a function in Python could be interrupted at its beginning
+        # The C lock's own: a function in Python could be interrupted at its beginning.
+        __exit__ = property(attrgetter("_lock.__exit__"))
 
 
 _needs_help = sys.version_info >= (3, 14)
@@ -59,7 +62,11 @@ def make_mutex() -> Any:
 
     Reentrant, because a destructor or a signal handler may run in the middle of anything.
     """
-    return InterruptibleMutex() if _needs_help and hasattr(threading.RLock(), "_recursion_count") else threading.RLock()
+    return (
+        InterruptibleMutex()
+        if _needs_help and hasattr(threading.RLock(), "_recursion_count")
+        else threading.RLock()
+    )
 
 
 class Event(threading.Event):
@@ -97,8 +104,11 @@ class Event(threading.Event):
                 return True
             if timeout is None:
                 return sleeper.acquire()
-            # A waiter that was woken answers True although the event may have been cleared since, as with threading.Event.
-            return sleeper.acquire(timeout=min(max(timeout, 0), threading.TIMEOUT_MAX)) or self._flag
+            # A waiter that was woken answers True although the event may have been cleared since,
+            # as with threading.Event.
+            return (
+                sleeper.acquire(timeout=min(max(timeout, 0), threading.TIMEOUT_MAX)) or self._flag
+            )
         finally:
             self._sleepers.discard(sleeper)
 
@@ -109,8 +119,9 @@ class Event(threading.Event):
 class Worker:
     """A background thread, started on first need.
 
-    ``threading.Thread.start()`` waits for its thread by an event; interrupted there, it leaves a thread that never begins. So that call is
-    made in another thread, which runs no signal handler, and which the interpreter starts in one step.
+    ``threading.Thread.start()`` waits for its thread by an event; interrupted there, it leaves a
+    thread that never begins. So that call is made in another thread, which runs no signal handler,
+    and which the interpreter starts in one step.
     """
 
     def __init__(self, run: Callable[[], object], name: str) -> None:
@@ -125,13 +136,16 @@ class Worker:
         """Set when ``run`` has returned."""
 
     def start(self) -> None:
-        """Start the thread, unless that is done. May be called again after an exception from a signal handler.
+        """Start the thread, unless that is done.
+
+        May be called again after an exception from a signal handler.
 
         Raises RuntimeError where the system, or an interpreter that ends, starts no thread.
         """
         if not self._asked:
             _thread.start_new_thread(self._begin, ())
-            self._asked = True  # an interrupt before this starts a second thread, which finds the role taken
+            # An interrupt before this starts a second thread, which finds the role taken.
+            self._asked = True
 
     @property
     def started(self) -> bool:
@@ -143,7 +157,10 @@ class Worker:
         return threading.current_thread() is self._thread
 
     def wait(self, timeout_seconds: float) -> bool:
-        """Wait for its end, at most so long; False if it goes on. The thread itself does not wait; nobody waits for one never started."""
+        """Wait for its end, at most so long; False if it goes on.
+
+        The thread itself does not wait; nobody waits for one never started.
+        """
         return not self.started or self.is_current() or self.ended.wait(timeout_seconds)
 
     def _begin(self) -> None:

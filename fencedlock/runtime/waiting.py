@@ -11,7 +11,12 @@ from fencedlock.clock import now_seconds
 from fencedlock.core.answers import Busy, ClaimAnswer, Gone, Grant, Waiting
 from fencedlock.core.backend import Backend
 from fencedlock.core.claims import Claim, Hold
-from fencedlock.errors import AcquireCancelledError, BackendError, BackendUnavailableError, FencedLockError
+from fencedlock.errors import (
+    AcquireCancelledError,
+    BackendError,
+    BackendUnavailableError,
+    FencedLockError,
+)
 from fencedlock.runtime.bell import Bell
 from fencedlock.runtime.cancellation import Cancellation
 from fencedlock.runtime.outage import Outage
@@ -23,16 +28,24 @@ logger: logging.Logger = logging.getLogger("fencedlock")
 _Error = TypeVar("_Error", bound=BackendError)
 
 REQUEST_SHARE_OF_LEASE = 0.3
-"""No request waits longer for its answer than this share of the lease it is about, so that a failed one leaves time for another."""
+"""No request waits longer for its answer than this share of the lease it is about, so that a failed
+one leaves time for another.
+"""
 
 LEAST_REQUEST_SECONDS = 0.1
-"""Even the shortest timeout of a caller that waits leaves a request this long: ``acquire(timeout=1e-6)`` takes a free lock."""
+"""Even the shortest timeout of a caller that waits leaves a request this long:
+``acquire(timeout=1e-6)`` takes a free lock.
+"""
 
 LISTENING_SECONDS = 1.0
-"""Who has to wait first waits so long for the way to open by which grants arrive; it goes on without it then, and asks more often."""
+"""Who has to wait first waits so long for the way to open by which grants arrive; it goes on
+without it then, and asks more often.
+"""
 
 LONGEST_SLEEP_SECONDS = 5.0
-"""A thread that waits looks around so often: a signal handler may have made a copy of its process, which nobody wakes."""
+"""A thread that waits looks around so often: a signal handler may have made a copy of its process,
+which nobody wakes.
+"""
 
 SLOW_SECONDS = 10.0
 """A wait of so long is told to the log, with the name of the holder."""
@@ -74,7 +87,9 @@ class Table(Protocol):
         """How long a question of this claim may wait for its answer, whose caller gives up at ``deadline``."""
 
 
-def ask(table: Table, claim: Claim, queue: bool, timeout_seconds: float) -> ClaimAnswer | BackendUnavailableError:
+def ask(
+    table: Table, claim: Claim, queue: bool, timeout_seconds: float
+) -> ClaimAnswer | BackendUnavailableError:
     """Ask for the lock once; with ``queue``, for a place in its queue otherwise."""
     before = claim.may_exist
     try:
@@ -82,7 +97,9 @@ def ask(table: Table, claim: Claim, queue: bool, timeout_seconds: float) -> Clai
             if not table.listening:
                 began_at = now_seconds()
                 table.listen(min(timeout_seconds, LISTENING_SECONDS))
-                timeout_seconds = max(LEAST_REQUEST_SECONDS, began_at + timeout_seconds - now_seconds())
+                timeout_seconds = max(
+                    LEAST_REQUEST_SECONDS, began_at + timeout_seconds - now_seconds()
+                )
             table.expect(claim)
         claim.may_exist = True
         answer = claim.bound.acquire(claim, queue, timeout_seconds)
@@ -112,15 +129,20 @@ def raise_if_ended(table: Table, name: str, cancel: Cancellation | None) -> None
     if cancel is not None:
         cancel.raise_if_cancelled(name)
     if table.at_exit and threading.current_thread().daemon:
-        threading.Event().wait()  # the interpreter ends without this thread, whose error would only be a traceback
+        # The interpreter ends without this thread, whose error would only be a traceback.
+        threading.Event().wait()
     if table.closed:
-        raise AcquireCancelledError(f"the acquisition of {name!r} ended because its client was closed", lock=name)
+        raise AcquireCancelledError(
+            f"the acquisition of {name!r} ended because its client was closed", lock=name
+        )
 
 
 class Wait:
     """One thread's way from what came of its first question to a grant, a time-out or an error."""
 
-    def __init__(self, table: Table, claim: Claim, deadline: float, cancel: Cancellation | None) -> None:
+    def __init__(
+        self, table: Table, claim: Claim, deadline: float, cancel: Cancellation | None
+    ) -> None:
         self._table = table
         self._claim = claim
         self._bell = claim.bell = Bell()
@@ -166,7 +188,10 @@ class Wait:
                 if claim.issued is not None:
                     claim.spent, claim.may_exist = True, claim.unanswered > 0
                     return None
-                raise BackendError("the lock server says that this claim was withdrawn, which nobody did", lock=claim.bound.name)
+                raise BackendError(
+                    "the lock server says that this claim was withdrawn, which nobody did",
+                    lock=claim.bound.name,
+                )
             else:
                 self._pause(outcome)
             self._raise_if_ended()
@@ -197,7 +222,9 @@ class Wait:
                     claim.must_ask = False
                     return True
                 until = min(self._deadline, claim.recheck_at)
-                if claim.queue is None:  # most are served before their first beat falls due: so the heartbeat learns of it then
+                # Most are served before their first beat falls due: so the heartbeat learns of it
+                # then.
+                if claim.queue is None:
                     beat_at = claim.alive_until - 2 * claim.beat_every_seconds
                     if now >= beat_at:
                         table.heartbeat.add(claim, 0.0)
@@ -207,7 +234,9 @@ class Wait:
                 self._slow_at = float("inf")
                 self._say_who_holds()
                 continue
-            table.backend.wait(self._bell, min(until - now, self._slow_at - now, LONGEST_SLEEP_SECONDS))
+            table.backend.wait(
+                self._bell, min(until - now, self._slow_at - now, LONGEST_SLEEP_SECONDS)
+            )
             self._raise_if_copied()
 
     def _raise_if_copied(self) -> None:
@@ -222,11 +251,16 @@ class Wait:
             info = self._claim.bound.inspect(self._table.request_seconds(self._claim.lease_seconds))
         except FencedLockError as error:
             logger.warning(
-                "fencedlock: waiting for lock %r for %.0f s so far, and the server does not say who holds it: %s", name, SLOW_SECONDS, error
+                "fencedlock: waiting for lock %r for %.0f s so far, and the server does not say "
+                "who holds it: %s",
+                name,
+                SLOW_SECONDS,
+                error,
             )
             return
         logger.warning(
-            "fencedlock: waiting for lock %r for %.0f s so far; it is held by %s (host/process/thread), token %s, and %d wait",
+            "fencedlock: waiting for lock %r for %.0f s so far; it is held by %s "
+            "(host/process/thread), token %s, and %d wait",
             name,
             SLOW_SECONDS,
             info.holder or "nobody just now",
@@ -238,7 +272,10 @@ class Wait:
         """Sleep a little before the next question, or raise the error when there is no time left."""
         now = now_seconds()
         if self._failing_since is None:
-            self._failing_since, self._failures = now if error.asked_at is None else error.asked_at, 0
+            self._failing_since, self._failures = (
+                now if error.asked_at is None else error.asked_at,
+                0,
+            )
         self._failures += 1
         limit = self._give_up_at()
         wake_at = min(limit, now + pause_seconds(self._failures))

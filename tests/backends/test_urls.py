@@ -1,4 +1,6 @@
-"""What a URL may say, for every scheme; that it is refused before any I/O; and that nothing shows what gives access."""
+"""What a URL may say, for every scheme; that it is refused before any I/O; and that nothing shows
+what gives access.
+"""
 
 from __future__ import annotations
 
@@ -124,7 +126,9 @@ REFUSED = [
 
 
 def everything_told(error: BaseException) -> str:
-    """The error as it is logged, and all errors that led to it, those too that a traceback leaves out."""
+    """The error as it is logged, and all errors that led to it, those too that a traceback leaves
+    out.
+    """
     told = "".join(traceback.format_exception(error)) + repr(error) + str(vars(error))
     told = told.split("fencedlock.errors.")[-1]  # without the lines of code, which are this test's
     while error.__cause__ or error.__context__:
@@ -134,12 +138,16 @@ def everything_told(error: BaseException) -> str:
 
 
 @pytest.mark.parametrize("url", SHOWN)
-def test_a_client_shows_scheme_host_port_and_database_alone(url: str, connect: Callable[..., fencedlock.Client]) -> None:
+def test_a_client_shows_scheme_host_port_and_database_alone(
+    url: str, connect: Callable[..., fencedlock.Client]
+) -> None:
     client = connect(url)
     assert repr(client).startswith(f"<fencedlock.Client of {SHOWN[url]!r}, id ")
     assert without_password(url) == SHOWN[url]
     lock = client.RLock("x")
-    assert SECRET not in repr(lock) + repr(client.recipe) + repr(client) + repr(client._table.backend)
+    assert SECRET not in repr(lock) + repr(client.recipe) + repr(client) + repr(
+        client._table.backend
+    )
     client.close()
     assert SECRET not in repr(client)
 
@@ -153,7 +161,9 @@ def test_what_is_refused_is_not_shown(url: str, monkeypatch: pytest.MonkeyPatch)
     assert SECRET not in without_password(url)
     monkeypatch.setattr(fencedlock.connecting, "_default", None)
     monkeypatch.setenv("FENCEDLOCK_URL", url)
-    with pytest.raises(fencedlock.ConfigurationError, match=r"FENCEDLOCK_URL|takes|needs") as caught:
+    with pytest.raises(
+        fencedlock.ConfigurationError, match=r"FENCEDLOCK_URL|takes|needs"
+    ) as caught:
         fencedlock.RLock("x")
     assert SECRET not in everything_told(caught.value)
 
@@ -183,7 +193,10 @@ def test_settings_of_etcd_show_no_login() -> None:
 
 @pytest.mark.parametrize("scheme", ["redis", "unix", "rediss"])
 def test_a_server_that_is_not_there_is_named_without_the_password(
-    scheme: str, connect: Callable[..., fencedlock.Client], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    scheme: str,
+    connect: Callable[..., fencedlock.Client],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.DEBUG)
     place = f"/{tmp_path}/s" if scheme == "unix" else f"127.0.0.1:{free_port()}/0"
@@ -193,7 +206,9 @@ def test_a_server_that_is_not_there_is_named_without_the_password(
     assert SECRET not in everything_told(caught.value) + caplog.text
 
 
-def test_a_refused_password_is_not_shown(own_server: Callable[..., RedisServer], connect: Callable[..., fencedlock.Client]) -> None:
+def test_a_refused_password_is_not_shown(
+    own_server: Callable[..., RedisServer], connect: Callable[..., fencedlock.Client]
+) -> None:
     server = own_server()
     with server.client() as raw:
         raw.config_set("requirepass", "another")
@@ -202,7 +217,9 @@ def test_a_refused_password_is_not_shown(own_server: Callable[..., RedisServer],
     assert SECRET not in everything_told(caught.value)
 
 
-def test_a_password_may_hold_anything(own_server: Callable[..., RedisServer], connect: Callable[..., fencedlock.Client]) -> None:
+def test_a_password_may_hold_anything(
+    own_server: Callable[..., RedisServer], connect: Callable[..., fencedlock.Client]
+) -> None:
     server, password = own_server(), "a:b/c@d#e?f%g h+i&j=[k]"
     with server.client() as raw:
         raw.config_set("requirepass", password)
@@ -225,7 +242,12 @@ def test_a_password_may_hold_anything(own_server: Callable[..., RedisServer], co
 
 def test_the_parts_of_a_url() -> None:
     address = parsed("redis://joe:s%40@[fe80::1%25eth0]:7/%30?a=%26+b&c=")
-    assert (address.scheme, address.user, address.password, address.path) == ("redis", "joe", "s@", "/0")
+    assert (address.scheme, address.user, address.password, address.path) == (
+        "redis",
+        "joe",
+        "s@",
+        "/0",
+    )
     assert address.hosts == (Host("[fe80::1%25eth0]", 7),)
     assert address.hosts[0].name == "fe80::1%eth0"
     assert address.options == {"a": "& b", "c": ""}
@@ -255,7 +277,11 @@ def test_the_parts_of_a_url() -> None:
     ],
 )
 def test_redis_py_reads_the_same(url: str) -> None:
-    theirs = {"connection_class": redis.Connection, **redis.connection.parse_url(url), "socket_timeout": 5.0}
+    theirs = {
+        "connection_class": redis.Connection,
+        **redis.connection.parse_url(url),
+        "socket_timeout": 5.0,
+    }
     ours = settings_of(parsed(url), 5.0)
     if url.startswith("rediss"):
         theirs["ssl_check_hostname"] = True
@@ -263,18 +289,29 @@ def test_redis_py_reads_the_same(url: str) -> None:
 
 
 def test_numbers_are_numbers_with_every_redis_py() -> None:
-    settings = settings_of(parsed("rediss://h?protocol=3&ssl_min_version=771&max_connections=9&socket_read_size=99"), 5.0)
-    assert (settings["protocol"], settings["ssl_min_version"], settings["socket_read_size"]) == (3, 771, 99)
+    settings = settings_of(
+        parsed("rediss://h?protocol=3&ssl_min_version=771&max_connections=9&socket_read_size=99"),
+        5.0,
+    )
+    assert (settings["protocol"], settings["ssl_min_version"], settings["socket_read_size"]) == (
+        3,
+        771,
+        99,
+    )
     assert "max_connections" not in settings, "it is the pool's"
 
 
 def test_an_ipv6_address_stands_among_other_hosts() -> None:
     """What newer versions of Python's urlsplit refuse."""
     assert settings_of_url("etcd://joe:pw@a,b:1,[::1]:2").endpoints == ("a:2379", "b:1", "[::1]:2")
-    assert settings_of_url("etcd://[::1],[::2]:5,c") == Settings(("[::1]:2379", "[::2]:5", "c:2379"))
+    assert settings_of_url("etcd://[::1],[::2]:5,c") == Settings(
+        ("[::1]:2379", "[::2]:5", "c:2379")
+    )
 
 
-def test_urllib_splits_no_url_of_ours(monkeypatch: pytest.MonkeyPatch, connect: Callable[..., fencedlock.Client]) -> None:
+def test_urllib_splits_no_url_of_ours(
+    monkeypatch: pytest.MonkeyPatch, connect: Callable[..., fencedlock.Client]
+) -> None:
     """Whatever its version refuses, as text before a bracket, or shows."""
 
     def strict(*_: Any, **__: Any) -> Any:
@@ -294,18 +331,29 @@ except ValueError: print('strict', *sys.version_info[:2])
 
 def test_a_python_with_the_strict_urlsplit() -> None:
     """The newest patch releases have it, and some systems' security releases."""
-    wanted = ["strict", *map(str, sys.version_info[:2])]  # the packages of this environment are for this version
+    # The packages of this environment are for this version.
+    wanted = ["strict", *map(str, sys.version_info[:2])]
     pythons = [sys.executable, "/usr/bin/python3", "/usr/local/bin/python3"]
-    strict = [python for python in pythons if Path(python).exists() and _output(python, STRICT).split() == wanted]
+    strict = [
+        python
+        for python in pythons
+        if Path(python).exists() and _output(python, STRICT).split() == wanted
+    ]
     if not strict:
         pytest.skip("no Python of this version here has the strict urlsplit")
-    assert "etcd://a,b:1,[::1]:2" in _output(strict[0], "import fencedlock; print(fencedlock.connect('etcd://a,b:1,[::1]:2'))")
+    assert "etcd://a,b:1,[::1]:2" in _output(
+        strict[0], "import fencedlock; print(fencedlock.connect('etcd://a,b:1,[::1]:2'))"
+    )
 
 
 def _output(python: str, code: str) -> str:
-    ours = [path for path in sys.path if path.endswith("-packages") or Path(path, "fencedlock").is_dir()]
+    ours = [
+        path for path in sys.path if path.endswith("-packages") or Path(path, "fencedlock").is_dir()
+    ]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(ours)}
-    return subprocess.run([python, "-c", code], capture_output=True, text=True, env=environment, timeout=60).stdout
+    return subprocess.run(
+        [python, "-c", code], capture_output=True, text=True, env=environment, timeout=60
+    ).stdout
 
 
 # --- options
@@ -323,39 +371,71 @@ SCHEMES = {
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 class TestOptions:
-    def test_settings_stand_in_the_query(self, scheme: str, connect: Callable[..., fencedlock.Client]) -> None:
+    def test_settings_stand_in_the_query(
+        self, scheme: str, connect: Callable[..., fencedlock.Client]
+    ) -> None:
         url = f"{SCHEMES[scheme]}?ttl=12.5&namespace=shop%2Fa&outage_timeout=7&socket_timeout=2"
         client = connect(url)
         table = client._table
-        assert (table.ttl, table.outage_timeout, table.backend.request_timeout_seconds) == (12.5, 7, 2)
+        assert (table.ttl, table.outage_timeout, table.backend.request_timeout_seconds) == (
+            12.5,
+            7,
+            2,
+        )
         assert table.backend._namespace == "shop/a"  # type: ignore[attr-defined]
 
     def test_an_argument_wins(self, scheme: str, connect: Callable[..., fencedlock.Client]) -> None:
         url = f"{SCHEMES[scheme]}?ttl=12.5&namespace=shop&outage_timeout=7&socket_timeout=2"
-        table = connect(url, ttl=30, namespace="fencedlock", outage_timeout=30.0, socket_timeout=5)._table
-        assert (table.ttl, table.outage_timeout, table.backend.request_timeout_seconds) == (30, 30, 5)
+        table = connect(
+            url, ttl=30, namespace="fencedlock", outage_timeout=30.0, socket_timeout=5
+        )._table
+        assert (table.ttl, table.outage_timeout, table.backend.request_timeout_seconds) == (
+            30,
+            30,
+            5,
+        )
         assert table.backend._namespace == "fencedlock"  # type: ignore[attr-defined]
 
     @pytest.mark.parametrize("setting", ["ttl", "outage_timeout", "socket_timeout", "token_memory"])
     @pytest.mark.parametrize("text", ["", "soon", "0", "-1", "nan", "inf"])
     def test_wrong_seconds_name_their_place(self, scheme: str, setting: str, text: str) -> None:
-        with pytest.raises(fencedlock.ConfigurationError, match=rf"{setting}= in the query of the URL '{scheme}://.* number of seconds"):
+        with pytest.raises(
+            fencedlock.ConfigurationError,
+            match=rf"{setting}= in the query of the URL '{scheme}://.* number of seconds",
+        ):
             fencedlock.connect(f"{SCHEMES[scheme]}?{setting}={text}")
 
     @pytest.mark.parametrize("text", ["", "%7Bx%7D", "%25", "a%0Ab"])
     def test_wrong_namespaces_name_their_place(self, scheme: str, text: str) -> None:
-        with pytest.raises(fencedlock.ConfigurationError, match=rf"namespace= in the query of the URL '{scheme}://.* without braces"):
+        with pytest.raises(
+            fencedlock.ConfigurationError,
+            match=rf"namespace= in the query of the URL '{scheme}://.* without braces",
+        ):
             fencedlock.connect(f"{SCHEMES[scheme]}?namespace={text}")
 
     @pytest.mark.parametrize(
-        ("typo", "meant"), [("tll=3", "ttl"), ("outage_timout=3", "outage_timeout"), ("socket_timout=3", "socket_timeout")]
+        ("typo", "meant"),
+        [
+            ("tll=3", "ttl"),
+            ("outage_timout=3", "outage_timeout"),
+            ("socket_timout=3", "socket_timeout"),
+        ],
     )
-    def test_a_typo_is_refused_with_what_was_meant(self, scheme: str, typo: str, meant: str) -> None:
-        with pytest.raises(fencedlock.ConfigurationError, match=f"unknown option {typo.partition('=')[0]}=.*did you mean {meant}="):
+    def test_a_typo_is_refused_with_what_was_meant(
+        self, scheme: str, typo: str, meant: str
+    ) -> None:
+        with pytest.raises(
+            fencedlock.ConfigurationError,
+            match=f"unknown option {typo.partition('=')[0]}=.*did you mean {meant}=",
+        ):
             fencedlock.connect(f"{SCHEMES[scheme]}?{typo}")
 
-    @pytest.mark.parametrize("query", ["", "frobnicate", "frobnicate=", "retry=x", "connection_class=x", "a=1&ttl=3"])
-    def test_other_unknown_options_are_refused(self, scheme: str, query: str, connect: Callable[..., fencedlock.Client]) -> None:
+    @pytest.mark.parametrize(
+        "query", ["", "frobnicate", "frobnicate=", "retry=x", "connection_class=x", "a=1&ttl=3"]
+    )
+    def test_other_unknown_options_are_refused(
+        self, scheme: str, query: str, connect: Callable[..., fencedlock.Client]
+    ) -> None:
         if not query:
             assert connect(f"{SCHEMES[scheme]}?")
             return
@@ -364,7 +444,9 @@ class TestOptions:
 
 
 @pytest.mark.parametrize("scheme", ["redis", "rediss", "unix", "embedded"])
-def test_token_memory_stands_in_the_query(scheme: str, connect: Callable[..., fencedlock.Client]) -> None:
+def test_token_memory_stands_in_the_query(
+    scheme: str, connect: Callable[..., fencedlock.Client]
+) -> None:
     backend = connect(f"{SCHEMES[scheme]}?token_memory=3600")._table.backend
     assert backend.scripts is scripts_of(3600.0)  # type: ignore[attr-defined]
     again = pickle.loads(pickle.dumps(connect(SCHEMES[scheme], token_memory=90).RLock("x")))
@@ -378,14 +460,20 @@ def test_etcd_has_no_token_memory() -> None:
         lambda: fencedlock.connect("etcds://h", token_memory=3600),
         lambda: fencedlock.configure("etcd://h", token_memory=3600),
     ):
-        with pytest.raises(fencedlock.ConfigurationError, match="token_memory is for Redis: leave it out"):
+        with pytest.raises(
+            fencedlock.ConfigurationError, match="token_memory is for Redis: leave it out"
+        ):
             make()
     with fencedlock.connect("etcd://h", token_memory=None) as client:
         assert pickle.loads(pickle.dumps(client.RLock("x"))) is not None
 
 
 def test_typos_of_redis_py_s_own_options() -> None:
-    for typo, meant in (("ssl_ca_cert=x", "ssl_ca_certs"), ("sockt_keepalive=1", "socket_keepalive"), ("client-name=x", "client_name")):
+    for typo, meant in (
+        ("ssl_ca_cert=x", "ssl_ca_certs"),
+        ("sockt_keepalive=1", "socket_keepalive"),
+        ("client-name=x", "client_name"),
+    ):
         with pytest.raises(fencedlock.ConfigurationError, match=f"did you mean {meant}="):
             fencedlock.connect(f"rediss://h?{typo}")
     with pytest.raises(fencedlock.ConfigurationError, match="etcds:// takes ca="):
@@ -415,15 +503,24 @@ class TestEnvironment:
         )  # the URL's, the environment's, the default
         assert table.backend._namespace == "shop"  # type: ignore[attr-defined]
 
-    @pytest.mark.parametrize("setting", ["TTL", "NAMESPACE", "OUTAGE_TIMEOUT", "SOCKET_TIMEOUT", "TOKEN_MEMORY"])
-    def test_a_wrong_one_names_its_place(self, setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize(
+        "setting", ["TTL", "NAMESPACE", "OUTAGE_TIMEOUT", "SOCKET_TIMEOUT", "TOKEN_MEMORY"]
+    )
+    def test_a_wrong_one_names_its_place(
+        self, setting: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv("FENCEDLOCK_URL", "redis://localhost:1/0")
         monkeypatch.setenv(f"FENCEDLOCK_{setting}", "{S3cret}")
-        with pytest.raises(fencedlock.ConfigurationError, match=f"the environment variable FENCEDLOCK_{setting} must be") as caught:
+        with pytest.raises(
+            fencedlock.ConfigurationError,
+            match=f"the environment variable FENCEDLOCK_{setting} must be",
+        ) as caught:
             fencedlock.RLock("x")
         assert SECRET not in everything_told(caught.value)
 
-    def test_other_clients_do_not_read_it(self, monkeypatch: pytest.MonkeyPatch, connect: Callable[..., fencedlock.Client]) -> None:
+    def test_other_clients_do_not_read_it(
+        self, monkeypatch: pytest.MonkeyPatch, connect: Callable[..., fencedlock.Client]
+    ) -> None:
         monkeypatch.setenv("FENCEDLOCK_TTL", "12")
         assert connect("redis://localhost:1/0")._table.ttl == 30
 
@@ -433,7 +530,9 @@ class TestEnvironment:
 
 @pytest.fixture
 def tls(own_server: Callable[..., RedisServer], tmp_path: Path) -> tuple[int, Path]:
-    """The port of a server whose certificate is another host's, and the file of the authority that signed it."""
+    """The port of a server whose certificate is another host's, and the file of the authority that
+    signed it.
+    """
     authority = trustme.CA()
     certificate = authority.issue_cert("elsewhere.example")
     own, trusted, port = tmp_path / "own.pem", tmp_path / "ca.pem", free_port()
@@ -448,7 +547,9 @@ def tls(own_server: Callable[..., RedisServer], tmp_path: Path) -> tuple[int, Pa
 
 
 class TestCertificates:
-    def test_another_host_s_is_refused(self, tls: tuple[int, Path], connect: Callable[..., fencedlock.Client]) -> None:
+    def test_another_host_s_is_refused(
+        self, tls: tuple[int, Path], connect: Callable[..., fencedlock.Client]
+    ) -> None:
         port, trusted = tls
         with pytest.raises(fencedlock.BackendError, match="certificate"):
             connect(f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={trusted}").RLock("x").acquire(False)
@@ -459,7 +560,10 @@ class TestCertificates:
     def test_the_name_is_checked_whatever_redis_py_does_by_default(self) -> None:
         """Versions before 6 do not check it."""
         assert settings_of(parsed("rediss://h"), 5.0)["ssl_check_hostname"] is True
-        assert settings_of(parsed("rediss://h?ssl_check_hostname=0"), 5.0)["ssl_check_hostname"] is False
+        assert (
+            settings_of(parsed("rediss://h?ssl_check_hostname=0"), 5.0)["ssl_check_hostname"]
+            is False
+        )
         assert "ssl_check_hostname" not in settings_of(parsed("rediss://h?ssl_cert_reqs=none"), 5.0)
 
 
@@ -484,11 +588,22 @@ NO_URLS: dict[str, tuple[Callable[[], Any], str]] = {
     "class": (lambda: redis.Redis, "a class"),
     "number": (lambda: 6379, "no client"),
     "asyncio": (redis.asyncio.Redis, "asyncio client"),
-    "asyncio cluster": (lambda: asynchronous(lambda: redis.asyncio.cluster.RedisCluster(host="S3cret")), "asyncio client"),
+    "asyncio cluster": (
+        lambda: asynchronous(lambda: redis.asyncio.cluster.RedisCluster(host="S3cret")),
+        "asyncio client",
+    ),
     "asyncio of valkey": (lambda: valkey.asyncio.Valkey(), "asyncio client"),
-    "cluster": (lambda: object.__new__(type("RedisCluster", (redis.cluster.RedisCluster,), {"__del__": lambda _: None})), "a cluster"),
+    "cluster": (
+        lambda: object.__new__(
+            type("RedisCluster", (redis.cluster.RedisCluster,), {"__del__": lambda _: None})
+        ),
+        "a cluster",
+    ),
     "sentinel": (lambda: redis.sentinel.Sentinel([("S3cret", 1)]), r"master_for\(service\)"),
-    "pool": (lambda: redis.ConnectionPool(password="S3cret"), r"redis\.Redis\(connection_pool=pool\)"),
+    "pool": (
+        lambda: redis.ConnectionPool(password="S3cret"),
+        r"redis\.Redis\(connection_pool=pool\)",
+    ),
     "file": (lambda: json, "no client"),
 }
 
@@ -498,7 +613,8 @@ NO_URLS: dict[str, tuple[Callable[[], Any], str]] = {
 def test_what_is_no_url_and_no_client_is_told_what_to_do(kind: str) -> None:
     make, words = NO_URLS[kind]
     with pytest.raises(
-        fencedlock.ConfigurationError, match=rf"can't lock through this \w+: .*{words}.*pass a URL or a redis\.Redis"
+        fencedlock.ConfigurationError,
+        match=rf"can't lock through this \w+: .*{words}.*pass a URL or a redis\.Redis",
     ) as caught:
         fencedlock.connect(make())
     assert SECRET not in everything_told(caught.value)

@@ -1,1 +1,3 @@
-"""Speed, as ratios against peers and the bare wire in one run: absolute times mean little on a shared machine."""
+"""Speed, as ratios against peers and the bare wire in one run: absolute times mean little on a
+shared machine.
+"""

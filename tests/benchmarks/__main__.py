@@ -1,4 +1,6 @@
-"""``python -m tests.benchmarks``: everything in one run, as tables, and as pictures for the documentation."""
+"""``python -m tests.benchmarks``: everything in one run, as tables, and as pictures for the
+documentation.
+"""
 
 from __future__ import annotations
 
@@ -48,8 +50,17 @@ _PACKAGES = {
 def describe_run() -> str:
     """How to repeat this run, and with what it was made."""
     programs = [find_redis_server(any_redis_server()), find_etcd(any_etcd())]
-    servers = [subprocess.run([each, "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[0] for each in programs]
-    packages = [f"{name} {version(name)}" for name in ("hiredis", *_PACKAGES.values(), "grpcio") if found(name)]
+    servers = [
+        subprocess.run(
+            [each, "--version"], capture_output=True, text=True, check=True
+        ).stdout.splitlines()[0]
+        for each in programs
+    ]
+    packages = [
+        f"{name} {version(name)}"
+        for name in ("hiredis", *_PACKAGES.values(), "grpcio")
+        if found(name)
+    ]
     command = shlex.join(["python", "-m", "tests.benchmarks", *sys.argv[1:]])
     python = f"Python {platform.python_version()}"
     return f"``{command}``\n\n{'; '.join([python, f'{os.cpu_count()} CPUs', platform.system(), *servers, *packages])}\n"
@@ -83,16 +94,32 @@ class Report:
             from tests.benchmarks import plots
 
             rates = {label: [run.rate for run in runs] for label, runs in measured.runs.items()}
-            waits = {label: [1000 * run.longest_wait for run in runs] for label, runs in measured.runs.items()}
-            plots.bars(self.folder / f"{name}-rate.svg", f"{title}: acquisitions/s", "acquisitions/s", rates)
-            plots.bars(self.folder / f"{name}-wait.svg", f"{title}: longest wait, ms", "longest wait, ms", waits)
+            waits = {
+                label: [1000 * run.longest_wait for run in runs]
+                for label, runs in measured.runs.items()
+            }
+            plots.bars(
+                self.folder / f"{name}-rate.svg",
+                f"{title}: acquisitions/s",
+                "acquisitions/s",
+                rates,
+            )
+            plots.bars(
+                self.folder / f"{name}-wait.svg",
+                f"{title}: longest wait, ms",
+                "longest wait, ms",
+                waits,
+            )
 
     def times(self, name: str, title: str, seconds: dict[str, list[float]]) -> None:
         if self.folder is not None:
             from tests.benchmarks import plots
 
             plots.bars(
-                self.folder / f"{name}.svg", title, "µs", {label: [1e6 * each for each in values] for label, values in seconds.items()}
+                self.folder / f"{name}.svg",
+                title,
+                "µs",
+                {label: [1e6 * each for each in values] for label, values in seconds.items()},
             )
 
     def growth(self, table: Table, beside: str, others: list[int]) -> None:
@@ -101,10 +128,19 @@ class Report:
             from tests.benchmarks import plots
 
             rows = {row[0]: [float(cell) for cell in row[1:]] for row in table.rows}
-            plots.lines(self.folder / f"{table.name}.svg", "at the server, for each operation", f"{beside} besides", "µs", others, rows)
+            plots.lines(
+                self.folder / f"{table.name}.svg",
+                "at the server, for each operation",
+                f"{beside} besides",
+                "µs",
+                others,
+                rows,
+            )
 
 
-def with_redis(part: Callable[[RedisServer, Report, int, float], None]) -> Callable[[Path, Report, int, float], None]:
+def with_redis(
+    part: Callable[[RedisServer, Report, int, float], None],
+) -> Callable[[Path, Report, int, float], None]:
     def run(folder: Path, report: Report, rounds: int, seconds: float) -> None:
         server = RedisServer(folder, find_redis_server(any_redis_server())).start()
         try:
@@ -119,7 +155,9 @@ def on_redis_uncontended(server: RedisServer, report: Report, rounds: int, secon
     times = uncontended.measure(server, uncontended.free, [*OURS, *peers(), WIRE, *LOCAL], rounds)
     report.add(uncontended.table("uncontended", "acquire and release", times, [REDIS_PY, WIRE]))
     report.times(
-        "uncontended", "acquire and release, nobody else around", {label: each for label, each in times.items() if label not in LOCAL}
+        "uncontended",
+        "acquire and release, nobody else around",
+        {label: each for label, each in times.items() if label not in LOCAL},
     )
     times = uncontended.measure(server, uncontended.nested, [FAIR, PLAIN, PROCESS, HOST], rounds)
     report.add(uncontended.table("nested", "acquire and release while holding", times, [PLAIN]))
@@ -137,7 +175,13 @@ def on_redis_handoff(server: RedisServer, report: Report, rounds: int, seconds: 
         (32, few, 0.001),
     ):
         measured = handoff.measure(
-            server.port, labels, processes, rounds, seconds, section_seconds=section_seconds, with_messages=not section_seconds
+            server.port,
+            labels,
+            processes,
+            rounds,
+            seconds,
+            section_seconds=section_seconds,
+            with_messages=not section_seconds,
         )
         section = f"{1000 * section_seconds:.0f} ms" if section_seconds else "empty"
         title = f"{processes} processes, {section} section"
@@ -148,8 +192,12 @@ def on_redis_handoff(server: RedisServer, report: Report, rounds: int, seconds: 
 
 
 def on_redis_threads(server: RedisServer, report: Report, rounds: int, seconds: float) -> None:
-    measured = handoff.measure_threads(server.port, [FAIR, PLAIN, IMPATIENT, PEER], 64, rounds, seconds)
-    report.add(handoff.table("threads", "64 threads of one process", measured, IMPATIENT, with_stall=True))
+    measured = handoff.measure_threads(
+        server.port, [FAIR, PLAIN, IMPATIENT, PEER], 64, rounds, seconds
+    )
+    report.add(
+        handoff.table("threads", "64 threads of one process", measured, IMPATIENT, with_stall=True)
+    )
 
 
 def on_redis_holds(server: RedisServer, report: Report, rounds: int, seconds: float) -> None:
@@ -164,7 +212,10 @@ def on_redis_waiters(server: RedisServer, report: Report, rounds: int, seconds: 
 
 def on_redis_server(server: RedisServer, report: Report, rounds: int, seconds: float) -> None:
     report.add(server_side.table(server.port, 100 * rounds))
-    for beside, others in (("locks", [0, 100, 10_000, 100_000]), ("waiters", [0, 100, 1_000, 10_000])):
+    for beside, others in (
+        ("locks", [0, 100, 10_000, 100_000]),
+        ("waiters", [0, 100, 1_000, 10_000]),
+    ):
         report.growth(server_side.growth(server.port, 100 * rounds, beside, others), beside, others)
 
 
@@ -176,11 +227,29 @@ def on_etcd(folder: Path, report: Report, rounds: int, seconds: float) -> None:
     """With its data in memory, so that the disk's share is left out."""
     server = EtcdServer(folder, any_etcd()).start()
     try:
-        times = uncontended.measure(server, uncontended.free, [*ETCD_OURS, ETCD_PEER, ETCD_WIRE], rounds)
-        report.add(uncontended.table("etcd-uncontended", "acquire and release, etcd", times, [ETCD_WIRE]))
+        times = uncontended.measure(
+            server, uncontended.free, [*ETCD_OURS, ETCD_PEER, ETCD_WIRE], rounds
+        )
+        report.add(
+            uncontended.table("etcd-uncontended", "acquire and release, etcd", times, [ETCD_WIRE])
+        )
         for processes in (2, 4, 8):
-            measured = handoff.measure(server.port, [*ETCD_OURS, ETCD_PEER], processes, rounds, seconds, with_messages=False)
-            report.add(handoff.table(f"etcd-handoff-{processes}", f"{processes} processes, empty section, etcd", measured, ETCD_PEER))
+            measured = handoff.measure(
+                server.port,
+                [*ETCD_OURS, ETCD_PEER],
+                processes,
+                rounds,
+                seconds,
+                with_messages=False,
+            )
+            report.add(
+                handoff.table(
+                    f"etcd-handoff-{processes}",
+                    f"{processes} processes, empty section, etcd",
+                    measured,
+                    ETCD_PEER,
+                )
+            )
     finally:
         server.kill()
 
@@ -206,17 +275,35 @@ PARTS: dict[str, Callable[[Path, Report, int, float], None]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description="Compare speed with peers and the bare wire.")
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"some of {', '.join(PARTS)} (default: all)")
-    parser.add_argument(
-        "--rounds", type=int, default=5, help="interleaved rounds; medians are told, with their spread (default: %(default)s)"
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks", description="Compare speed with peers and the bare wire."
     )
-    parser.add_argument("--seconds", type=float, default=1.5, help="length of one contended run (default: %(default)s)")
-    parser.add_argument("--report", type=Path, help="a folder for the tables (CSV) and pictures (SVG)")
+    parser.add_argument(
+        "parts", nargs="*", metavar="PART", help=f"some of {', '.join(PARTS)} (default: all)"
+    )
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=5,
+        help="interleaved rounds; medians are told, with their spread (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=1.5,
+        help="length of one contended run (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--report", type=Path, help="a folder for the tables (CSV) and pictures (SVG)"
+    )
     options = parser.parse_args()
     unknown = set(options.parts) - set(PARTS)
     if unknown or options.rounds < 1 or options.seconds <= 0:
-        parser.error(f"no such part: {', '.join(sorted(unknown))}" if unknown else "there must be a round, and it must take a time")
+        parser.error(
+            f"no such part: {', '.join(sorted(unknown))}"
+            if unknown
+            else "there must be a round, and it must take a time"
+        )
     in_memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
     report = Report(options.report)
     for name, part in PARTS.items():

@@ -42,7 +42,9 @@ Make = Callable[[int, str], Lock]
 
 
 def ours(scheme: str, kind: str, port: int, name: str) -> Lock:
-    lock = getattr(fencedlock.connect(f"{scheme}://127.0.0.1:{port}", ttl=LEASE_SECONDS), kind)(name)
+    lock = getattr(fencedlock.connect(f"{scheme}://127.0.0.1:{port}", ttl=LEASE_SECONDS), kind)(
+        name
+    )
     return Lock(lock.acquire, lock.release, partial(lock.acquire, False))
 
 
@@ -59,7 +61,9 @@ def python_redis_lock(port: int, name: str) -> Lock:
 
 
 def pottery_redlock(port: int, name: str) -> Lock:
-    """Redlock, here over one server; polls after up to 0.2 s, and starts a pool of threads for each call."""
+    """Redlock, here over one server; polls after up to 0.2 s, and starts a pool of threads for each
+    call.
+    """
     import pottery
 
     lock = pottery.Redlock(key=name, masters={_client(port)}, auto_release_time=LEASE_SECONDS)
@@ -75,14 +79,19 @@ def py_redis_semaphore(port: int, name: str) -> Lock:
 
 
 def fifo_lock(port: int, name: str) -> Lock:
-    """For asyncio: a strict queue, a doorbell for each waiter, a fencing token. One event loop for each process."""
+    """For asyncio: a strict queue, a doorbell for each waiter, a fencing token.
+
+    One event loop for each process.
+    """
     import asyncio
 
     import redis.asyncio
     import redis_fifo_lock
 
     loop = asyncio.new_event_loop()
-    lock = redis_fifo_lock.FifoLock(redis.asyncio.Redis(port=port, socket_timeout=None), name, lease_ms=LEASE_SECONDS * 1000)
+    lock = redis_fifo_lock.FifoLock(
+        redis.asyncio.Redis(port=port, socket_timeout=None), name, lease_ms=LEASE_SECONDS * 1000
+    )
     leases: list[Any] = []
 
     def acquire() -> None:
@@ -95,11 +104,15 @@ def fencekit_lock(port: int, name: str) -> Lock:
     """Has a fencing token, and polls every 0.05 s."""
     import fencekit
 
-    lock = fencekit.DistributedLock(redis.Redis(port=port, socket_timeout=None, decode_responses=True))
+    lock = fencekit.DistributedLock(
+        redis.Redis(port=port, socket_timeout=None, decode_responses=True)
+    )
     handles: list[Any] = []
 
     def acquire() -> None:
-        handles.append(lock.acquire(name, ttl=timedelta(seconds=LEASE_SECONDS), blocking=True, wait=_NO_END))
+        handles.append(
+            lock.acquire(name, ttl=timedelta(seconds=LEASE_SECONDS), blocking=True, wait=_NO_END)
+        )
 
     return Lock(acquire, lambda: lock.release(handles.pop()))
 
@@ -153,7 +166,8 @@ def two_transactions(port: int, name: str) -> Lock:
 
 
 def _client(port: int) -> redis.Redis:
-    return redis.Redis(port=port, socket_timeout=None)  # redis-py 8 would cut the long BLPOPs of some short
+    # Redis-py 8 would cut the long BLPOPs of some short.
+    return redis.Redis(port=port, socket_timeout=None)
 
 
 def _must(acquire: Callable[[], object]) -> None:
@@ -162,7 +176,10 @@ def _must(acquire: Callable[[], object]) -> None:
 
 
 FAIR, PLAIN = "fencedlock FairLock", "fencedlock RLock"
-OURS: dict[str, Make] = {FAIR: partial(ours, "redis", "FairLock"), PLAIN: partial(ours, "redis", "RLock")}
+OURS: dict[str, Make] = {
+    FAIR: partial(ours, "redis", "FairLock"),
+    PLAIN: partial(ours, "redis", "RLock"),
+}
 REDIS_PY, PEER = "redis-py Lock", "python-redis-lock"
 PEERS: dict[str, Make] = {
     PEER: python_redis_lock,
@@ -178,7 +195,10 @@ LOCAL: dict[str, Make] = {PROCESS: of_one_process, HOST: of_one_host}
 IMPATIENT = "redis-py Lock, polling every 1 ms"
 
 ETCD_FAIR, ETCD_PLAIN = "fencedlock FairLock, etcd", "fencedlock RLock, etcd"
-ETCD_OURS: dict[str, Make] = {ETCD_FAIR: partial(ours, "etcd", "FairLock"), ETCD_PLAIN: partial(ours, "etcd", "RLock")}
+ETCD_OURS: dict[str, Make] = {
+    ETCD_FAIR: partial(ours, "etcd", "FairLock"),
+    ETCD_PLAIN: partial(ours, "etcd", "RLock"),
+}
 ETCD_PEER = "recipe of etcd's Go client"
 ETCD_WIRE = "two bare transactions"
 

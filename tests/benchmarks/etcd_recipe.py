@@ -1,9 +1,10 @@
 """A faithful port of the mutex of etcd's Go client (client/v3/concurrency), to compare with.
 
-As there: a session keeps a lease; the key is the prefix and the lease; one transaction makes the key, or reads it, and reads
-the owner, the one with the lowest ``create_revision``. Who is not the owner looks for the last key before its own, watches it from the
-revision of that answer until it is deleted, and looks again. Unlock deletes the key by its name. All watches of a process share
-one stream.
+As there: a session keeps a lease; the key is the prefix and the lease; one transaction makes the
+key, or reads it, and reads the owner, the one with the lowest ``create_revision``. Who is not the
+owner looks for the last key before its own, watches it from the revision of that answer until it is
+deleted, and looks again. Unlock deletes the key by its name. All watches of a process share one
+stream.
 """
 
 from __future__ import annotations
@@ -13,7 +14,14 @@ from typing import Any
 
 import grpc
 
-from fencedlock.backends.etcd.connections import DELETE_RANGE, LEASE_GRANT, RANGE, TXN, WATCH, Method
+from fencedlock.backends.etcd.connections import (
+    DELETE_RANGE,
+    LEASE_GRANT,
+    RANGE,
+    TXN,
+    WATCH,
+    Method,
+)
 from fencedlock.backends.etcd.keys import after
 from fencedlock.backends.etcd.messages import CREATE, DELETE, EQUAL, messages
 
@@ -37,13 +45,18 @@ class RecipeMutex:
     def __init__(self, port: int, prefix: str, lease_seconds: int) -> None:
         self._channel, prepare = calls(port)
         self._txn, self._range, self._delete = prepare(TXN), prepare(RANGE), prepare(DELETE_RANGE)
-        lease = prepare(LEASE_GRANT)(M.LeaseGrantRequest(TTL=lease_seconds)).ID  # longer than a run: nothing has to keep it alive
+        # Longer than a run: nothing has to keep it alive.
+        lease = prepare(LEASE_GRANT)(M.LeaseGrantRequest(TTL=lease_seconds)).ID
         self._prefix = f"{prefix}/".encode()
         self._key = self._prefix + b"%x" % lease
         self._requests: SimpleQueue[Any] = SimpleQueue()
         self._responses = prepare(WATCH)(iter(self._requests.get, None))
         self._watch_id = 0
-        owner = M.RequestOp(request_range=M.RangeRequest(key=self._prefix, range_end=after(self._prefix), **_OLDEST_FIRST))
+        owner = M.RequestOp(
+            request_range=M.RangeRequest(
+                key=self._prefix, range_end=after(self._prefix), **_OLDEST_FIRST
+            )
+        )
         self._make = M.TxnRequest(
             compare=[M.Compare(result=EQUAL, target=CREATE, key=self._key, create_revision=0)],
             success=[M.RequestOp(request_put=M.PutRequest(key=self._key, lease=lease)), owner],
@@ -52,13 +65,22 @@ class RecipeMutex:
 
     def lock(self) -> None:
         answer = self._txn(self._make)
-        mine = answer.header.revision if answer.succeeded else answer.responses[0].response_range.kvs[0].create_revision
+        mine = (
+            answer.header.revision
+            if answer.succeeded
+            else answer.responses[0].response_range.kvs[0].create_revision
+        )
         owners = answer.responses[1].response_range.kvs
         if not owners or owners[0].create_revision == mine:
             return
         while True:
             before = self._range(
-                M.RangeRequest(key=self._prefix, range_end=after(self._prefix), max_create_revision=mine - 1, **_NEWEST_FIRST)
+                M.RangeRequest(
+                    key=self._prefix,
+                    range_end=after(self._prefix),
+                    max_create_revision=mine - 1,
+                    **_NEWEST_FIRST,
+                )
             )
             if not before.kvs:
                 break
@@ -73,6 +95,10 @@ class RecipeMutex:
         create = M.WatchCreateRequest(key=key, start_revision=revision, watch_id=self._watch_id)
         self._requests.put(M.WatchRequest(create_request=create))
         for response in self._responses:
-            if response.watch_id == self._watch_id and any(event.type == DELETE for event in response.events):
+            if response.watch_id == self._watch_id and any(
+                event.type == DELETE for event in response.events
+            ):
                 break
-        self._requests.put(M.WatchRequest(cancel_request=M.WatchCancelRequest(watch_id=self._watch_id)))
+        self._requests.put(
+            M.WatchRequest(cancel_request=M.WatchCancelRequest(watch_id=self._watch_id))
+        )

@@ -19,7 +19,9 @@ from tests.benchmarks.tables import Table, ratio
 _spawn = multiprocessing.get_context("spawn")
 
 BYSTANDER_SECONDS = 0.005
-"""A thread that has nothing to do with locks sleeps so long, again and again, and tells how late it woke."""
+"""A thread that has nothing to do with locks sleeps so long, again and again, and tells how late it
+woke.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +36,17 @@ class Run:
     """Seconds by which a bystander in the same process was late at most."""
 
 
-def among_processes(label: str, port: int, processes: int, seconds: float, section_seconds: float = 0.0) -> Run:
+def among_processes(
+    label: str, port: int, processes: int, seconds: float, section_seconds: float = 0.0
+) -> Run:
     barrier = _spawn.Barrier(processes)
     results = []
     name = f"handoff/{label}/{processes}/{section_seconds}"
     for _ in range(processes):
         ours_, theirs = _spawn.Pipe(duplex=False)
-        process = _spawn.Process(target=_contender, args=(label, port, name, seconds, section_seconds, barrier, theirs))
+        process = _spawn.Process(
+            target=_contender, args=(label, port, name, seconds, section_seconds, barrier, theirs)
+        )
         process.start()
         results.append((process, ours_))
     counts, waits = zip(*(receiving.recv() for _, receiving in results), strict=True)
@@ -49,11 +55,21 @@ def among_processes(label: str, port: int, processes: int, seconds: float, secti
     return Run(sum(counts) / seconds, max(waits), max(counts) / max(1, min(counts)))
 
 
-def _contender(label: str, port: int, name: str, seconds: float, section_seconds: float, barrier: Barrier, results: Connection) -> None:
+def _contender(
+    label: str,
+    port: int,
+    name: str,
+    seconds: float,
+    section_seconds: float,
+    barrier: Barrier,
+    results: Connection,
+) -> None:
     results.send(_contend(CONTESTANTS[label](port, name), seconds, section_seconds, barrier))
 
 
-def _contend(lock: Lock, seconds: float, section_seconds: float, barrier: Barrier | threading.Barrier) -> tuple[int, float]:
+def _contend(
+    lock: Lock, seconds: float, section_seconds: float, barrier: Barrier | threading.Barrier
+) -> tuple[int, float]:
     """How often this contender got the lock, and how long it waited at most."""
     acquire, release = lock.acquire, lock.release
     acquire()  # everything is opened and loaded once
@@ -90,7 +106,8 @@ def _crowd(label: str, port: int, threads: int, seconds: float, results: Connect
     barrier = threading.Barrier(threads + 1)
     done: list[tuple[int, float]] = []
     name = f"threads/{label}/{threads}"
-    # Ours is one lock for all threads of a process; the others' locks keep in themselves which thread holds them.
+    # Ours is one lock for all threads of a process; the others' locks keep in themselves which
+    # thread holds them.
     shared = CONTESTANTS[label](port, name) if label in OURS else None
 
     def contend() -> None:
@@ -111,18 +128,24 @@ def _crowd(label: str, port: int, threads: int, seconds: float, results: Connect
 
 
 def ping_pong(port: int, seconds: float) -> float:
-    """Messages a second between two processes that answer each other over pub/sub: two messages make an exchange."""
+    """Messages a second between two processes that answer each other over pub/sub: two messages
+    make an exchange.
+    """
     receiving, sending = _spawn.Pipe(duplex=False)
     process = _spawn.Process(target=_player, args=(port, b"pong", b"ping", seconds, sending))
     process.start()
-    threading.Thread(target=_player, args=(port, b"ping", b"pong", seconds, None), daemon=True).start()
+    threading.Thread(
+        target=_player, args=(port, b"ping", b"pong", seconds, None), daemon=True
+    ).start()
     rate = receiving.recv()
     process.join()
     assert isinstance(rate, float)
     return rate
 
 
-def _player(port: int, listen: bytes, answer: bytes, seconds: float, results: Connection | None) -> None:
+def _player(
+    port: int, listen: bytes, answer: bytes, seconds: float, results: Connection | None
+) -> None:
     inbox, wire = (socket.create_connection(("127.0.0.1", port)) for _ in range(2))
     for each in (inbox, wire):
         each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -169,7 +192,13 @@ def measure(
     with_messages: bool = True,
 ) -> Measured:
     """Each in turn, in each round."""
-    run = partial(among_processes, port=port, processes=processes, seconds=seconds, section_seconds=section_seconds)
+    run = partial(
+        among_processes,
+        port=port,
+        processes=processes,
+        seconds=seconds,
+        section_seconds=section_seconds,
+    )
     measured = Measured({label: [] for label in labels}, [])
     for _ in range(rounds):
         if with_messages:
@@ -179,7 +208,9 @@ def measure(
     return measured
 
 
-def measure_threads(port: int, labels: Iterable[str], threads: int, rounds: int, seconds: float) -> Measured:
+def measure_threads(
+    port: int, labels: Iterable[str], threads: int, rounds: int, seconds: float
+) -> Measured:
     measured = Measured({label: [] for label in labels}, [])
     for _ in range(rounds):
         for label, done in measured.runs.items():
@@ -187,7 +218,9 @@ def measure_threads(port: int, labels: Iterable[str], threads: int, rounds: int,
     return measured
 
 
-def table(name: str, title: str, measured: Measured, base: str, *, with_stall: bool = False) -> Table:
+def table(
+    name: str, title: str, measured: Measured, base: str, *, with_stall: bool = False
+) -> Table:
     """One row for each; with the rate of bare messages, also as a share of that."""
     made = Table(name, [title, "acquisitions/s", f"x {base}"])
     made.headings += ["x bare messages"] if measured.messages else []
@@ -198,7 +231,10 @@ def table(name: str, title: str, measured: Measured, base: str, *, with_stall: b
         rates = _rates(runs)
         row = [label, f"{statistics.median(rates):.0f}", ratio(rates, base_rates)]
         row += [ratio(rates, measured.messages)] if measured.messages else []
-        row += [_milliseconds([run.longest_wait for run in runs]), f"{statistics.median(run.spread for run in runs):.2f}"]
+        row += [
+            _milliseconds([run.longest_wait for run in runs]),
+            f"{statistics.median(run.spread for run in runs):.2f}",
+        ]
         row += [_milliseconds([run.stall for run in runs])] if with_stall else []
         made.rows.append(row)
     return made

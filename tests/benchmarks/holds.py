@@ -1,4 +1,6 @@
-"""Many locks held at once by one client: what their renewal costs here and at the server, and what they take of memory."""
+"""Many locks held at once by one client: what their renewal costs here and at the server, and what
+they take of memory.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,8 @@ def _hold(port: int, server_pid: int, count: int, seconds: float, results: Conne
     acquired_seconds = time.perf_counter() - begun
     gc.collect()
     memory = me.memory_info().rss - memory_before
-    time.sleep(LEASE_SECONDS / 3)  # until the first renewals: from here on, the load is what it stays
+    # Until the first renewals: from here on, the load is what it stays.
+    time.sleep(LEASE_SECONDS / 3)
     with redis.Redis(port=port) as raw:
         here, there = cpu_seconds(me), cpu_seconds(server)
         calls, begun = _calls(raw), time.perf_counter()
@@ -71,7 +74,8 @@ def _hold(port: int, server_pid: int, count: int, seconds: float, results: Conne
         [
             f"{count:,}",
             f"{acquired_seconds:.1f} s",
-            f"{memory / count / 1000:.2f}" if count >= 1000 else "-",  # of fewer, it is less than what comes and goes besides
+            # Of fewer, it is less than what comes and goes besides.
+            f"{memory / count / 1000:.2f}" if count >= 1000 else "-",
             f"{100 * here / elapsed:.2f}",
             f"{100 * there / elapsed:.2f}",
             f"{renewals:.0f}",

@@ -31,7 +31,14 @@ def bars(file: Path, title: str, unit: str, rounds: Mapping[str, Sequence[float]
     _save(figure, file)
 
 
-def lines(file: Path, title: str, across: str, unit: str, counts: Sequence[int], values: Mapping[str, Sequence[float]]) -> None:
+def lines(
+    file: Path,
+    title: str,
+    across: str,
+    unit: str,
+    counts: Sequence[int],
+    values: Mapping[str, Sequence[float]],
+) -> None:
     """How something grows."""
     figure, axes = plt.subplots(figsize=(8, 3.2))
     for label, each in values.items():

@@ -1,4 +1,6 @@
-"""What the server does for each operation: commands inside the script and microseconds, as it counts them itself; and how that grows."""
+"""What the server does for each operation: commands inside the script and microseconds, as it
+counts them itself; and how that grows.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,10 @@ class Cost:
     microseconds: list[float]
 
     def cells(self) -> list[str]:
-        return [str(statistics.median_low(self.commands)), f"{statistics.median(self.microseconds):.0f}"]
+        return [
+            str(statistics.median_low(self.commands)),
+            f"{statistics.median(self.microseconds):.0f}",
+        ]
 
 
 class Meter:
@@ -44,9 +49,17 @@ class Meter:
         self.raw.config_resetstat()
         result = call()
         stats = self.raw.info("commandstats")
-        mine = {name: stat for name, stat in stats.items() if name not in ("cmdstat_info", "cmdstat_config|resetstat", "cmdstat_config")}
-        scripts = sum(stat["usec"] for name, stat in mine.items() if name.startswith("cmdstat_eval"))
-        commands = sum(stat["calls"] for name, stat in mine.items() if not name.startswith("cmdstat_eval"))
+        mine = {
+            name: stat
+            for name, stat in stats.items()
+            if name not in ("cmdstat_info", "cmdstat_config|resetstat", "cmdstat_config")
+        }
+        scripts = sum(
+            stat["usec"] for name, stat in mine.items() if name.startswith("cmdstat_eval")
+        )
+        commands = sum(
+            stat["calls"] for name, stat in mine.items() if not name.startswith("cmdstat_eval")
+        )
         cost = self.costs.setdefault(operation, Cost([], []))
         cost.commands.append(commands)
         cost.microseconds.append(scripts or sum(stat["usec"] for stat in mine.values()))
@@ -57,7 +70,9 @@ class Scene:
     """Claims on one lock, of two clients, operated without threads: each call is one script."""
 
     def __init__(self, port: int, name: str) -> None:
-        self._clients = [fencedlock.connect(f"redis://127.0.0.1:{port}", ttl=LEASE_SECONDS) for _ in range(2)]
+        self._clients = [
+            fencedlock.connect(f"redis://127.0.0.1:{port}", ttl=LEASE_SECONDS) for _ in range(2)
+        ]
         self._handles = [client.FairLock(name) for client in self._clients]
         for client in self._clients:
             client._table.listen(5)
@@ -66,7 +81,14 @@ class Scene:
     def claim(self) -> Claim:
         number = next(self._numbers)
         handle, client = self._handles[number % 2], self._clients[number % 2]
-        return Claim(f"{client.id}/bench/{number}", handle._terms.resource.bound, this_thread.owner, LEASE_SECONDS, True, True)
+        return Claim(
+            f"{client.id}/bench/{number}",
+            handle._terms.resource.bound,
+            this_thread.owner,
+            LEASE_SECONDS,
+            True,
+            True,
+        )
 
     def hold(self, claim: Claim) -> Hold:
         """Of a claim that has the lock, or will have it when it asks."""
@@ -154,7 +176,10 @@ def growth(port: int, times: int, beside: str, others: list[int]) -> Table:
     """The same with more and more others of a kind beside, "locks" or "waiters": µs."""
     measure = {"locks": of_free_locks, "waiters": of_a_queue}[beside]
     columns = [measure(port, times, count) for count in others]
-    made = Table(f"growth-{beside}", [f"µs at the server, {beside} besides", *(f"{count:,}" for count in others)])
+    made = Table(
+        f"growth-{beside}",
+        [f"µs at the server, {beside} besides", *(f"{count:,}" for count in others)],
+    )
     for operation in columns[0]:
         made.rows.append([operation, *(column[operation].cells()[1] for column in columns)])
     return made

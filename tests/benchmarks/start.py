@@ -14,11 +14,13 @@ _STARTS = {
     "import redis": "import redis",
     "import fencedlock": "import fencedlock",
     "redis-py: first acquire and release": (
-        "import redis; lock = redis.Redis(port={port}).lock('start', timeout=30); lock.acquire(); lock.release()"
+        "import redis; lock = redis.Redis(port={port}).lock('start', timeout=30); lock.acquire(); "
+        "lock.release()"
     ),
     "fencedlock: first acquire and release": (
-        "import logging, fencedlock; logging.disable(); "
-        "lock = fencedlock.connect('redis://127.0.0.1:{port}').RLock('start'); lock.acquire(); lock.release()"
+        "import logging, fencedlock; logging.disable(); lock = "
+        "fencedlock.connect('redis://127.0.0.1:{port}').RLock('start'); lock.acquire(); "
+        "lock.release()"
     ),
 }
 

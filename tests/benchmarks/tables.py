@@ -23,11 +23,19 @@ class Table:
         widths = [max(len(line[column]) for line in lines) for column in range(len(self.headings))]
         for number, line in enumerate(lines):
             cells = [
-                cell.rjust(width) if column else cell.ljust(width) for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+                cell.rjust(width) if column else cell.ljust(width)
+                for column, (cell, width) in enumerate(zip(line, widths, strict=True))
             ]
             print("| " + " | ".join(cells) + " |")
             if number == 0:
-                print("|" + "|".join("-" * (width + 1) + (":" if column else "-") for column, width in enumerate(widths)) + "|")
+                print(
+                    "|"
+                    + "|".join(
+                        "-" * (width + 1) + (":" if column else "-")
+                        for column, width in enumerate(widths)
+                    )
+                    + "|"
+                )
         print(flush=True)
 
     def save(self, folder: Path) -> None:
@@ -36,7 +44,9 @@ class Table:
 
 
 def ratio(values: Sequence[float], base: Sequence[float]) -> str:
-    """The median of what was measured in each round over what the base was in the same round, and from where to where they went."""
+    """The median of what was measured in each round over what the base was in the same round, and
+    from where to where they went.
+    """
     quotients = [value / other for value, other in zip(values, base, strict=True)]
     median = statistics.median(quotients)
     digits = 2 if median >= 0.05 else 4

@@ -1,4 +1,6 @@
-"""With nobody else around, server and client pinned to one CPU, in small alternating blocks: free, nested, and held by another."""
+"""With nobody else around, server and client pinned to one CPU, in small alternating blocks: free,
+nested, and held by another.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ def held(lock: Lock, other: Lock) -> Callable[[], object]:
     return lock.attempt
 
 
-def measure(server: RedisServer | EtcdServer, prepare: Prepare, labels: list[str], rounds: int) -> dict[str, list[float]]:
+def measure(
+    server: RedisServer | EtcdServer, prepare: Prepare, labels: list[str], rounds: int
+) -> dict[str, list[float]]:
     """Seconds for each, one value a round."""
     assert server.process is not None
     everywhere = os.sched_getaffinity(0)
@@ -56,13 +60,16 @@ def measure(server: RedisServer | EtcdServer, prepare: Prepare, labels: list[str
     try:
         measured = {}
         for label in labels:
-            lock, other = (CONTESTANTS[label](server.port, f"{prepare.__name__}/{label}") for _ in range(2))
+            lock, other = (
+                CONTESTANTS[label](server.port, f"{prepare.__name__}/{label}") for _ in range(2)
+            )
             measured[label] = prepare(lock, other)
         times: dict[str, list[float]] = {label: [] for label in labels}
         for round_number in range(rounds + 1):
             blocks: dict[str, list[float]] = {label: [] for label in labels}
             for _ in range(BLOCKS):
-                for label, once in random.sample(list(measured.items()), len(measured)):  # who follows whom decides whose caches are cold
+                # Who follows whom decides whose caches are cold.
+                for label, once in random.sample(list(measured.items()), len(measured)):
                     begun = time.perf_counter()
                     for _ in range(BLOCK):
                         once()
@@ -86,5 +93,11 @@ def table(name: str, what: str, times: dict[str, list[float]], bases: list[str])
     made = Table(name, [f"{what}, pinned to one CPU", "µs", *(f"x {base}" for base in bases)])
     for label, seconds in times.items():
         median = 1e6 * statistics.median(seconds)
-        made.rows.append([label, f"{median:.1f}" if median >= 1 else f"{median:.3f}", *(ratio(seconds, times[base]) for base in bases)])
+        made.rows.append(
+            [
+                label,
+                f"{median:.1f}" if median >= 1 else f"{median:.3f}",
+                *(ratio(seconds, times[base]) for base in bases),
+            ]
+        )
     return made

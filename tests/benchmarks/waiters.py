@@ -1,4 +1,6 @@
-"""Many claims that wait for one lock: how long a hand-off takes among few and among many, and what the waiting costs."""
+"""Many claims that wait for one lock: how long a hand-off takes among few and among many, and what
+the waiting costs.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,8 @@ def _row(port: int, server_pid: int, count: int, seconds: float) -> list[str]:
     queue = f"fencedlock:{{{name}}}:queue"
     while raw.zcard(queue) < count:
         time.sleep(0.1)
-    time.sleep(LEASE_SECONDS / 3)  # the herd has come in, idle connections are closed, and beats go on
+    # The herd has come in, idle connections are closed, and beats go on.
+    time.sleep(LEASE_SECONDS / 3)
     connections = (len(raw.client_list()) - strangers) / PROCESSES
     processes = [psutil.Process(process.pid) for process, _ in crowd]
     server_process = psutil.Process(server_pid)
@@ -69,7 +72,8 @@ def _row(port: int, server_pid: int, count: int, seconds: float) -> list[str]:
     time.sleep(seconds)
     clients, server = sum(map(cpu_seconds, processes)) - here, cpu_seconds(server_process) - there
     lock.release()
-    time.sleep(seconds)  # they take turns; who had the lock comes back, so that there are as many to the end
+    # They take turns; who had the lock comes back, so that there are as many to the end.
+    time.sleep(seconds)
     turns: list[Turn] = []
     for _, ours in crowd:
         ours.send("enough")

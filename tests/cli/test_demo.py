@@ -25,7 +25,17 @@ from tests.servers import RedisServer, free_port
 
 
 def demo(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "fencedlock", "demo", "--updates", "30", "--ttl", "0.7", *arguments]
+    command = [
+        sys.executable,
+        "-m",
+        "fencedlock",
+        "demo",
+        "--updates",
+        "30",
+        "--ttl",
+        "0.7",
+        *arguments,
+    ]
     return subprocess.run(command, capture_output=True, text=True, timeout=110)
 
 
@@ -62,7 +72,9 @@ def test_without_tokens_it_shows_the_damage(server: RedisServer) -> None:
 def test_workers_that_start_late_do_no_harm(
     server: RedisServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each starts when those before it have made all their updates, or wait for the word of the parent."""
+    """Each starts when those before it have made all their updates, or wait for the word of the
+    parent.
+    """
     start_worker = demo_module._Show._start_worker
 
     def start_late(show: Any, updates: int) -> None:
@@ -71,7 +83,10 @@ def test_workers_that_start_late_do_no_harm(
         eventually(lambda: shared[0] == len(show.workers) * updates or shared[1], timeout=60)
 
     monkeypatch.setattr(demo_module._Show, "_start_worker", start_late)
-    assert main(["demo", "--url", server.url, "--workers", "3", "--updates", "10", "--ttl", "0.7"]) == 0
+    assert (
+        main(["demo", "--url", server.url, "--workers", "3", "--updates", "10", "--ttl", "0.7"])
+        == 0
+    )
     assert row(capsys.readouterr().out, "stale writes refused") == "1"
 
 
@@ -84,7 +99,9 @@ def test_an_incident_happens_to_one_worker_when_it_is_due() -> None:
     assert seen == [None, None, 0, None, None, None, 1, None, None, None]
 
 
-def test_a_server_that_is_not_there_is_an_error(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_is_not_there_is_an_error(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("fencedlock.cli.demo.OUTAGE_SECONDS", 0.3)
     assert main(["demo", "--url", f"redis://127.0.0.1:{free_port()}/0"]) == 2
     assert "gave no answer" in capsys.readouterr().err
@@ -109,8 +126,11 @@ def test_however_it_ends_no_process_is_left(server: RedisServer, number: int) ->
     if number == signal.SIGKILL and not sys.platform.startswith("linux"):
         pytest.skip("needs Linux's parent-death signal")
     command = [sys.executable, "-m", "fencedlock", "demo", "--url", server.url, "--ttl", "4"]
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # what is ignored would be ignored by the child too
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    # What is ignored would be ignored by the child too.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         signal.signal(signal.SIGINT, before)
         assert process.stdout is not None
         eventually(lambda: "is frozen" in (process.stdout or sys.stdin).readline())
@@ -125,7 +145,9 @@ def test_however_it_ends_no_process_is_left(server: RedisServer, number: int) ->
 def test_a_server_that_dies_is_one_line(own_server: Callable[..., RedisServer]) -> None:
     server = own_server()
     command = [sys.executable, "-m", "fencedlock", "demo", "--url", server.url, "--updates", "3000"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         eventually(lambda: "wakes up" in (process.stdout or sys.stdin).readline())
         server.kill()

@@ -24,7 +24,9 @@ _numbers = itertools.count(1)
 
 @pytest.mark.parametrize("cls", ["RLock", "FairLock"])
 @pytest.mark.parametrize("suite", ["RLockTests", "ConditionTests"])
-def test_suite(suite: str, cls: str, backend: LockServer, connect: Callable[..., fencedlock.Client]) -> None:
+def test_suite(
+    suite: str, cls: str, backend: LockServer, connect: Callable[..., fencedlock.Client]
+) -> None:
     client = connect(backend.url)
     _start_threads(client)
     make = lambda: getattr(client, cls)(f"cpython/{next(_numbers)}")  # noqa: E731

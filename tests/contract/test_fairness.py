@@ -21,14 +21,20 @@ def has_waiters(client: fencedlock.Client, name: str, count: int) -> bool:
     return len(client.inspect(name).waiters) == count
 
 
-def kill_first_waiter(backend: LockServer, client: fencedlock.Client, name: str, doomed: Contender) -> None:
-    """Kill it, and wait until the server has noticed: before that the grant may still race with its death."""
+def kill_first_waiter(
+    backend: LockServer, client: fencedlock.Client, name: str, doomed: Contender
+) -> None:
+    """Kill it, and wait until the server has noticed: before that the grant may still race with its
+    death.
+    """
     (waiter, *_) = client.inspect(name).waiters
     doomed.kill()
     backend.wait_until_gone(waiter)
 
 
-def queue_up(client: fencedlock.Client, name: str, *contenders: Contender, **options: float) -> None:
+def queue_up(
+    client: fencedlock.Client, name: str, *contenders: Contender, **options: float
+) -> None:
     """Let each wait for the lock, in this order."""
     for each in contenders:
         longer = len(client.inspect(name).waiters) + 1
@@ -44,12 +50,19 @@ def test_fifty_waiters_in_five_processes_are_served_in_the_order_of_the_queue(
     with client.FairLock(name):
         for crowd in crowds:
             crowd.tell("crowd", name, 10)
-        queue = [waiter.owner for waiter in eventually(lambda: len(client.inspect(name).waiters) == 50 and client.inspect(name).waiters)]
+        queue = [
+            waiter.owner
+            for waiter in eventually(
+                lambda: len(client.inspect(name).waiters) == 50 and client.inspect(name).waiters
+            )
+        ]
     served = [visit for crowd in crowds for visit in crowd.answer(60)]
     assert [owner for _, owner in sorted(served)] == queue
 
 
-def test_waiters_are_served_in_order(kind: str, client: fencedlock.Client, contender: Callable[..., Contender], name: str) -> None:
+def test_waiters_are_served_in_order(
+    kind: str, client: fencedlock.Client, contender: Callable[..., Contender], name: str
+) -> None:
     line = [contender(kind, client) for _ in range(4)]
     with client.FairLock(name):
         queue_up(client, name, *line)
@@ -73,7 +86,11 @@ def test_a_killed_waiter_delays_nobody(
 
 
 def test_a_killed_holder_delays_by_its_remaining_lease(
-    backend: LockServer, client: fencedlock.Client, kind: str, contender: Callable[..., Contender], name: str
+    backend: LockServer,
+    client: fencedlock.Client,
+    kind: str,
+    contender: Callable[..., Contender],
+    name: str,
 ) -> None:
     doomed, next_one = contender("process", client), contender(kind, client)
     doomed.ask("make", name, "FairLock", ttl=1)
@@ -89,7 +106,11 @@ def test_a_killed_holder_delays_by_its_remaining_lease(
 def test_a_holder_with_a_shorter_lease_than_its_waiter_delays_by_its_own(
     backend: LockServer, client: fencedlock.Client, contender: Callable[..., Contender], name: str
 ) -> None:
-    first, doomed, next_one = contender("thread", client), contender("process", client), contender("thread", client)
+    first, doomed, next_one = (
+        contender("thread", client),
+        contender("process", client),
+        contender("thread", client),
+    )
     first.ask("make", name, "FairLock")
     assert first.ask("acquire", name)
     queue_up(client, name, doomed, ttl=0.5)
@@ -121,14 +142,20 @@ def test_a_frozen_waiter_delays_by_no_more_than_its_own_deadline(
 def test_a_waiter_with_a_short_lease_costs_a_long_one_neither_place_nor_time(
     client: fencedlock.Client, contender: Callable[..., Contender], name: str
 ) -> None:
-    patient, brief, last = contender("thread", client), contender("process", client), contender("thread", client)
+    patient, brief, last = (
+        contender("thread", client),
+        contender("process", client),
+        contender("thread", client),
+    )
     with client.FairLock(name):
         queue_up(client, name, patient, ttl=30)
         place = client.inspect(name).waiters[0].owner
         queue_up(client, name, brief, ttl=0.3)
         brief_place = client.inspect(name).waiters[1].owner
         brief.kill()
-        eventually(lambda: brief_place not in {waiter.owner for waiter in client.inspect(name).waiters})
+        eventually(
+            lambda: brief_place not in {waiter.owner for waiter in client.inspect(name).waiters}
+        )
         last.ask("make", name, "FairLock", ttl=30)
         last.tell("acquire", name)
         eventually(lambda: len(client.inspect(name).waiters) == 2)
@@ -143,7 +170,11 @@ def test_a_waiter_with_a_short_lease_costs_a_long_one_neither_place_nor_time(
 
 @pytest.mark.parametrize("cls", ["RLock", "FairLock"])
 def test_waiters_learn_of_a_lock_that_vanished_with_its_data(
-    cls: str, backend: LockServer, client: fencedlock.Client, contender: Callable[..., Contender], name: str
+    cls: str,
+    backend: LockServer,
+    client: fencedlock.Client,
+    contender: Callable[..., Contender],
+    name: str,
 ) -> None:
     """A wiped queue is joined anew by those who waited in it."""
     waiter = contender("thread", client)

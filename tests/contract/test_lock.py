@@ -23,7 +23,9 @@ def server_kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def test_acquire_excludes_the_other_until_release(client: fencedlock.Client, other: Contender, name: str) -> None:
+def test_acquire_excludes_the_other_until_release(
+    client: fencedlock.Client, other: Contender, name: str
+) -> None:
     lock = client.RLock(name)
     assert lock.acquire() is True
     assert other.ask("acquire", name, False) is False
@@ -36,7 +38,9 @@ def test_acquire_excludes_the_other_until_release(client: fencedlock.Client, oth
     lock.release()
 
 
-def test_a_waiter_gets_the_lock_when_it_is_released(client: fencedlock.Client, other: Contender, name: str) -> None:
+def test_a_waiter_gets_the_lock_when_it_is_released(
+    client: fencedlock.Client, other: Contender, name: str
+) -> None:
     lock = client.RLock(name)
     with lock:
         other.tell("acquire", name)
@@ -81,7 +85,9 @@ def test_the_server_knows_depth_and_owner_and_only_the_last_release_frees(
     assert second.answer() is True
 
 
-def test_a_wait_times_out_and_leaves_nothing(client: fencedlock.Client, other: Contender, name: str) -> None:
+def test_a_wait_times_out_and_leaves_nothing(
+    client: fencedlock.Client, other: Contender, name: str
+) -> None:
     lock = client.RLock(name)
     with lock:
         begun = time.monotonic()
@@ -90,17 +96,23 @@ def test_a_wait_times_out_and_leaves_nothing(client: fencedlock.Client, other: C
         assert lock.info().waiters == ()
 
 
-def test_releasing_what_another_holds_is_refused(client: fencedlock.Client, other: Contender, name: str) -> None:
+def test_releasing_what_another_holds_is_refused(
+    client: fencedlock.Client, other: Contender, name: str
+) -> None:
     lock = client.RLock(name)
     with pytest.raises(RuntimeError, match="cannot release un-acquired lock"):
         lock.release()
     with lock:
-        with pytest.raises(fencedlock.NotOwnedError, match="cannot release un-acquired lock") as caught:
+        with pytest.raises(
+            fencedlock.NotOwnedError, match="cannot release un-acquired lock"
+        ) as caught:
             other.ask("release", name)
         assert caught.value.lock == name
 
 
-def test_one_lock_may_be_contended_by_fair_and_unfair_handles(client: fencedlock.Client, other: Contender, name: str) -> None:
+def test_one_lock_may_be_contended_by_fair_and_unfair_handles(
+    client: fencedlock.Client, other: Contender, name: str
+) -> None:
     other.ask("make", name, "FairLock")
     with client.RLock(name):
         other.tell("acquire", name)
@@ -134,7 +146,9 @@ def test_counting_under_contention_loses_no_update(
 
 class TestArguments:
     @pytest.mark.parametrize("timeout", [0, 1, -2, 0.5])
-    def test_no_timeout_for_a_non_blocking_call(self, client: fencedlock.Client, name: str, timeout: float) -> None:
+    def test_no_timeout_for_a_non_blocking_call(
+        self, client: fencedlock.Client, name: str, timeout: float
+    ) -> None:
         with pytest.raises(ValueError, match="can't specify a timeout for a non-blocking call"):
             client.RLock(name).acquire(False, timeout)
 
@@ -153,7 +167,9 @@ class TestArguments:
         with pytest.raises(TypeError):
             client.RLock(name).acquire(timeout=timeout)  # type: ignore[arg-type]
 
-    def test_what_no_clock_can_count_is_refused_first(self, client: fencedlock.Client, name: str) -> None:
+    def test_what_no_clock_can_count_is_refused_first(
+        self, client: fencedlock.Client, name: str
+    ) -> None:
         for lock in (threading.RLock(), client.RLock(name)):
             for timeout in (1e10, -1e10, -math.inf):
                 with pytest.raises(OverflowError):
@@ -179,13 +195,19 @@ def test_two_handles_of_one_name_are_one_lock(client: fencedlock.Client, name: s
 
 def test_repr_tells_what_is_known_here(client: fencedlock.Client, name: str) -> None:
     lock = client.FairLock(name)
-    assert repr(lock).startswith(f"<unlocked fencedlock.FairLock object name={name!r} owner=0 count=0 at 0x")
+    assert repr(lock).startswith(
+        f"<unlocked fencedlock.FairLock object name={name!r} owner=0 count=0 at 0x"
+    )
     with lock, lock:
-        assert repr(lock).startswith(f"<locked fencedlock.FairLock object name={name!r} owner={client.id}/")
+        assert repr(lock).startswith(
+            f"<locked fencedlock.FairLock object name={name!r} owner={client.id}/"
+        )
         assert " count=2 at 0x" in repr(lock)
 
 
-def test_a_condition_waits_at_depth_and_the_token_changes(client: fencedlock.Client, name: str) -> None:
+def test_a_condition_waits_at_depth_and_the_token_changes(
+    client: fencedlock.Client, name: str
+) -> None:
     condition = threading.Condition(client.RLock(name))  # type: ignore[arg-type]
     lock = client.RLock(name)
     ready: list[int] = []
@@ -208,7 +230,10 @@ def test_a_condition_waits_at_depth_and_the_token_changes(client: fencedlock.Cli
 
 
 def test_a_pickled_handle_is_the_same_lock_and_carries_no_ownership(
-    backend: LockServer, connect: Callable[..., fencedlock.Client], contender: Callable[..., Contender], name: str
+    backend: LockServer,
+    connect: Callable[..., fencedlock.Client],
+    contender: Callable[..., Contender],
+    name: str,
 ) -> None:
     client = connect(backend.url, ttl=7)
     lock = client.FairLock(name, ttl=3)
@@ -217,17 +242,30 @@ def test_a_pickled_handle_is_the_same_lock_and_carries_no_ownership(
         assert type(copy) is fencedlock.FairLock
         assert copy._client is client
         assert copy._recursion_count() == 1  # the same client: one lock
-        assert contender("process", client).ask("acquire", name, False) is False  # its client came by pickle
+        # Its client came by pickle.
+        assert contender("process", client).ask("acquire", name, False) is False
 
 
-def test_locks_lists_held_and_awaited_locks_of_a_prefix(client: fencedlock.Client, other: Contender, name: str) -> None:
+def test_locks_lists_held_and_awaited_locks_of_a_prefix(
+    client: fencedlock.Client, other: Contender, name: str
+) -> None:
     odd = [f"{name}/[a]*?", f"{name}/{{b}}%\n", f"{name}/ü"]
     for each in odd:
         assert other.ask("acquire", each)
     with client.RLock(f"{name}x"):
         found = {info.name: info for info in client.locks(f"{name}/")}
     assert sorted(found) == sorted(odd)
-    assert all(info.locked and info.count == 1 and info.token and info.holder for info in found.values())
+    assert all(
+        info.locked and info.count == 1 and info.token and info.holder for info in found.values()
+    )
     assert client.inspect(f"{name}/nobody") == fencedlock.LockInfo(
-        f"{name}/nobody", locked=False, owner=None, holder=None, token=None, count=0, remaining=0.0, issued=None, waiters=()
+        f"{name}/nobody",
+        locked=False,
+        owner=None,
+        holder=None,
+        token=None,
+        count=0,
+        remaining=0.0,
+        issued=None,
+        waiters=(),
     )

@@ -1,4 +1,6 @@
-"""Lost replies, lost requests and late packets: no wrong count, no lost lock, no lock held by nobody."""
+"""Lost replies, lost requests and late packets: no wrong count, no lost lock, no lock held by
+nobody.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ def wire(backend: LockServer, proxy: Callable[[LockServer], Any]) -> Any:
 
 @pytest.fixture
 def remote(wire: Any, connect: Callable[..., fencedlock.Client]) -> fencedlock.Client:
-    """A client behind the proxy, whose requests time out soon, with everything opened that it opens once."""
+    """A client behind the proxy, whose requests time out soon, with everything opened that it opens
+    once.
+    """
     remote = connect(wire.url, ttl=TTL_SECONDS, socket_timeout=REQUEST_SECONDS)
     with remote.RLock("warm up"):
         remote._table.listen(5)
@@ -77,7 +81,13 @@ def life_of_a_waiter(remote: fencedlock.Client, client: fencedlock.Client, name:
 @pytest.mark.parametrize("fate", [LOSE_REPLY, LOSE])
 @pytest.mark.parametrize("life", [life_of_a_hold, life_of_a_waiter])
 def test_a_lost_packet_at_any_position_changes_nothing(
-    life: Callable[..., None], fate: str, backend: LockServer, client: fencedlock.Client, remote: fencedlock.Client, wire: Any, name: str
+    life: Callable[..., None],
+    fate: str,
+    backend: LockServer,
+    client: fencedlock.Client,
+    remote: fencedlock.Client,
+    wire: Any,
+    name: str,
 ) -> None:
     before = len(wire.requests)
     life(remote, client, f"{name}/none")
@@ -89,7 +99,8 @@ def test_a_lost_packet_at_any_position_changes_nothing(
         try:
             life(remote, client, each)
         except fencedlock.BackendUnavailableError:
-            # A manual renewal, and an acquire whose time is up, may say so; then nothing may be left behind.
+            # A manual renewal, and an acquire whose time is up, may say so; then nothing may be
+            # left behind.
             wire.rule = lambda request: None
             lock = remote.FairLock(each)
             while lock._is_owned():
@@ -103,9 +114,13 @@ def test_a_lost_packet_at_any_position_changes_nothing(
 
 
 class TestLatePackets:
-    """Each is held back by the network until its sender has gone on, the hold has ended, and another one has begun."""
+    """Each is held back by the network until its sender has gone on, the hold has ended, and
+    another one has begun.
+    """
 
-    def next_hold_is_untouched(self, backend: LockServer, client: fencedlock.Client, wire: Any, name: str) -> None:
+    def next_hold_is_untouched(
+        self, backend: LockServer, client: fencedlock.Client, wire: Any, name: str
+    ) -> None:
         """Deliver what was held while the lock is free, and again while another holds it."""
         held = list(wire.held)
         assert held
@@ -122,14 +137,26 @@ class TestLatePackets:
             assert not after.waiters
         assert backend.leftovers(name) <= {":withdrawn"}
 
-    def test_acquire(self, backend: LockServer, client: fencedlock.Client, remote: fencedlock.Client, wire: Any, name: str) -> None:
+    def test_acquire(
+        self,
+        backend: LockServer,
+        client: fencedlock.Client,
+        remote: fencedlock.Client,
+        wire: Any,
+        name: str,
+    ) -> None:
         self.hold_first(wire, "acquire")
         with remote.FairLock(name):
             pass
         self.next_hold_is_untouched(backend, client, wire, name)
 
     def test_acquire_that_was_given_up(
-        self, backend: LockServer, client: fencedlock.Client, remote: fencedlock.Client, wire: Any, name: str
+        self,
+        backend: LockServer,
+        client: fencedlock.Client,
+        remote: fencedlock.Client,
+        wire: Any,
+        name: str,
     ) -> None:
         wire.rule = lambda request: HOLD if wire.is_call(request, "acquire") else None
         with pytest.raises(fencedlock.BackendUnavailableError):
@@ -139,10 +166,19 @@ class TestLatePackets:
         self.next_hold_is_untouched(backend, client, wire, name)
 
     def test_acquire_on_a_connection_that_broke(
-        self, backend: LockServer, client: fencedlock.Client, remote: fencedlock.Client, wire: Any, name: str
+        self,
+        backend: LockServer,
+        client: fencedlock.Client,
+        remote: fencedlock.Client,
+        wire: Any,
+        name: str,
     ) -> None:
-        """It arrives before its time is up: only the release's word, that this claim has ended, keeps it out."""
-        wire.rule = lambda request: HOLD_AND_CUT if not wire.held and wire.is_call(request, "acquire") else None
+        """It arrives before its time is up: only the release's word, that this claim has ended,
+        keeps it out.
+        """
+        wire.rule = lambda request: (
+            HOLD_AND_CUT if not wire.held and wire.is_call(request, "acquire") else None
+        )
         with remote.FairLock(name):
             pass
         assert backend.leftovers(name) == {":withdrawn"}
@@ -175,7 +211,12 @@ class TestLatePackets:
         self.next_hold_is_untouched(backend, client, wire, name)
 
     def test_acquire_of_a_client_that_was_closed(
-        self, backend: LockServer, client: fencedlock.Client, connect: Callable[..., fencedlock.Client], wire: Any, name: str
+        self,
+        backend: LockServer,
+        client: fencedlock.Client,
+        connect: Callable[..., fencedlock.Client],
+        wire: Any,
+        name: str,
     ) -> None:
         """By another thread, while the request is under way."""
         remote = connect(wire.url, ttl=60, socket_timeout=3)
@@ -200,11 +241,21 @@ class TestLatePackets:
 
     @pytest.mark.parametrize("fate", [HOLD, HOLD_AND_CUT])
     def test_nested_acquire(
-        self, fate: str, backend: LockServer, client: fencedlock.Client, remote: fencedlock.Client, wire: Any, name: str
+        self,
+        fate: str,
+        backend: LockServer,
+        client: fencedlock.Client,
+        remote: fencedlock.Client,
+        wire: Any,
+        name: str,
     ) -> None:
-        """Held, it comes after its time; cut, it comes in time, and only its operation number keeps it out."""
+        """Held, it comes after its time; cut, it comes in time, and only its operation number keeps
+        it out.
+        """
         with remote.FairLock(name):
-            wire.rule = lambda request: fate if not wire.held and wire.is_call(request, "renew") else None
+            wire.rule = lambda request: (
+                fate if not wire.held and wire.is_call(request, "renew") else None
+            )
             with remote.FairLock(name):
                 assert client.inspect(name).count == 2
             eventually(lambda: client.inspect(name).count == 1)
@@ -214,20 +265,41 @@ class TestLatePackets:
         wire.held = held
         self.next_hold_is_untouched(backend, client, wire, name)
 
-    def test_renewal(self, backend: LockServer, client: fencedlock.Client, remote: fencedlock.Client, wire: Any, name: str) -> None:
+    def test_renewal(
+        self,
+        backend: LockServer,
+        client: fencedlock.Client,
+        remote: fencedlock.Client,
+        wire: Any,
+        name: str,
+    ) -> None:
         with remote.FairLock(name) as token:
             self.hold_first(wire, "renew")
             remote.FairLock(name).renew(ttl=2 * TTL_SECONDS)
             assert remote.FairLock(name).token == token
         self.next_hold_is_untouched(backend, client, wire, name)
 
-    def test_release(self, backend: LockServer, client: fencedlock.Client, remote: fencedlock.Client, wire: Any, name: str) -> None:
+    def test_release(
+        self,
+        backend: LockServer,
+        client: fencedlock.Client,
+        remote: fencedlock.Client,
+        wire: Any,
+        name: str,
+    ) -> None:
         with remote.FairLock(name):
             self.hold_first(wire, "release")
         assert not client.inspect(name).locked
         self.next_hold_is_untouched(backend, client, wire, name)
 
-    def test_withdrawal(self, backend: LockServer, client: fencedlock.Client, remote: fencedlock.Client, wire: Any, name: str) -> None:
+    def test_withdrawal(
+        self,
+        backend: LockServer,
+        client: fencedlock.Client,
+        remote: fencedlock.Client,
+        wire: Any,
+        name: str,
+    ) -> None:
         with client.FairLock(name):
             self.hold_first(wire, "withdraw")
             assert remote.FairLock(name).acquire(timeout=0.1) is False
@@ -235,7 +307,12 @@ class TestLatePackets:
         self.next_hold_is_untouched(backend, client, wire, name)
 
     def test_withdrawal_while_its_client_waits_again(
-        self, client: fencedlock.Client, remote: fencedlock.Client, wire: Any, contender: Callable[..., Contender], name: str
+        self,
+        client: fencedlock.Client,
+        remote: fencedlock.Client,
+        wire: Any,
+        contender: Callable[..., Contender],
+        name: str,
     ) -> None:
         waiter = contender("thread", remote)
         with client.FairLock(name):
@@ -251,7 +328,9 @@ class TestLatePackets:
 
     @staticmethod
     def hold_first(wire: Any, kind: str, *words: bytes) -> None:
-        wire.rule = lambda request: HOLD if not wire.held and wire.is_call(request, kind, *words) else None
+        wire.rule = lambda request: (
+            HOLD if not wire.held and wire.is_call(request, kind, *words) else None
+        )
 
     def test_acquire_of_a_hold_that_was_lost(
         self,
@@ -265,7 +344,9 @@ class TestLatePackets:
         lock = connect(wire.url, ttl=60).FairLock(name)
         with lock:
             pass
-        wire.rule = lambda request: HOLD_AND_CUT if not wire.held and wire.is_call(request, "acquire") else None
+        wire.rule = lambda request: (
+            HOLD_AND_CUT if not wire.held and wire.is_call(request, "acquire") else None
+        )
         lock.acquire()
         assert wire.held
         client.force_release(name)
@@ -278,12 +359,16 @@ class TestLatePackets:
         assert not client.inspect(name).locked
 
 
-def test_a_late_forced_release_leaves_the_next_hold_alone(client: fencedlock.Client, name: str) -> None:
+def test_a_late_forced_release_leaves_the_next_hold_alone(
+    client: fencedlock.Client, name: str
+) -> None:
     lock = client.RLock(name)
     with lock as before:
         pass
     with lock as token:
-        assert client._table.resource(name).bound.force_release(int(before), REQUEST_SECONDS) is False
+        assert (
+            client._table.resource(name).bound.force_release(int(before), REQUEST_SECONDS) is False
+        )
         assert client.inspect(name).token == int(token)
         lock.renew()
 
@@ -298,7 +383,9 @@ def test_a_grant_that_is_read_after_its_lease_is_not_used(
     wire: Any,
     name: str,
 ) -> None:
-    """Its process is frozen between the question and the answer, and a successor holds the lock when it wakes."""
+    """Its process is frozen between the question and the answer, and a successor holds the lock
+    when it wakes.
+    """
     frozen = contender("process", connect(wire.url, ttl=0.5))
     frozen.ask("acquire", f"{name}/warm up")
     if used:  # else the grant is not the ordinary one
@@ -343,12 +430,18 @@ class TestBeatsGoOn:
             lock.ensure_held()
             time.sleep(0.02)
 
-    def test_while_a_release_is_not_answered(self, connect: Callable[..., fencedlock.Client], wire: Any, name: str) -> None:
+    def test_while_a_release_is_not_answered(
+        self, connect: Callable[..., fencedlock.Client], wire: Any, name: str
+    ) -> None:
         client = connect(wire.url, ttl=30, socket_timeout=1)
         stuck, healthy = client.RLock(f"{name}/stuck"), client.RLock(f"{name}/healthy", ttl=1.5)
         stuck.acquire()
         with healthy:
-            wire.rule = lambda request: LOSE if wire.is_call(request, "release") and wire.mentions(request, b"stuck") else None
+            wire.rule = lambda request: (
+                LOSE
+                if wire.is_call(request, "release") and wire.mentions(request, b"stuck")
+                else None
+            )
             stuck.release()
             self.survives(healthy, 3)
             wire.rule = lambda request: None
@@ -359,11 +452,15 @@ class TestBeatsGoOn:
 
         done = threading.Event()
         remote._table.heartbeat.undo("one that is refused", refuse, lambda: time.monotonic() + 5)
-        remote._table.heartbeat.undo("one that works", lambda timeout_seconds: done.set(), lambda: time.monotonic() + 5)
+        remote._table.heartbeat.undo(
+            "one that works", lambda timeout_seconds: done.set(), lambda: time.monotonic() + 5
+        )
         assert done.wait(10)
 
 
-def test_closing_does_not_wait_for_each_hold_of_a_silent_server(connect: Callable[..., fencedlock.Client], wire: Any, name: str) -> None:
+def test_closing_does_not_wait_for_each_hold_of_a_silent_server(
+    connect: Callable[..., fencedlock.Client], wire: Any, name: str
+) -> None:
     client = connect(wire.url, ttl=3, socket_timeout=0.4)
     locks = [client.RLock(f"{name}/{number}") for number in range(10)]
     for lock in locks:

@@ -14,7 +14,9 @@ from tests.contenders import Contender
 from tests.servers import LockServer
 
 
-def test_the_token_stays_the_same_by_reentry_nested_release_and_renewal(client: fencedlock.Client, name: str) -> None:
+def test_the_token_stays_the_same_by_reentry_nested_release_and_renewal(
+    client: fencedlock.Client, name: str
+) -> None:
     lock = client.RLock(name)
     with lock as token:
         with lock as nested:
@@ -28,7 +30,9 @@ def test_the_token_stays_the_same_by_reentry_nested_release_and_renewal(client: 
         _ = lock.token
 
 
-def test_tokens_rise_from_hold_to_hold_and_from_owner_to_owner(client: fencedlock.Client, other: Contender, name: str) -> None:
+def test_tokens_rise_from_hold_to_hold_and_from_owner_to_owner(
+    client: fencedlock.Client, other: Contender, name: str
+) -> None:
     tokens = []
     for _ in range(10):
         with client.RLock(name) as token:
@@ -39,7 +43,9 @@ def test_tokens_rise_from_hold_to_hold_and_from_owner_to_owner(client: fencedloc
     assert tokens == sorted(set(tokens))
 
 
-def test_tokens_rise_through_expiry(client: fencedlock.Client, contender: Callable[..., Contender], name: str) -> None:
+def test_tokens_rise_through_expiry(
+    client: fencedlock.Client, contender: Callable[..., Contender], name: str
+) -> None:
     doomed = contender("process", client)
     doomed.ask("make", name, ttl=0.3)
     doomed.ask("acquire", name)
@@ -52,7 +58,9 @@ def test_tokens_rise_through_expiry(client: fencedlock.Client, contender: Callab
         assert client.RLock(name).abandoned is False
 
 
-def test_tokens_rise_through_force_release(client: fencedlock.Client, other: Contender, name: str) -> None:
+def test_tokens_rise_through_force_release(
+    client: fencedlock.Client, other: Contender, name: str
+) -> None:
     lock = client.RLock(name)
     other.ask("make", name, ttl=1)
     other.ask("acquire", name)
@@ -68,7 +76,9 @@ def test_tokens_rise_through_force_release(client: fencedlock.Client, other: Con
     assert caught.value.token == before
 
 
-def test_tokens_rise_when_the_server_forgets_the_lock(backend: LockServer, connect: Callable[..., fencedlock.Client], name: str) -> None:
+def test_tokens_rise_when_the_server_forgets_the_lock(
+    backend: LockServer, connect: Callable[..., fencedlock.Client], name: str
+) -> None:
     client, stranger = connect(backend.url, ttl=2), connect(backend.url, ttl=2)
     lock = client.RLock(name)
     with lock as first:
@@ -171,7 +181,9 @@ class TestRaiseFloor:
         assert other.ask("abandoned", name) is False
         other.ask("release", name)
 
-    def test_of_a_lock_that_was_never_used(self, client: fencedlock.Client, backend: LockServer, name: str) -> None:
+    def test_of_a_lock_that_was_never_used(
+        self, client: fencedlock.Client, backend: LockServer, name: str
+    ) -> None:
         floor = FencingToken(name, 2**52)
         client.raise_floor(floor)
         assert backend.leftovers(name) == set()
@@ -185,7 +197,9 @@ class TestRaiseFloor:
         with client.RLock(f"{name}/high"), client.RLock(name) as token:
             assert int(token) < 2**51
 
-    def test_it_does_not_make_a_lost_hold_a_released_one(self, client: fencedlock.Client, backend: LockServer, name: str) -> None:
+    def test_it_does_not_make_a_lost_hold_a_released_one(
+        self, client: fencedlock.Client, backend: LockServer, name: str
+    ) -> None:
         lock = client.RLock(name)
         with pytest.raises(fencedlock.LockLostError), lock as token:
             backend.wipe(name)
@@ -194,7 +208,9 @@ class TestRaiseFloor:
             assert int(later) > int(token) + 5
 
     @pytest.mark.parametrize("wrong", [2**52 + 1, -1, True, 1.5, "12"], ids=repr)
-    def test_what_leaves_no_room_is_refused(self, client: fencedlock.Client, wrong: Any, name: str) -> None:
+    def test_what_leaves_no_room_is_refused(
+        self, client: fencedlock.Client, wrong: Any, name: str
+    ) -> None:
         with pytest.raises(fencedlock.ConfigurationError, match="floor"):
             client.raise_floor(FencingToken(name, wrong))
         with pytest.raises(TypeError, match="FencingToken"):

@@ -17,7 +17,14 @@ LEASE_SECONDS = 6.0
 @pytest.fixture
 def claim() -> Claim:
     nothing = cast("Any", None)
-    return Claim("client/1/1", cast("BoundLock", nothing), cast("Owner", nothing), LEASE_SECONDS, fair=True, patient=True)
+    return Claim(
+        "client/1/1",
+        cast("BoundLock", nothing),
+        cast("Owner", nothing),
+        LEASE_SECONDS,
+        fair=True,
+        patient=True,
+    )
 
 
 @pytest.fixture
@@ -30,25 +37,33 @@ def waits(claim: Claim, at: float, issued: int) -> None:
 
 
 class TestMessagesOfGrants:
-    def test_one_that_comes_in_time_is_the_grant_until_the_server_forgets_the_waiter(self, claim: Claim) -> None:
+    def test_one_that_comes_in_time_is_the_grant_until_the_server_forgets_the_waiter(
+        self, claim: Claim
+    ) -> None:
         waits(claim, 10.0, issued=5)
         claim.rung(6, abandoned=True, now=12.0)
         assert claim.grant == (6, 10.0 + LEASE_SECONDS, True, True)
 
     @pytest.mark.parametrize("token", [4, 5])
-    def test_one_of_a_grant_that_was_known_when_the_server_said_wait_is_old(self, claim: Claim, token: int) -> None:
+    def test_one_of_a_grant_that_was_known_when_the_server_said_wait_is_old(
+        self, claim: Claim, token: int
+    ) -> None:
         waits(claim, 10.0, issued=5)
         claim.rung(token, abandoned=False, now=12.0)
         assert claim.grant is None
         assert not claim.must_ask
 
-    def test_a_later_answer_that_knows_of_fewer_tokens_makes_none_of_them_new(self, claim: Claim) -> None:
+    def test_a_later_answer_that_knows_of_fewer_tokens_makes_none_of_them_new(
+        self, claim: Claim
+    ) -> None:
         waits(claim, 10.0, issued=5)
         waits(claim, 11.0, issued=3)
         claim.rung(5, abandoned=False, now=12.0)
         assert claim.grant is None
 
-    def test_one_that_comes_when_the_server_may_have_given_the_lock_to_another_is_asked_about(self, claim: Claim) -> None:
+    def test_one_that_comes_when_the_server_may_have_given_the_lock_to_another_is_asked_about(
+        self, claim: Claim
+    ) -> None:
         waits(claim, 10.0, issued=5)
         claim.rung(6, abandoned=False, now=10.0 + LEASE_SECONDS)
         assert claim.grant is None
@@ -77,7 +92,9 @@ class TestMessagesOfGrants:
 
 
 class TestLeases:
-    def test_an_answer_to_the_latest_operation_sets_the_deadline_and_an_older_one_does_not(self, hold: Hold) -> None:
+    def test_an_answer_to_the_latest_operation_sets_the_deadline_and_an_older_one_does_not(
+        self, hold: Hold
+    ) -> None:
         hold.extend(110.0, hold.operation)
         assert hold.deadline == 110.0
         before = hold.operation
@@ -86,7 +103,9 @@ class TestLeases:
         assert hold.deadline == 106.0
 
     @pytest.mark.parametrize(("lease_seconds", "believed"), [(5.0, 55.0), (90.0, 100.0)])
-    def test_until_the_server_has_answered_no_more_is_believed_than_before(self, hold: Hold, lease_seconds: float, believed: float) -> None:
+    def test_until_the_server_has_answered_no_more_is_believed_than_before(
+        self, hold: Hold, lease_seconds: float, believed: float
+    ) -> None:
         hold.change_lease(lease_seconds, now=50.0)
         assert hold.deadline == believed
         assert hold.lasts_until == 100.0  # the server may not have heard of it

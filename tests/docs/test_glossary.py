@@ -10,7 +10,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 
-pytestmark = pytest.mark.skipif(not (ROOT / "docs").exists(), reason="the documentation is not here")
+pytestmark = pytest.mark.skipif(
+    not (ROOT / "docs").exists(), reason="the documentation is not here"
+)
 
 
 def glossary() -> list[str]:
@@ -43,14 +45,31 @@ def test_each_word_is_a_name_in_the_code() -> None:
         for name in names_of(ast.parse(file.read_text(encoding="utf-8"))):
             words |= words_of(name)
     for file in (ROOT / "fencedlock").rglob("*.lua"):
-        for name in re.findall(r"^ *local (?:function )?([\w, ]+)", file.read_text(encoding="utf-8"), re.MULTILINE):
+        for name in re.findall(
+            r"^ *local (?:function )?([\w, ]+)", file.read_text(encoding="utf-8"), re.MULTILINE
+        ):
             words |= words_of(name)
     assert glossary()
     assert [word for word in glossary() if word not in words] == []
 
 
 def test_each_thing_of_the_core_is_a_word() -> None:
-    plain = {"bound", "lock", "info", "state", "event", "busy", "waiting", "gone", "renewed", "released", "not", "ours", "waker", "signal"}
+    plain = {
+        "bound",
+        "lock",
+        "info",
+        "state",
+        "event",
+        "busy",
+        "waiting",
+        "gone",
+        "renewed",
+        "released",
+        "not",
+        "ours",
+        "waker",
+        "signal",
+    }
     """Said of answers and of helpers, and meant as everybody means them."""
     found = set()
     for file in (ROOT / "fencedlock" / "core").glob("*.py"):

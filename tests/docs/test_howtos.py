@@ -18,10 +18,20 @@ from tests.fencing.stores import Psycopg, PyMySQL, Store
 from tests.servers import RedisServer
 
 FOLDER = Path(__file__).parents[2] / "docs" / "fencing"
-ACCOUNTS = ("CREATE TABLE accounts (id VARCHAR(20) PRIMARY KEY, balance BIGINT NOT NULL)", "INSERT INTO accounts VALUES ('a', 100)")
-DATABASES = {"postgresql": "postgresql", "sqlalchemy": "postgresql", "django": "postgresql", "mysql": "mysql"}
+ACCOUNTS = (
+    "CREATE TABLE accounts (id VARCHAR(20) PRIMARY KEY, balance BIGINT NOT NULL)",
+    "INSERT INTO accounts VALUES ('a', 100)",
+)
+DATABASES = {
+    "postgresql": "postgresql",
+    "sqlalchemy": "postgresql",
+    "django": "postgresql",
+    "mysql": "mysql",
+}
 
-pytestmark = pytest.mark.skipif(not FOLDER.exists(), reason="the documentation is not here: run the tests of a clone")
+pytestmark = pytest.mark.skipif(
+    not FOLDER.exists(), reason="the documentation is not here: run the tests of a clone"
+)
 
 
 def code_of(page: Path) -> str:
@@ -60,9 +70,18 @@ def fill(store: Store) -> None:
 
 @pytest.mark.parametrize("page", sorted(path.stem for path in FOLDER.glob("*.rst")))
 def test_its_code_runs(
-    page: str, database_server: Callable[[str], DatabaseServer], server: RedisServer, etcd_server: EtcdServer, tmp_path: Path
+    page: str,
+    database_server: Callable[[str], DatabaseServer],
+    server: RedisServer,
+    etcd_server: EtcdServer,
+    tmp_path: Path,
 ) -> None:
-    environment = os.environ | {"FENCEDLOCK_URL": server.url, "REDIS_URL": server.url, "ETCD_URL": etcd_server.url, "HOME": str(tmp_path)}
+    environment = os.environ | {
+        "FENCEDLOCK_URL": server.url,
+        "REDIS_URL": server.url,
+        "ETCD_URL": etcd_server.url,
+        "HOME": str(tmp_path),
+    }
     kind = DATABASES.get(page, "sqlite")
     if kind == "postgresql":
         database = database_server(kind).new_database("shop")
@@ -71,7 +90,9 @@ def test_its_code_runs(
     elif kind == "mysql":
         database = database_server(kind).new_database("shop")
         fill(PyMySQL(database))
-        (tmp_path / ".my.cnf").write_text(f"[client]\nsocket = {database['unix_socket']}\nuser = {database['user']}\n")
+        (tmp_path / ".my.cnf").write_text(
+            f"[client]\nsocket = {database['unix_socket']}\nuser = {database['user']}\n"
+        )
     else:
         connection = sqlite3.connect(tmp_path / "shop.db", isolation_level=None)
         for statement in ACCOUNTS:
@@ -81,9 +102,13 @@ def test_its_code_runs(
     assert "FairLock" in code
     program = tmp_path / f"howto_{page}.py"  # not the name of what it imports
     program.write_text(code)
-    done = subprocess.run([sys.executable, program], capture_output=True, text=True, cwd=tmp_path, env=environment)
+    done = subprocess.run(
+        [sys.executable, program], capture_output=True, text=True, cwd=tmp_path, env=environment
+    )
     assert done.returncode == 0, done.stderr
     if kind == "sqlite" and page in ("sqlite", "http"):
         connection = sqlite3.connect(tmp_path / "shop.db")
-        assert connection.execute("SELECT balance FROM accounts").fetchall() == [(100 if page == "sqlite" else 70,)]
+        assert connection.execute("SELECT balance FROM accounts").fetchall() == [
+            (100 if page == "sqlite" else 70,)
+        ]
         connection.close()

@@ -1,4 +1,5 @@
-"""The application of test_celery.py, and its worker: ``python -m tests.environments.celery_application worker -P prefork ...``.
+"""The application of test_celery.py, and its worker: ``python -m
+tests.environments.celery_application worker -P prefork ...``.
 
 The worker itself sends the tasks once it is ready, and each task writes down what came of it.
 """

@@ -1,4 +1,6 @@
-"""Programs of their own: what is tested here needs a whole process, because it patches the standard library, forks in C, or ends."""
+"""Programs of their own: what is tested here needs a whole process, because it patches the standard
+library, forks in C, or ends.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ import pytest
 from tests.servers import LockServer
 
 PATIENCE_SECONDS = 60.0
-"""A program that says nothing for so long hangs. Nothing here takes nearly as long, even beside eight busy processes."""
+"""A program that says nothing for so long hangs. Nothing here takes nearly as long, even beside
+eight busy processes.
+"""
 
 ROOT = Path(__file__).parents[2]
 
@@ -116,7 +120,14 @@ def program(command: Callable[..., Program]) -> Callable[..., Program]:
     """Runs a function of one of this folder's modules as a program of its own, with warnings on."""
 
     def start(module: str, *arguments: Any, **environment: str) -> Program:
-        words = (sys.executable, "-X", "dev", "-m", f"tests.environments.{module}", *map(str, arguments))
+        words = (
+            sys.executable,
+            "-X",
+            "dev",
+            "-m",
+            f"tests.environments.{module}",
+            *map(str, arguments),
+        )
         return command(*words, **environment)
 
     return start

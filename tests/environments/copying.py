@@ -1,4 +1,5 @@
-"""Programs that copy themselves with libc's fork(), so that no hook of Python's is run: uWSGI forks its workers like that.
+"""Programs that copy themselves with libc's fork(), so that no hook of Python's is run: uWSGI forks
+its workers like that.
 
 ``python -m tests.environments.copying SCENARIO URL NAME ...``
 """
@@ -35,7 +36,9 @@ _CLONE_NEWPID = 0x20000000
 
 
 class Copy:
-    """A copy of this process, made by ``fork``; it does what it is told, and ends as interpreters end."""
+    """A copy of this process, made by ``fork``; it does what it is told, and ends as interpreters
+    end.
+    """
 
     def __init__(self, body: Callable[[Copy], object], fork: Callable[[], int] = fork_in_c) -> None:
         self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -67,7 +70,9 @@ class Copy:
 
 
 def finish(body: Callable[[], object]) -> None:
-    """Do this as the last thing of this process, which then ends as interpreters end; with status 1 if it raises."""
+    """Do this as the last thing of this process, which then ends as interpreters end; with status 1
+    if it raises.
+    """
     status = 1
     try:
         body()
@@ -152,7 +157,9 @@ def unused_generations(url: str, name: str) -> None:
 
 
 def used(url: str, name: str, counter: str) -> None:
-    """The connection, the heartbeat's thread and the queue are the original's: each copy has its own."""
+    """The connection, the heartbeat's thread and the queue are the original's: each copy has its
+    own.
+    """
     client = fencedlock.connect(url, ttl=1)
     lock, path = client.FairLock(name), Path(counter)
     path.write_text("0")
@@ -165,7 +172,8 @@ def used(url: str, name: str, counter: str) -> None:
             before = own._owned().deadline
             copy.hear()
             count_up(lock, path)
-            eventually(lambda: own._owned().deadline > before)  # its own heartbeat has renewed the lease
+            # Its own heartbeat has renewed the lease.
+            eventually(lambda: own._owned().deadline > before)
         copy.say(client.id)
 
     copies = [Copy(work) for _ in range(3)]
@@ -201,7 +209,9 @@ def generations(url: str, name: str) -> None:
             copy.say(third.hear())
             third.end()
             assert owned() == [False, True, False]
-            assert [client.inspect(lock.name).locked for lock in locks] == [True, True, False], "its exit releases what it holds itself"
+            assert [client.inspect(lock.name).locked for lock in locks] == [True, True, False], (
+                "its exit releases what it holds itself"
+            )
         copy.say(client.id)
 
     with locks[0] as token:
@@ -240,7 +250,9 @@ class World:
 
     def in_a_thread(self) -> None:
         got: list[bool] = []
-        thread = threading.Thread(target=lambda: got.extend([self.held.acquire(False), self.other.acquire(False)]))
+        thread = threading.Thread(
+            target=lambda: got.extend([self.held.acquire(False), self.other.acquire(False)])
+        )
         thread.start()
         thread.join()
         assert got == [False, True]
@@ -335,7 +347,10 @@ FIRST_ACTS: dict[str, Callable[[World], object]] = {
 
 
 def holding(url: str, name: str) -> None:
-    """The master holds, twice. A copy is not an owner, whatever it does first, and its end takes nothing from the master."""
+    """The master holds, twice.
+
+    A copy is not an owner, whatever it does first, and its end takes nothing from the master.
+    """
     world = World(url, name)
     with world.held as token, world.held:
         for act, do in FIRST_ACTS.items():
@@ -348,7 +363,10 @@ def holding(url: str, name: str) -> None:
             world.held.renew()
             assert world.held.token == token
             info = world.client.inspect(name)
-            assert (info.token, (info.owner or "").partition("/")[0]) == (int(token), world.client.id), f"after: {act}"
+            assert (info.token, (info.owner or "").partition("/")[0]) == (
+                int(token),
+                world.client.id,
+            ), f"after: {act}"
     world.client.close()
 
 
@@ -369,7 +387,9 @@ def _force(client: fencedlock.Client, token: fencedlock.FencingToken) -> None:
 
 
 def looking(url: str, name: str) -> None:
-    """A look at many locks begins in the original, and goes on in a copy where the next page has to be asked for."""
+    """A look at many locks begins in the original, and goes on in a copy where the next page has to
+    be asked for.
+    """
     from fencedlock.backends.redis import backend
 
     backend._SCAN_COUNT = "1"
@@ -390,7 +410,9 @@ def looking(url: str, name: str) -> None:
 
 
 def mutexes(url: str, name: str) -> None:
-    """Another thread is in the middle of something when the process is copied: what it has locked stays so in the copy."""
+    """Another thread is in the middle of something when the process is copied: what it has locked
+    stays so in the copy.
+    """
     world = World(url, name)
     with world.other:
         pass
@@ -398,7 +420,12 @@ def mutexes(url: str, name: str) -> None:
     taken, done = threading.Event(), threading.Event()
 
     def be_busy() -> None:
-        with world.client._table.mutex, backend.connections._mutex, backend._inbox._turn, connecting._mutex:
+        with (
+            world.client._table.mutex,
+            backend.connections._mutex,
+            backend._inbox._turn,
+            connecting._mutex,
+        ):
             taken.set()
             done.wait()
 
@@ -424,7 +451,9 @@ def mutexes(url: str, name: str) -> None:
 
 
 def waiting(url: str, name: str) -> None:
-    """Another thread waits, its inbox is open: a copy waits for itself, and neither hears what is said to the other."""
+    """Another thread waits, its inbox is open: a copy waits for itself, and neither hears what is
+    said to the other.
+    """
     client, stranger = fencedlock.connect(url, ttl=30), fencedlock.connect(url, ttl=30)
     blocker, lock = stranger.RLock(name), client.FairLock(name)
     blocker.acquire()
@@ -451,7 +480,9 @@ def waiting(url: str, name: str) -> None:
     copy = Copy(wait_too)
     eventually(lambda: len(client.inspect(name).waiters) == 2)
     owners = [waiter.owner.partition("/")[0] for waiter in client.inspect(name).waiters]
-    assert owners[0] == client.id != owners[1], "the copy has a place of its own, behind its original's"
+    assert owners[0] == client.id != owners[1], (
+        "the copy has a place of its own, behind its original's"
+    )
     with _doorbells(client) as heard:
         blocker.release()
         eventually(lambda: entered)
@@ -488,7 +519,9 @@ class _doorbells:  # noqa: N801 - a context manager
 
 
 def handler_while_waiting(url: str, name: str, how: str) -> None:
-    """The copy goes on in the middle of acquire, where its original waits: each gets the lock in its turn, as a client of its own."""
+    """The copy goes on in the middle of acquire, where its original waits: each gets the lock in
+    its turn, as a client of its own.
+    """
     client, stranger = fencedlock.connect(url, ttl=30), fencedlock.connect(url, ttl=30)
     blocker, lock, blocked = stranger.RLock(name), client.FairLock(name), threading.Event()
     pids: list[int] = []
@@ -525,14 +558,18 @@ def _check_held(client: fencedlock.Client, lock: fencedlock.RLock, id_before: st
     info = client.inspect(lock.name)
     assert info.token == int(lock.token)
     assert client.id != id_before
-    assert (info.owner or "").startswith(client.id), f"{info.owner} holds, and this client is {client.id}"
+    assert (info.owner or "").startswith(client.id), (
+        f"{info.owner} holds, and this client is {client.id}"
+    )
     lock.ensure_held()
 
 
 def handler_while_asking(url: str, name: str, how: str, first: str, server_pid: str) -> None:
-    """The server is silent, both processes go on in the middle of one call: an answer to the original is no grant to the copy.
+    """The server is silent, both processes go on in the middle of one call: an answer to the
+    original is no grant to the copy.
 
-    ``first`` is who goes on first: the other one is kept in its signal handler until the first has done.
+    ``first`` is who goes on first: the other one is kept in its signal handler until the first has
+    done.
     """
     client = fencedlock.connect(url, ttl=30)
     lock = client.RLock(name)
@@ -581,15 +618,25 @@ def handler_while_asking(url: str, name: str, how: str, first: str, server_pid: 
         lock.ensure_held()
         lock.renew()
         info = client.inspect(name)
-        assert (info.token, (info.owner or "").partition("/")[0]) == (int(lock.token), client.id), "the copy has taken the original's lock"
+        assert (info.token, (info.owner or "").partition("/")[0]) == (int(lock.token), client.id), (
+            "the copy has taken the original's lock"
+        )
         lock.release()
     with lock:
         lock.ensure_held()
 
 
-def _after_asking(client: fencedlock.Client, lock: fencedlock.RLock, id_before: str, got: bool, original: socket.socket) -> None:
+def _after_asking(
+    client: fencedlock.Client,
+    lock: fencedlock.RLock,
+    id_before: str,
+    got: bool,
+    original: socket.socket,
+) -> None:
     try:
-        assert got == lock._is_owned(), f"acquire returned {got}, and the copy is {'' if lock._is_owned() else 'no '}owner"
+        assert got == lock._is_owned(), (
+            f"acquire returned {got}, and the copy is {'' if lock._is_owned() else 'no '}owner"
+        )
         assert got == (client.inspect(lock.name).owner or "").startswith(f"{client.id}/")
         assert client.id != id_before
     finally:
@@ -600,7 +647,9 @@ def _after_asking(client: fencedlock.Client, lock: fencedlock.RLock, id_before: 
 
 
 def used_on_etcd(url: str, name: str) -> None:
-    """A copy that uses it gets one clear error, at once, each time; its original goes on, and the copy's end takes nothing from it."""
+    """A copy that uses it gets one clear error, at once, each time; its original goes on, and the
+    copy's end takes nothing from it.
+    """
     client = fencedlock.connect(url, ttl=30)
     lock, other = client.RLock(name), client.RLock(f"{name}/other")
 
@@ -627,13 +676,17 @@ def used_on_etcd(url: str, name: str) -> None:
         client.close()
 
     def expect_refusal(_: Copy) -> None:
-        raises(fencedlock.BackendMisconfiguredError, lambda: fencedlock.connect(url).RLock(name).acquire(False))
+        raises(
+            fencedlock.BackendMisconfiguredError,
+            lambda: fencedlock.connect(url).RLock(name).acquire(False),
+        )
 
     with lock as token:
         Copy(try_all).end()
         Copy(lambda _: None).end()
         Copy(lambda _: None, fork_in_python).end()
-        Copy(expect_refusal).end()  # that fork has closed all channels, and gRPC is there nevertheless
+        # That fork has closed all channels, and gRPC is there nevertheless.
+        Copy(expect_refusal).end()
         lock.ensure_held()
         lock.renew()
         assert client.inspect(name).token == int(token)
@@ -642,7 +695,9 @@ def used_on_etcd(url: str, name: str) -> None:
 
 
 def used_by_another_on_etcd(url: str, name: str) -> None:
-    """gRPC is one for the whole process: a channel that is not ours, of the package etcd3, makes it as useless in a copy."""
+    """gRPC is one for the whole process: a channel that is not ours, of the package etcd3, makes it
+    as useless in a copy.
+    """
     etcd3: Any = import_module("etcd3")
     host, _, port = url.removeprefix("etcd://").partition(":")
     ready = fencedlock.connect(etcd3.client(host, int(port)), ttl=30)
@@ -650,7 +705,10 @@ def used_by_another_on_etcd(url: str, name: str) -> None:
         pass
 
     def expect_refusal(_: Copy) -> None:
-        raises(fencedlock.BackendMisconfiguredError, lambda: fencedlock.connect(url).RLock(name).acquire(False))
+        raises(
+            fencedlock.BackendMisconfiguredError,
+            lambda: fencedlock.connect(url).RLock(name).acquire(False),
+        )
 
     Copy(expect_refusal).end()
 
@@ -659,7 +717,9 @@ def used_by_another_on_etcd(url: str, name: str) -> None:
 
 
 def namespaces(url: str, name: str) -> None:
-    """Original and copy are each process 1 of a PID namespace: nothing but their memory tells them apart."""
+    """Original and copy are each process 1 of a PID namespace: nothing but their memory tells them
+    apart.
+    """
     _in_new_namespace(lambda _: _original(url, name))
 
 
@@ -669,7 +729,8 @@ def _original(url: str, name: str) -> None:
     holds = url.startswith("redis")  # etcd's client can't be copied once it was used
     if holds:
         lock.acquire()
-        eventually(lambda: client._table.heartbeat._worker.running)  # after unshare() no thread can be started
+        # After unshare() no thread can be started.
+        eventually(lambda: client._table.heartbeat._worker.running)
     id_before = client.id
     _in_new_namespace(lambda _: _copy(client, lock, id_before, holds=holds))
     if holds:
@@ -678,7 +739,9 @@ def _original(url: str, name: str) -> None:
         lock.release()
 
 
-def _copy(client: fencedlock.Client, lock: fencedlock.RLock, id_before: str, *, holds: bool) -> None:
+def _copy(
+    client: fencedlock.Client, lock: fencedlock.RLock, id_before: str, *, holds: bool
+) -> None:
     assert os.getpid() == 1
     if holds:
         raises(fencedlock.NotOwnedError, lock.release)

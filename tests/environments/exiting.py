@@ -22,12 +22,18 @@ PATIENCE_SECONDS = 30
 
 
 def handler(url: str, name: str, when: str) -> None:
-    """An exit handler takes a lock: one that was registered before the import of fencedlock, or after it, or with the first lock of all."""
+    """An exit handler takes a lock: one that was registered before the import of fencedlock, or
+    after it, or with the first lock of all.
+    """
 
     def flush() -> None:
         import fencedlock
 
-        lock = fencedlock.connect(url, ttl=30).RLock(name) if when == "first lock" else fencedlock.RLock(name)
+        lock = (
+            fencedlock.connect(url, ttl=30).RLock(name)
+            if when == "first lock"
+            else fencedlock.RLock(name)
+        )
         with lock, lock:
             lock.ensure_held()
             print("flushed", flush=True)
@@ -87,7 +93,13 @@ def _wait(client: fencedlock.Client, name: str) -> None:
     assert not client.FairLock(name).acquire(timeout=0.02)
 
 
-KINDS: dict[str, Callable[[Any, str], None]] = {"hold": _hold, "look": _look, "try": _try, "wait": _wait, "never used": lambda *_: None}
+KINDS: dict[str, Callable[[Any, str], None]] = {
+    "hold": _hold,
+    "look": _look,
+    "try": _try,
+    "wait": _wait,
+    "never used": lambda *_: None,
+}
 
 
 def _count() -> tuple[int, int]:
@@ -111,13 +123,20 @@ def dropped(url: str, name: str, kind: str) -> None:
         time.sleep(0.1)
     for _ in range(TIMES):
         KINDS[kind](fencedlock.connect(url, ttl=30), name)
-    eventually(lambda: all(after <= before + 1 for after, before in zip(_count(), (files, threads), strict=True)), PATIENCE_SECONDS)
+    eventually(
+        lambda: all(
+            after <= before + 1 for after, before in zip(_count(), (files, threads), strict=True)
+        ),
+        PATIENCE_SECONDS,
+    )
     held.ensure_held()
     held.release()
     keeper.close()
 
 
-SCENARIOS: dict[str, Callable[..., None]] = {each.__name__: each for each in (handler, frozen, dropped)}
+SCENARIOS: dict[str, Callable[..., None]] = {
+    each.__name__: each for each in (handler, frozen, dropped)
+}
 
 if __name__ == "__main__":
     SCENARIOS[sys.argv[1]](*sys.argv[2:])

@@ -1,4 +1,7 @@
-"""What locks promise to greenlets, of either library. The files test_gevent.py and test_eventlet.py fill in which."""
+"""What locks promise to greenlets, of either library.
+
+The files test_gevent.py and test_eventlet.py fill in which.
+"""
 
 from __future__ import annotations
 
@@ -28,20 +31,36 @@ class GreenletTests:
     def finished(self, running: Program, server: RedisServer, name: str) -> None:
         running.expect("done")
         running.end()
-        eventually(lambda: server.leftovers(name) == set())  # what was cut short is remembered until its time is over
+        # What was cut short is remembered until its time is over.
+        eventually(lambda: server.leftovers(name) == set())
 
-    def test_each_greenlet_is_an_owner(self, server: RedisServer, greenlets: Callable[..., Program], name: str) -> None:
+    def test_each_greenlet_is_an_owner(
+        self, server: RedisServer, greenlets: Callable[..., Program], name: str
+    ) -> None:
         self.finished(greenlets("owners", server.url, name), server, name)
 
-    def test_waiting_can_be_ended_from_outside(self, server: RedisServer, greenlets: Callable[..., Program], name: str) -> None:
+    def test_waiting_can_be_ended_from_outside(
+        self, server: RedisServer, greenlets: Callable[..., Program], name: str
+    ) -> None:
         self.finished(greenlets("cancelled", server.url, name), server, name)
 
-    def test_a_hand_over_wakes_its_greenlet(self, server: RedisServer, greenlets: Callable[..., Program], name: str) -> None:
+    def test_a_hand_over_wakes_its_greenlet(
+        self, server: RedisServer, greenlets: Callable[..., Program], name: str
+    ) -> None:
         self.finished(greenlets("handed_over", server.url, name), server, name)
 
     @pytest.mark.parametrize("scenario", ["frozen", "lost"])
-    def test_a_silent_server(self, scenario: str, own_server: Callable[..., Any], greenlets: Callable[..., Program], name: str) -> None:
-        """``frozen``: time limits hold, and other greenlets run. ``lost``: a holder learns of the end of its lease."""
+    def test_a_silent_server(
+        self,
+        scenario: str,
+        own_server: Callable[..., Any],
+        greenlets: Callable[..., Program],
+        name: str,
+    ) -> None:
+        """``frozen``: time limits hold, and other greenlets run.
+
+        ``lost``: a holder learns of the end of its lease.
+        """
         server = own_server()
         running = greenlets(scenario, server.url, name)
         running.expect("freeze")
@@ -62,7 +81,9 @@ class GreenletTests:
     ) -> None:
         self.finished(greenlets("late_and_used", server.url, name), server, name)
 
-    def test_a_greenlet_that_holds_nothing_can_not_release(self, server: RedisServer, greenlets: Callable[..., Program], name: str) -> None:
+    def test_a_greenlet_that_holds_nothing_can_not_release(
+        self, server: RedisServer, greenlets: Callable[..., Program], name: str
+    ) -> None:
         self.finished(greenlets("strangers", server.url, name), server, name)
 
     def test_on_etcd_it_works_or_there_is_one_clear_error(

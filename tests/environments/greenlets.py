@@ -1,4 +1,6 @@
-"""Programs of greenlets: ``python -m tests.environments.greenlets LIBRARY SCENARIO URL NAME``. LIBRARY is gevent or eventlet.
+"""Programs of greenlets: ``python -m tests.environments.greenlets LIBRARY SCENARIO URL NAME``.
+
+LIBRARY is gevent or eventlet.
 
 What the program says is heard by the test, which freezes and thaws the server.
 """
@@ -162,7 +164,9 @@ def frozen(url: str, name: str) -> None:
 
 
 def cancelled(url: str, name: str) -> None:
-    """Waiting is ended by a Cancellation, by the library's time limit and by a kill, and nothing stays in the queue."""
+    """Waiting is ended by a Cancellation, by the library's time limit and by a kill, and nothing
+    stays in the queue.
+    """
     client = fencedlock.connect(url, ttl=30)
     lock = client.FairLock(name)
     limits: list[Any] = []
@@ -174,7 +178,9 @@ def cancelled(url: str, name: str) -> None:
 
     cancellation = fencedlock.Cancellation()
     with lock:
-        waiting = green.spawn(raises, fencedlock.AcquireCancelledError, lambda: lock.acquire(cancel=cancellation))
+        waiting = green.spawn(
+            raises, fencedlock.AcquireCancelledError, lambda: lock.acquire(cancel=cancellation)
+        )
         eventually(lambda: client.inspect(name).waiters)
         cancellation.cancel()
         green.join(waiting)
@@ -194,7 +200,9 @@ def cancelled(url: str, name: str) -> None:
 def lost(url: str, name: str) -> None:
     """The server is silent for longer than the lease: the holder learns so, by its own clock."""
     told: list[str] = []
-    client = fencedlock.connect(url, ttl=LEASE_SECONDS, on_lost=lambda lock, _: told.append(lock.name))
+    client = fencedlock.connect(
+        url, ttl=LEASE_SECONDS, on_lost=lambda lock, _: told.append(lock.name)
+    )
     lock = client.RLock(name)
     lock.acquire()
     before = lock._owned().deadline
@@ -223,7 +231,9 @@ def strangers(url: str, name: str) -> None:
 
 
 def works_or_says_why(url: str, name: str) -> None:
-    """The same locks, or one clear error at once: never a greenlet that waits for ever, nor one that stops all others."""
+    """The same locks, or one clear error at once: never a greenlet that waits for ever, nor one
+    that stops all others.
+    """
     with green.timeout(PATIENCE_SECONDS):
         try:
             client = fencedlock.connect(url, ttl=30)
@@ -276,7 +286,9 @@ def _events_of(client: fencedlock.Client) -> Iterator[list[str]]:
 
 
 def handed_over(url: str, name: str) -> None:
-    """A waiter gets the lock by the message of its hand-over, each time, and not because it looks now and then."""
+    """A waiter gets the lock by the message of its hand-over, each time, and not because it looks
+    now and then.
+    """
     logger, cuts = logging.getLogger("fencedlock"), _Cuts()
     logger.addHandler(cuts)
     logger.setLevel(logging.DEBUG)
@@ -321,18 +333,35 @@ def late_and_used(url: str, name: str) -> None:
     green.patch()
     _expect_refusals(client, lock)
     print("done", flush=True)
-    os._exit(0)  # how an interpreter ends whose threads began before the patch is not for this library to say
+    # How an interpreter ends whose threads began before the patch is not for this library to say.
+    os._exit(0)
 
 
 def _expect_refusals(client: fencedlock.Client, lock: fencedlock.RLock) -> None:
-    for call in (lambda: lock.acquire(False), lambda: lock.acquire(timeout=1), lock.acquire, lock.__enter__):
+    for call in (
+        lambda: lock.acquire(False),
+        lambda: lock.acquire(timeout=1),
+        lock.acquire,
+        lock.__enter__,
+    ):
         error = raises(fencedlock.ConfigurationError, call)
         assert "before the import" in str(error)
     assert not lock._is_owned()
 
 
 SCENARIOS: dict[str, Callable[[str, str], None]] = {
-    each.__name__: each for each in (owners, strangers, works_or_says_why, frozen, cancelled, lost, handed_over, late, late_and_used)
+    each.__name__: each
+    for each in (
+        owners,
+        strangers,
+        works_or_says_why,
+        frozen,
+        cancelled,
+        lost,
+        handed_over,
+        late,
+        late_and_used,
+    )
 }
 
 if __name__ == "__main__":

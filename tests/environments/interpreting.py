@@ -1,4 +1,6 @@
-"""A program with two interpreters: ``python -m tests.environments.interpreting URL NAME CONFIGURATION``."""
+"""A program with two interpreters: ``python -m tests.environments.interpreting URL NAME
+CONFIGURATION``.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ def main(url: str, name: str, configuration: str) -> None:
     second = interpreters.create(configuration)
 
     def run_there(what: str) -> None:
-        failure = interpreters.run_string(second, THERE.format(url=url, name=name, other_id=client.id, what=what))
+        failure = interpreters.run_string(
+            second, THERE.format(url=url, name=name, other_id=client.id, what=what)
+        )
         assert failure is None, failure.formatted
 
     with lock as token:

@@ -1,4 +1,6 @@
-"""Celery's workers: its pools of processes, threads and greenlets, its soft time limit, and the end of its processes."""
+"""Celery's workers: its pools of processes, threads and greenlets, its soft time limit, and the end
+of its processes.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ Worker = Callable[..., Program]
 
 
 @pytest.fixture
-def worker(server: RedisServer, command: Callable[..., Program], name: str, tmp_path: Path) -> Worker:
+def worker(
+    server: RedisServer, command: Callable[..., Program], name: str, tmp_path: Path
+) -> Worker:
     """Starts a worker with a pool of this kind, which sends itself tasks."""
     for package in ("celery", "kombu"):
         if find_spec(package) is None:
@@ -35,8 +39,25 @@ def worker(server: RedisServer, command: Callable[..., Program], name: str, tmp_
         if pool not in {"prefork", "threads"} and find_spec(pool) is None:
             pytest.skip(f"{pool} is not installed")
         return command(
-            *(sys.executable, "-m", "celery", "-A", "tests.environments.celery_application", "worker"),
-            *("-P", pool, "-c", str(TOGETHER), "--without-gossip", "--without-mingle", "--without-heartbeat", "-l", "WARNING"),
+            *(
+                sys.executable,
+                "-m",
+                "celery",
+                "-A",
+                "tests.environments.celery_application",
+                "worker",
+            ),
+            *(
+                "-P",
+                pool,
+                "-c",
+                str(TOGETHER),
+                "--without-gossip",
+                "--without-mingle",
+                "--without-heartbeat",
+                "-l",
+                "WARNING",
+            ),
             BROKER_URL=server.url,
             LOCK_URL=url,
             LOCK_NAME=name,
@@ -51,7 +72,9 @@ def worker(server: RedisServer, command: Callable[..., Program], name: str, tmp_
 
 
 def notes(folder: Path, beginning: str = "") -> list[str]:
-    return [line for line in (folder / "notes").read_text().splitlines() if line.startswith(beginning)]
+    return [
+        line for line in (folder / "notes").read_text().splitlines() if line.startswith(beginning)
+    ]
 
 
 def ended(running: Program, number: int = signal.SIGTERM) -> None:
@@ -60,7 +83,9 @@ def ended(running: Program, number: int = signal.SIGTERM) -> None:
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "gevent"])
-def test_tasks_of_a_pool_exclude_each_other(pool: str, server: RedisServer, worker: Worker, name: str, tmp_path: Path) -> None:
+def test_tasks_of_a_pool_exclude_each_other(
+    pool: str, server: RedisServer, worker: Worker, name: str, tmp_path: Path
+) -> None:
     running = worker(pool, server.url, f"count {TIMES} {TOGETHER}", TOGETHER)
     eventually(lambda: len(notes(tmp_path, "counted")) == TOGETHER, 60)
     assert len(set(notes(tmp_path, "token"))) == TOGETHER * TIMES, notes(tmp_path)
@@ -70,7 +95,9 @@ def test_tasks_of_a_pool_exclude_each_other(pool: str, server: RedisServer, work
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
-def test_tasks_of_a_pool_exclude_each_other_on_etcd(pool: str, etcd_server: LockServer, worker: Worker, name: str, tmp_path: Path) -> None:
+def test_tasks_of_a_pool_exclude_each_other_on_etcd(
+    pool: str, etcd_server: LockServer, worker: Worker, name: str, tmp_path: Path
+) -> None:
     running = worker(pool, etcd_server.url, f"count {TIMES} {TOGETHER}", TOGETHER)
     eventually(lambda: len(notes(tmp_path, "counted")) == TOGETHER, 60)
     assert len(set(notes(tmp_path, "token"))) == TOGETHER * TIMES, notes(tmp_path)
@@ -80,9 +107,16 @@ def test_tasks_of_a_pool_exclude_each_other_on_etcd(pool: str, etcd_server: Lock
 
 
 def test_a_soft_time_limit_ends_a_wait_and_leaves_nothing_behind(
-    lock_server: LockServer, worker: Worker, connect: Callable[..., fencedlock.Client], name: str, tmp_path: Path
+    lock_server: LockServer,
+    worker: Worker,
+    connect: Callable[..., fencedlock.Client],
+    name: str,
+    tmp_path: Path,
 ) -> None:
-    """The exception comes while the lock is still held by another one. What Celery sends at the limit is sent here."""
+    """The exception comes while the lock is still held by another one.
+
+    What Celery sends at the limit is sent here.
+    """
     holder = connect(lock_server.url, ttl=30)
     with holder.RLock(name):
         running = worker("prefork", lock_server.url, "wait", 1)
@@ -98,7 +132,9 @@ def test_a_soft_time_limit_ends_a_wait_and_leaves_nothing_behind(
 
 
 @pytest.mark.parametrize("how", ["the worker", "each child, after its task"])
-def test_what_children_hold_is_released_when_they_end(how: str, lock_server: LockServer, worker: Worker, name: str, tmp_path: Path) -> None:
+def test_what_children_hold_is_released_when_they_end(
+    how: str, lock_server: LockServer, worker: Worker, name: str, tmp_path: Path
+) -> None:
     """Long before their leases would have ended."""
     if how == "the worker":
         running = worker("prefork", lock_server.url, "keep", 1)

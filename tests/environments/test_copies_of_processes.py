@@ -1,4 +1,6 @@
-"""A process that was copied by a fork in C, of which no hook tells: the copy notices it, and becomes a client of its own."""
+"""A process that was copied by a fork in C, of which no hook tells: the copy notices it, and
+becomes a client of its own.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from tests.environments.conftest import Program
 from tests.forks import FORKS
 from tests.servers import LockServer, RedisServer
 
-pytestmark = pytest.mark.skipif(not hasattr(ctypes.PyDLL(None), "fork"), reason="this system has no fork()")
+pytestmark = pytest.mark.skipif(
+    not hasattr(ctypes.PyDLL(None), "fork"), reason="this system has no fork()"
+)
 
 
 def finished(program: Program, server: LockServer, name: str) -> None:
@@ -26,10 +30,14 @@ def finished(program: Program, server: LockServer, name: str) -> None:
 def test_copies_of_a_client_that_was_not_used_count_up_together(
     lock_server: LockServer, program: Callable[..., Program], name: str, tmp_path: Path
 ) -> None:
-    finished(program("copying", "unused", lock_server.url, name, tmp_path / "counter"), lock_server, name)
+    finished(
+        program("copying", "unused", lock_server.url, name, tmp_path / "counter"), lock_server, name
+    )
 
 
-def test_copies_of_copies_of_a_client_that_was_not_used(lock_server: LockServer, program: Callable[..., Program], name: str) -> None:
+def test_copies_of_copies_of_a_client_that_was_not_used(
+    lock_server: LockServer, program: Callable[..., Program], name: str
+) -> None:
     finished(program("copying", "unused_generations", lock_server.url, name), lock_server, name)
 
 
@@ -39,22 +47,34 @@ def test_copies_of_a_client_that_was_used_count_up_together(
     finished(program("copying", "used", server.url, name, tmp_path / "counter"), server, name)
 
 
-def test_copies_of_copies_hold_for_themselves(server: RedisServer, program: Callable[..., Program], name: str) -> None:
+def test_copies_of_copies_hold_for_themselves(
+    server: RedisServer, program: Callable[..., Program], name: str
+) -> None:
     running = program("copying", "generations", server.url, name)
     running.expect("done")
     running.end()
-    assert [server.leftovers(f"{name}/{generation}") for generation in range(3)] == [set(), set(), set()]
+    assert [server.leftovers(f"{name}/{generation}") for generation in range(3)] == [
+        set(),
+        set(),
+        set(),
+    ]
 
 
-def test_a_copy_of_a_holder_is_no_holder_whatever_it_does_first(server: RedisServer, program: Callable[..., Program], name: str) -> None:
+def test_a_copy_of_a_holder_is_no_holder_whatever_it_does_first(
+    server: RedisServer, program: Callable[..., Program], name: str
+) -> None:
     finished(program("copying", "holding", server.url, name), server, name)
 
 
-def test_a_copy_may_force_its_original_s_lock(server: RedisServer, program: Callable[..., Program], name: str) -> None:
+def test_a_copy_may_force_its_original_s_lock(
+    server: RedisServer, program: Callable[..., Program], name: str
+) -> None:
     finished(program("copying", "holding_and_forced", server.url, name), server, name)
 
 
-def test_a_look_at_all_locks_goes_on_in_a_copy(server: RedisServer, program: Callable[..., Program], name: str) -> None:
+def test_a_look_at_all_locks_goes_on_in_a_copy(
+    server: RedisServer, program: Callable[..., Program], name: str
+) -> None:
     finished(program("copying", "looking", server.url, name), server, name)
 
 
@@ -80,10 +100,20 @@ def test_a_copy_that_a_signal_handler_makes_of_a_waiter_waits_for_itself(
 @pytest.mark.parametrize("first", ["copy", "original"])
 @pytest.mark.parametrize("fork", FORKS)
 def test_a_copy_that_a_signal_handler_makes_in_a_call_does_not_take_its_original_s_grant(
-    fork: str, first: str, own_server: Callable[..., Any], program: Callable[..., Program], name: str
+    fork: str,
+    first: str,
+    own_server: Callable[..., Any],
+    program: Callable[..., Program],
+    name: str,
 ) -> None:
     server = own_server()
-    finished(program("copying", "handler_while_asking", server.url, name, fork, first, server.process.pid), server, name)
+    finished(
+        program(
+            "copying", "handler_while_asking", server.url, name, fork, first, server.process.pid
+        ),
+        server,
+        name,
+    )
 
 
 def test_a_copy_of_a_client_of_etcd_that_was_used_gets_one_clear_error(
@@ -92,7 +122,9 @@ def test_a_copy_of_a_client_of_etcd_that_was_used_gets_one_clear_error(
     finished(program("copying", "used_on_etcd", etcd_server.url, name), etcd_server, name)
 
 
-def test_a_copy_with_the_same_process_id_is_noticed(lock_server: LockServer, program: Callable[..., Program], name: str) -> None:
+def test_a_copy_with_the_same_process_id_is_noticed(
+    lock_server: LockServer, program: Callable[..., Program], name: str
+) -> None:
     if not sys.platform.startswith("linux"):
         pytest.skip("PID namespaces are Linux's")
     running = program("copying", "namespaces", lock_server.url, name)

@@ -1,4 +1,6 @@
-"""How programs end: with exit handlers that lock, with a silent server, with clients that were dropped, and by a signal."""
+"""How programs end: with exit handlers that lock, with a silent server, with clients that were
+dropped, and by a signal.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ CLIENTS = 4
 
 
 @pytest.mark.parametrize("when", ["before the import", "after the import", "first lock"])
-def test_an_exit_handler_can_lock(when: str, lock_server: LockServer, program: Callable[..., Program], name: str) -> None:
+def test_an_exit_handler_can_lock(
+    when: str, lock_server: LockServer, program: Callable[..., Program], name: str
+) -> None:
     running = program("exiting", "handler", lock_server.url, name, when)
     running.expect("done")
     running.expect("flushed")
@@ -62,7 +66,10 @@ def test_clients_that_are_dropped_leave_no_threads_and_no_files(
 
 
 def test_a_service_that_closes_its_client_leaves_no_lock_to_a_request_that_did_not_end(
-    lock_server: LockServer, connect: Callable[..., fencedlock.Client], command: Callable[..., Program], name: str
+    lock_server: LockServer,
+    connect: Callable[..., fencedlock.Client],
+    command: Callable[..., Program],
+    name: str,
 ) -> None:
     pytest.importorskip("uvicorn")
     port, looking = free_port(), connect(lock_server.url)
@@ -83,5 +90,6 @@ def test_a_service_that_closes_its_client_leaves_no_lock_to_a_request_that_did_n
         connection.sendall(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")
         eventually(lambda: looking.inspect(name).locked)
         running.process.send_signal(signal.SIGTERM)
-        assert running.process.wait(60) in (0, -signal.SIGTERM), running.errors  # newer uvicorns end by the signal, after all else
+        # Newer uvicorns end by the signal, after all else.
+        assert running.process.wait(60) in (0, -signal.SIGTERM), running.errors
     assert lock_server.leftovers(name) == set()

@@ -1,4 +1,6 @@
-"""A real uWSGI with default options: it forks its workers in C, after it has imported the application, and runs none of Python's hooks."""
+"""A real uWSGI with default options: it forks its workers in C, after it has imported the
+application, and runs none of Python's hooks.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,10 @@ def find_uwsgi() -> str:
     """The program; skips the test, with the reason, where there is none."""
     found = Path(sys.prefix, "bin", "uwsgi")
     if not found.exists():
-        pytest.skip("uWSGI is not installed: pip install pyuwsgi, or, where there is no wheel and a compiler, uwsgi")
+        pytest.skip(
+            "uWSGI is not installed: pip install pyuwsgi, or, where there is no wheel and a "
+            "compiler, uwsgi"
+        )
     works = subprocess.run([found, "--version"], capture_output=True, text=True, check=False)
     if works.returncode != 0:
         pytest.skip(f"uWSGI does not start here: {works.stderr[-200:]}")
@@ -57,8 +62,22 @@ def test_workers_of_uwsgi_are_clients_of_their_own(
     port = free_port()
     running = command(
         find_uwsgi(),
-        *("--http-socket", f"127.0.0.1:{port}", "--master", "--processes", str(WORKERS), "--die-on-term"),
-        *("--wsgi-file", str(Path(__file__).with_name("wsgi_application.py")), "--virtualenv", sys.prefix, "--pythonpath", str(ROOT)),
+        *(
+            "--http-socket",
+            f"127.0.0.1:{port}",
+            "--master",
+            "--processes",
+            str(WORKERS),
+            "--die-on-term",
+        ),
+        *(
+            "--wsgi-file",
+            str(Path(__file__).with_name("wsgi_application.py")),
+            "--virtualenv",
+            sys.prefix,
+            "--pythonpath",
+            str(ROOT),
+        ),
         LOCK_URL=lock_server.url,
         LOCK_NAME=name,
         COUNTER=str(counter),
@@ -66,7 +85,10 @@ def test_workers_of_uwsgi_are_clients_of_their_own(
         WORKERS=str(WORKERS),
     )
     said: list[Any] = []
-    asking = [threading.Thread(target=lambda: said.append(ask(port, f"count/{TIMES}"))) for _ in range(WORKERS)]
+    asking = [
+        threading.Thread(target=lambda: said.append(ask(port, f"count/{TIMES}")))
+        for _ in range(WORKERS)
+    ]
     for each in asking:
         each.start()
     for each in asking:
@@ -74,7 +96,9 @@ def test_workers_of_uwsgi_are_clients_of_their_own(
     assert len(said) == WORKERS, running.errors
     assert {each.get("error") for each in said} == {None}, said
     assert len({each["pid"] for each in said}) == WORKERS
-    assert len({each["client"] for each in said}) == WORKERS, "each worker has a client id of its own"
+    assert len({each["client"] for each in said}) == WORKERS, (
+        "each worker has a client id of its own"
+    )
     tokens = [token for each in said for token in each["tokens"]]
     assert len(set(tokens)) == WORKERS * TIMES
     assert counter.read_text() == str(WORKERS * TIMES)
@@ -83,4 +107,5 @@ def test_workers_of_uwsgi_are_clients_of_their_own(
     assert holder["held"]
     running.process.send_signal(signal.SIGTERM)
     running.process.wait(60)
-    eventually(lambda: lock_server.leftovers(name) == set())  # a worker that ends releases what it holds, long before its lease has ended
+    # A worker that ends releases what it holds, long before its lease has ended.
+    eventually(lambda: lock_server.leftovers(name) == set())

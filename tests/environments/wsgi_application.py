@@ -1,4 +1,7 @@
-"""The application of test_uwsgi.py. Its client is made, and on Redis also used, before uWSGI forks the workers."""
+"""The application of test_uwsgi.py.
+
+Its client is made, and on Redis also used, before uWSGI forks the workers.
+"""
 
 from __future__ import annotations
 

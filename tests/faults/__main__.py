@@ -1,4 +1,6 @@
-"""Let nemeses loose on real servers, each alone and all together, and judge what contenders wrote down."""
+"""Let nemeses loose on real servers, each alone and all together, and judge what contenders wrote
+down.
+"""
 
 from __future__ import annotations
 
@@ -28,13 +30,38 @@ TOGETHER_SECONDS = 60.0
 def main() -> int:
     """Run; the exit status is 1 when a promise was broken."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
-    parser.add_argument("target", choices=[*TARGETS, "table"], help="lock servers to run on; or print the table of all reports")
-    parser.add_argument("--seconds", type=float, default=60.0, help="in total, without the starts and ends of runs (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=1, help="of everything that is drawn (default: %(default)s)")
-    parser.add_argument("--nemeses", default="", metavar="A,B", help="one run with these together, instead of each alone and all together")
-    parser.add_argument("--report", type=Path, metavar="FILE", help="append what came of each run, a line of JSON each")
-    parser.add_argument("--keep", action="store_true", help="keep the folders of runs without violations, too")
-    parser.add_argument("--plant", choices=PLANTS, default="", help="break the contenders' copy of the library so")
+    parser.add_argument(
+        "target",
+        choices=[*TARGETS, "table"],
+        help="lock servers to run on; or print the table of all reports",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=60.0,
+        help="in total, without the starts and ends of runs (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=1, help="of everything that is drawn (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--nemeses",
+        default="",
+        metavar="A,B",
+        help="one run with these together, instead of each alone and all together",
+    )
+    parser.add_argument(
+        "--report",
+        type=Path,
+        metavar="FILE",
+        help="append what came of each run, a line of JSON each",
+    )
+    parser.add_argument(
+        "--keep", action="store_true", help="keep the folders of runs without violations, too"
+    )
+    parser.add_argument(
+        "--plant", choices=PLANTS, default="", help="break the contenders' copy of the library so"
+    )
     options = parser.parse_args()
     if options.target == "table":
         print(table([json.loads(line) for line in options.report.read_text().splitlines()]))
@@ -45,7 +72,9 @@ def main() -> int:
         try:
             for target, nemeses, seconds, seed in _plan(options):
                 stores = prepared_stores(target.folder, database.new_database())
-                report = Run(target, nemeses, seed, target.folder, stores, plant=options.plant).last(seconds)
+                report = Run(
+                    target, nemeses, seed, target.folder, stores, plant=options.plant
+                ).last(seconds)
                 print(report.line(), flush=True)
                 for violation in report.violations:
                     broken = True
@@ -74,7 +103,12 @@ def _plan(options: argparse.Namespace) -> Iterator[tuple[Target, tuple[Nemesis, 
             print(f"without {nemesis.name}: {reason}")
     if options.nemeses:
         wanted = options.nemeses.split(",")
-        yield first, tuple(nemesis for nemesis in possible if nemesis.name in wanted), options.seconds, options.seed
+        yield (
+            first,
+            tuple(nemesis for nemesis in possible if nemesis.name in wanted),
+            options.seconds,
+            options.seed,
+        )
         return
     shutil.rmtree(first.folder)
     for nemesis in possible:
@@ -82,11 +116,18 @@ def _plan(options: argparse.Namespace) -> Iterator[tuple[Target, tuple[Nemesis, 
     rest = (1 - SHARE_ALONE) * options.seconds
     rounds = max(1, round(rest / TOGETHER_SECONDS))
     for number in range(rounds):
-        yield target(), together(possible, random.Random(f"{options.seed} {number}")), rest / rounds, options.seed + number
+        yield (
+            target(),
+            together(possible, random.Random(f"{options.seed} {number}")),
+            rest / rounds,
+            options.seed + number,
+        )
 
 
 def together(nemeses: list[Nemesis], rng: random.Random) -> tuple[Nemesis, ...]:
-    """All of them, but for those that the documentation does not promise to survive with another one."""
+    """All of them, but for those that the documentation does not promise to survive with another
+    one.
+    """
     chosen: list[Nemesis] = []
     for nemesis in rng.sample(nemeses, len(nemeses)):
         if not any(nemesis.name in other.not_with for other in chosen):

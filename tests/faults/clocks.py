@@ -1,4 +1,6 @@
-"""Wall clocks that a test can set, of servers: by libfaketime, which Python's own sleeping does not survive."""
+"""Wall clocks that a test can set, of servers: by libfaketime, which Python's own sleeping does not
+survive.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +8,22 @@ from pathlib import Path
 
 LIBRARIES = tuple(
     Path(folder) / "libfaketimeMT.so.1"
-    for folder in ("/usr/lib/x86_64-linux-gnu/faketime", "/usr/lib/aarch64-linux-gnu/faketime", "/usr/lib/faketime", "/usr/lib64/faketime")
+    for folder in (
+        "/usr/lib/x86_64-linux-gnu/faketime",
+        "/usr/lib/aarch64-linux-gnu/faketime",
+        "/usr/lib/faketime",
+        "/usr/lib64/faketime",
+    )
 )
 
 
 def why_not() -> str | None:
     """Why clocks can't be set here; None if they can."""
-    return None if any(library.exists() for library in LIBRARIES) else "the system has no libfaketime: install its package faketime"
+    return (
+        None
+        if any(library.exists() for library in LIBRARIES)
+        else "the system has no libfaketime: install its package faketime"
+    )
 
 
 class WallClock:

@@ -1,4 +1,6 @@
-"""Runs for tests: in folders of their own, with registers in SQLite and in this worker's PostgreSQL."""
+"""Runs for tests: in folders of their own, with registers in SQLite and in this worker's
+PostgreSQL.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +21,16 @@ def run(database_server: Callable[[str], DatabaseServer]) -> Iterator[Callable[.
     """Lets nemeses loose on servers of a kind, for some seconds."""
     with ExitStack() as stack:
 
-        def last(kind: str, nemeses: tuple[str, ...], seed: int, seconds: float, plant: str = "") -> Report:
+        def last(
+            kind: str, nemeses: tuple[str, ...], seed: int, seconds: float, plant: str = ""
+        ) -> Report:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="flrun")))
             target = TARGETS[kind](folder)
-            reasons = {nemesis: why_not(target, nemesis.name) for nemesis in target.nemeses if nemesis.name in nemeses}
+            reasons = {
+                nemesis: why_not(target, nemesis.name)
+                for nemesis in target.nemeses
+                if nemesis.name in nemeses
+            }
             possible = [nemesis for nemesis, reason in reasons.items() if reason is None]
             if not possible:
                 pytest.skip("; ".join(reason for reason in reasons.values() if reason))

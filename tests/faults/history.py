@@ -1,4 +1,6 @@
-"""What happened in a run, as everybody in it saw it: a line for each event, by the one clock of this host."""
+"""What happened in a run, as everybody in it saw it: a line for each event, by the one clock of
+this host.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +15,20 @@ from typing import Any, NamedTuple
 from fencedlock.clock import now_seconds
 
 INVOKE, OK, FAIL, UNKNOWN, NOTE = "invoke", "ok", "fail", "unknown", "note"
-"""An operation is invoked, and then done (ok), not done (fail), or nobody knows (unknown); a note is no operation."""
+"""An operation is invoked, and then done (ok), not done (fail), or nobody knows (unknown); a note
+is no operation.
+"""
 
 
 class Event(NamedTuple):
     at: float
-    """Seconds of :func:`now_seconds`: each process of this host reads the same clock, and nobody sets it."""
+    """Seconds of :func:`now_seconds`: each process of this host reads the same clock, and nobody
+    sets it.
+    """
     who: str
-    """The thread, as "p3.2/1": the second process in place 3, and its thread 1. A forked child of that is "p3.2.1"."""
+    """The thread, as "p3.2/1": the second process in place 3, and its thread 1. A forked child of
+    that is "p3.2.1".
+    """
     phase: str
     what: str
     lock: str
@@ -28,10 +36,16 @@ class Event(NamedTuple):
 
 
 class Recorder:
-    """Writes the events of one process; each is on its way to the file before the next thing happens, so SIGKILL loses none."""
+    """Writes the events of one process; each is on its way to the file before the next thing
+    happens, so SIGKILL loses none.
+    """
 
     def __init__(self, folder: Path, process: str) -> None:
-        self._file = os.open(folder / f"{process.replace('/', '-')}.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._file = os.open(
+            folder / f"{process.replace('/', '-')}.jsonl",
+            os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC,
+            0o644,
+        )
 
     def write(self, who: str, phase: str, what: str, lock: str = "", /, **data: Any) -> None:
         line = json.dumps([now_seconds(), who, phase, what, lock, data], default=str) + "\n"
@@ -46,7 +60,8 @@ def load(folder: Path) -> list[Event]:
     events = []
     for file in sorted(folder.glob("*.jsonl")):
         lines = file.read_bytes().split(b"\n")
-        events += [Event(*json.loads(line)) for line in lines[:-1]]  # what follows the last line end was cut off by SIGKILL
+        # What follows the last line end was cut off by SIGKILL.
+        events += [Event(*json.loads(line)) for line in lines[:-1]]
     events.sort(key=lambda event: event.at)
     return events
 
@@ -102,14 +117,18 @@ class Fault:
     name: str
     begun: float
     targets: frozenset[str]
-    """The processes of contenders that suffer from it, by the beginnings of their names; "*" means all."""
+    """The processes of contenders that suffer from it, by the beginnings of their names; "*" means
+    all.
+    """
     breaks_exclusion: bool
     healed: float = math.inf
     """When its direct consequences were over."""
 
     def hits(self, who: str) -> bool:
         process = process_of(who)
-        return any(target == "*" or f"{process}.".startswith(f"{target}.") for target in self.targets)
+        return any(
+            target == "*" or f"{process}.".startswith(f"{target}.") for target in self.targets
+        )
 
 
 def process_of(who: str) -> str:
@@ -153,7 +172,16 @@ class History:
             operation.returned, operation.outcome, operation.got = event.at, event.phase, event.data
             if operation.what == "acquire" and operation.outcome == OK:
                 got = operation.got
-                hold = Hold(event.who, event.lock, got["claim"], got["token"], operation.invoked, event.at, got["deadline"], depths={1})
+                hold = Hold(
+                    event.who,
+                    event.lock,
+                    got["claim"],
+                    got["token"],
+                    operation.invoked,
+                    event.at,
+                    got["deadline"],
+                    depths={1},
+                )
                 hold.beliefs.append((event.at, hold.deadline))
                 self.holds.append(hold)
                 open_holds[event.who] = last_holds[event.who, event.lock] = hold
@@ -164,15 +192,21 @@ class History:
                     del open_holds[event.who]
         self._last_words(open_holds.values(), events)
 
-    def _note(self, event: Event, open_holds: dict[str, Hold], last_holds: dict[tuple[str, str], Hold]) -> None:
+    def _note(
+        self, event: Event, open_holds: dict[str, Hold], last_holds: dict[tuple[str, str], Hold]
+    ) -> None:
         if event.what == "fault":
             data = event.data
             if data["phase"] == "begin":
-                self.faults.append(Fault(data["name"], event.at, frozenset(data["targets"]), data["breaks_exclusion"]))
-            else:
-                next(fault for fault in reversed(self.faults) if fault.name == data["name"]).healed = event.at + data.get(
-                    "aftermath_seconds", 0.0
+                self.faults.append(
+                    Fault(
+                        data["name"], event.at, frozenset(data["targets"]), data["breaks_exclusion"]
+                    )
                 )
+            else:
+                next(
+                    fault for fault in reversed(self.faults) if fault.name == data["name"]
+                ).healed = event.at + data.get("aftermath_seconds", 0.0)
         elif event.what == "killed":
             self.dead_at[event.data["process"]] = event.at
         elif event.what == "held":
@@ -203,7 +237,8 @@ class History:
             hold.lost_at = min(hold.lost_at, operation.returned)
             hold.over = min(hold.over, operation.returned)
         elif operation.what == "renew":
-            hold.deadline = operation.got["deadline"]  # even without an answer: it may be an earlier one than before
+            # Even without an answer: it may be an earlier one than before.
+            hold.deadline = operation.got["deadline"]
             hold.beliefs.append((operation.returned, hold.deadline))
         elif operation.what == "nest":
             hold.deadline = max(hold.deadline, operation.got["deadline"])

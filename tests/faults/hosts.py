@@ -12,7 +12,9 @@ from tests.faults.wire import DOWN, UP
 
 _numbers = itertools.count()
 _NOBODY = "02:00:00:00:00:01"
-"""A MAC address that no device has: what is sent there is never received, and the sender is not told."""
+"""A MAC address that no device has: what is sent there is never received, and the sender is not
+told.
+"""
 
 
 def _ip(*arguments: str) -> str:
@@ -27,7 +29,9 @@ def why_not() -> str | None:
     try:
         Host().close()
     except (subprocess.CalledProcessError, StopIteration) as error:
-        return f"network namespaces are not permitted here: {getattr(error, 'stderr', error)}".strip()
+        return (
+            f"network namespaces are not permitted here: {getattr(error, 'stderr', error)}".strip()
+        )
     return None
 
 
@@ -35,17 +39,33 @@ class Host:
     """A network namespace, with a cable to this one."""
 
     def __init__(self) -> None:
-        number = os.getpid() % 60000 * 4 + next(_numbers) % 4  # of its own among the processes that test here
+        # Of its own among the processes that test here.
+        number = os.getpid() % 60000 * 4 + next(_numbers) % 4
         self.name = f"fl{number:x}"
         self.near, self.far = f"fn{number:x}", f"ff{number:x}"
-        network = f"10.{200 + number // 65536 % 50}.{number // 256 % 256}.{number % 256 // 4 * 4}".rsplit(".", 1)
+        network = (
+            f"10.{200 + number // 65536 % 50}.{number // 256 % 256}.{number % 256 // 4 * 4}".rsplit(
+                ".", 1
+            )
+        )
         first = int(network[1])
         self.address = f"{network[0]}.{first + 1}"
         """What this host is called by the processes there."""
         self.far_address = f"{network[0]}.{first + 2}"
         _ip("netns", "add", self.name)
         try:
-            _ip("link", "add", self.near, "type", "veth", "peer", "name", self.far, "netns", self.name)
+            _ip(
+                "link",
+                "add",
+                self.near,
+                "type",
+                "veth",
+                "peer",
+                "name",
+                self.far,
+                "netns",
+                self.name,
+            )
             _ip("address", "add", f"{self.address}/30", "dev", self.near)
             _ip("link", "set", self.near, "up")
             _ip("-n", self.name, "address", "add", f"{self.far_address}/30", "dev", self.far)
@@ -61,16 +81,31 @@ class Host:
         return ["ip", "netns", "exec", self.name]
 
     def block(self, *directions: str) -> None:
-        """Let nothing through in these directions: from there (up), and to there (down); without one, everything."""
+        """Let nothing through in these directions: from there (up), and to there (down); without
+        one, everything.
+        """
         self._resolve(["-n", self.name], self.address, self.far, blocked=UP in directions)
         self._resolve([], self.far_address, self.near, blocked=DOWN in directions)
 
     @staticmethod
     def _resolve(where: list[str], address: str, device: str, *, blocked: bool) -> None:
         if blocked:
-            _ip(*where, "neigh", "replace", address, "lladdr", _NOBODY, "nud", "permanent", "dev", device)
+            _ip(
+                *where,
+                "neigh",
+                "replace",
+                address,
+                "lladdr",
+                _NOBODY,
+                "nud",
+                "permanent",
+                "dev",
+                device,
+            )
         else:
-            subprocess.run(["ip", *where, "neigh", "del", address, "dev", device], capture_output=True)
+            subprocess.run(
+                ["ip", *where, "neigh", "del", address, "dev", device], capture_output=True
+            )
 
     def close(self) -> None:
         """Take it down; its processes must have ended."""

@@ -1,7 +1,9 @@
-"""What goes wrong with any server: its process, the network between, and the processes of its clients.
+"""What goes wrong with any server: its process, the network between, and the processes of its
+clients.
 
-A nemesis is a generator. It names the processes that will suffer and yields; does its deed and yields; and heals, whatever happens between.
-What only some servers can suffer stands with them, in :mod:`tests.faults.targets`.
+A nemesis is a generator. It names the processes that will suffer and yields; does its deed and
+yields; and heals, whatever happens between. What only some servers can suffer stands with them, in
+:mod:`tests.faults.targets`.
 """
 
 from __future__ import annotations
@@ -59,7 +61,9 @@ def freeze_client(run: Run, rng: random.Random) -> Deed:
 
 
 def fork_client(run: Run, rng: random.Random) -> Deed:
-    """A process of contenders forks in the middle of whatever its threads do, and the child contends as well."""
+    """A process of contenders forks in the middle of whatever its threads do, and the child
+    contends as well.
+    """
     slot = rng.choice(run.slots)
     with slot.mutex:
         yield (slot.process,)
@@ -77,7 +81,9 @@ def fork_client_in_c(run: Run, rng: random.Random) -> Deed:
 
 
 def interrupt_client(run: Run, rng: random.Random) -> Deed:
-    """A signal handler raises again and again in the main thread of a process of contenders, in the middle of its calls."""
+    """A signal handler raises again and again in the main thread of a process of contenders, in the
+    middle of its calls.
+    """
     slot = rng.choice(run.slots)
     with slot.mutex:
         yield ()
@@ -86,7 +92,9 @@ def interrupt_client(run: Run, rng: random.Random) -> Deed:
 
 
 def step_client_clock(run: Run, rng: random.Random) -> Deed:
-    """The wall clock that the library and redis-py see in a process of contenders is set by up to an hour."""
+    """The wall clock that the library and redis-py see in a process of contenders is set by up to
+    an hour.
+    """
     slot = rng.choice(run.slots)
     yield ()
     with slot.mutex:
@@ -120,7 +128,9 @@ def down(member: Any, *, meanwhile: Callable[[], None] = lambda: None) -> Deed:
 
 
 def freeze_server(run: Run, rng: random.Random) -> Deed:
-    """``SIGSTOP`` of a server (of a cluster: a member that does not lead), ``SIGCONT`` after less or more than a lease."""
+    """``SIGSTOP`` of a server (of a cluster: a member that does not lead), ``SIGCONT`` after less
+    or more than a lease.
+    """
     with run.server_mutex:
         yield from frozen(rng.choice(run.target.followers()))
 
@@ -153,7 +163,9 @@ def bent(slot: Slot, **settings: float) -> Deed:
 
 
 def delay(run: Run, rng: random.Random) -> Deed:
-    """Each packet of a process is on its way for up to 0.7 leases: more than a request waits for its answer."""
+    """Each packet of a process is on its way for up to 0.7 leases: more than a request waits for
+    its answer.
+    """
     slot = rng.choice(run.slots)
     seconds = rng.choice([0.03, 0.1, 0.13, 0.7]) * run.target.lease_seconds
     yield from bent(slot, delay_seconds=seconds)
@@ -180,7 +192,9 @@ def lose_replies(run: Run, rng: random.Random) -> Deed:
 
 
 def late_packets(run: Run, rng: random.Random) -> Deed:
-    """Single packets of a process arrive up to two leases late, long after it has asked again through another connection."""
+    """Single packets of a process arrive up to two leases late, long after it has asked again
+    through another connection.
+    """
     slot, share = rng.choice(run.slots), rng.choice([0.05, 0.2, 0.4])
     for link in slot.links:
         link.late_seconds = rng.uniform(0.05, 2) * run.target.lease_seconds
@@ -188,7 +202,9 @@ def late_packets(run: Run, rng: random.Random) -> Deed:
 
 
 def partition(run: Run, rng: random.Random) -> Deed:
-    """A process in a network namespace of its own, as on another host, is cut off by the network: in one direction, or in both."""
+    """A process in a network namespace of its own, as on another host, is cut off by the network:
+    in one direction, or in both.
+    """
     slot = next(slot for slot in run.slots if slot.host is not None)
     host = slot.host
     assert host is not None

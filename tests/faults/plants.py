@@ -1,4 +1,6 @@
-"""Bugs that are planted into a contender's copy of the library, or of the stores, to see that the rules catch them."""
+"""Bugs that are planted into a contender's copy of the library, or of the stores, to see that the
+rules catch them.
+"""
 
 from __future__ import annotations
 
@@ -28,14 +30,22 @@ class Plant:
 
 def release_without_compare() -> None:
     """A release frees the lock, whoever holds it."""
-    _rewrite(SCRIPTS.release, "local ours = held[1] == claim and held[2] == token", "local ours = held[1]")
+    _rewrite(
+        SCRIPTS.release,
+        "local ours = held[1] == claim and held[2] == token",
+        "local ours = held[1]",
+    )
 
 
 def plain_counter() -> None:
     """Tokens are counted, and begin again when the server has lost its data."""
     _leave_ordinary_cases_to_the_others()
     for script in (SCRIPTS.acquire, SCRIPTS.release, SCRIPTS.withdraw):
-        _rewrite(script, "above < now_us and now or string.format('%.0f', above + 1)", "string.format('%.0f', issued + 1)")
+        _rewrite(
+            script,
+            "above < now_us and now or string.format('%.0f', above + 1)",
+            "string.format('%.0f', issued + 1)",
+        )
 
 
 def grant_to_the_dead() -> None:
@@ -60,13 +70,21 @@ def deadline_from_the_reply() -> None:
             return answer[0], answer[1] + late_seconds, *answer[2:]
         return answer
 
-    RedisBackend.read_claim_answer = lambda self, claim, reply, asked_at: later(read_claim(self, claim, reply, asked_at), asked_at)  # type: ignore[method-assign]
-    RedisBackend._read_renew_answer = lambda self, _hold, reply, asked_at: later(read_renew(self, _hold, reply, asked_at), asked_at)  # type: ignore[method-assign]
+    RedisBackend.read_claim_answer = lambda self, claim, reply, asked_at: later(  # type: ignore[method-assign]
+        read_claim(self, claim, reply, asked_at), asked_at
+    )
+    RedisBackend._read_renew_answer = lambda self, _hold, reply, asked_at: later(  # type: ignore[method-assign]
+        read_renew(self, _hold, reply, asked_at), asked_at
+    )
 
 
 def retry_counts_twice() -> None:
     """An acquire that is asked again counts as a nested one."""
-    _rewrite(SCRIPTS.acquire, "if owner == claim then", "if owner == claim then\n  call('HINCRBY', lock, 'count', 2)")
+    _rewrite(
+        SCRIPTS.acquire,
+        "if owner == claim then",
+        "if owner == claim then\n  call('HINCRBY', lock, 'count', 2)",
+    )
 
 
 def last_come_first_served() -> None:
@@ -94,7 +112,9 @@ PLANTS: dict[str, Plant] = {
     "deadline from the reply": Plant(deadline_from_the_reply, ("delay",), ("deadlines",)),
     "retry counts twice": Plant(retry_counts_twice, ("lose-replies",), ("counts",)),
     "last come, first served": Plant(last_come_first_served, ("step-client-clock",), ("fairness",)),
-    "check after the read": Plant(check_after_the_read, ("wipe-server", "freeze-client"), ("read-modify-write",)),
+    "check after the read": Plant(
+        check_after_the_read, ("wipe-server", "freeze-client"), ("read-modify-write",)
+    ),
 }
 
 
@@ -105,7 +125,9 @@ def plant(name: str) -> None:
 
 
 def _leave_ordinary_cases_to_the_others() -> None:
-    """What is spelt out in a script is no longer used, so that a bug has to be planted in one place."""
+    """What is spelt out in a script is no longer used, so that a bug has to be planted in one
+    place.
+    """
     for script in (SCRIPTS.acquire, SCRIPTS.release):
         _rewrite(script, "and now_us <", "and false and now_us <")
 

@@ -38,7 +38,9 @@ CREATE = "CREATE TABLE IF NOT EXISTS registers (lock TEXT PRIMARY KEY, version B
 
 
 class SQLRegister:
-    """What the two stores have in common: everything but the words for a parameter, and how a transaction begins."""
+    """What the two stores have in common: everything but the words for a parameter, and how a
+    transaction begins.
+    """
 
     parameter: str
 
@@ -98,7 +100,9 @@ class PostgreSQLRegister(SQLRegister):
 
     def __init__(self, settings: dict[str, Any]) -> None:
         options = "-c lock_timeout=2000 -c synchronous_commit=off"
-        super().__init__(psycopg.connect(**settings, options=options, autocommit=True), PostgreSQLFence())
+        super().__init__(
+            psycopg.connect(**settings, options=options, autocommit=True), PostgreSQLFence()
+        )
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
@@ -109,5 +113,8 @@ class PostgreSQLRegister(SQLRegister):
             raise RefusedError(str(error)) from error
 
 
-REGISTERS: dict[str, Callable[[Any], Register]] = {"sqlite": SQLiteRegister, "postgresql": PostgreSQLRegister}
+REGISTERS: dict[str, Callable[[Any], Register]] = {
+    "sqlite": SQLiteRegister,
+    "postgresql": PostgreSQLRegister,
+}
 """By name; each is made from what it takes to connect."""

@@ -8,7 +8,9 @@ from typing import Any
 
 
 def table(reports: Sequence[dict[str, Any]]) -> str:
-    """A CSV table for the documentation: what was let loose, on what, what was checked and what was found."""
+    """A CSV table for the documentation: what was let loose, on what, what was checked and what was
+    found.
+    """
     cells: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for report in reports:
         nemeses = report["nemeses"]
@@ -17,7 +19,15 @@ def table(reports: Sequence[dict[str, Any]]) -> str:
     rows = [["nemesis", *targets]]
     for name in dict.fromkeys(name for name, _ in cells):
         rows.append([name, *(_cell(cells.get((name, target), [])) for target in targets)])
-    rows.append(["in total", *(_total([r for (_, on), found in cells.items() if on == target for r in found]) for target in targets)])
+    rows.append(
+        [
+            "in total",
+            *(
+                _total([r for (_, on), found in cells.items() if on == target for r in found])
+                for target in targets
+            ),
+        ]
+    )
     return "\n".join(",".join(f'"{cell}"' for cell in row) for row in rows)
 
 

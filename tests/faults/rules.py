@@ -10,7 +10,17 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from tests.faults.history import FAIL, OK, UNKNOWN, Fault, History, Hold, Operation, Violation, process_of
+from tests.faults.history import (
+    FAIL,
+    OK,
+    UNKNOWN,
+    Fault,
+    History,
+    Hold,
+    Operation,
+    Violation,
+    process_of,
+)
 
 MOST_SHOWN = 20
 """Violations of one rule that are listed: a broken build has thousands."""
@@ -39,7 +49,9 @@ class Bounds:
     @property
     def settle_seconds(self) -> float:
         """After a fault has been healed, its consequences last so long, at the most."""
-        return self.lease_seconds + self.expiry_seconds + self.clock_step_seconds + self.slack_seconds
+        return (
+            self.lease_seconds + self.expiry_seconds + self.clock_step_seconds + self.slack_seconds
+        )
 
 
 Found = Iterator[str]
@@ -83,14 +95,18 @@ def reentry(history: History, bounds: Bounds) -> Found:
         elif operation.what in ("nest", "unnest"):
             depth[who] += 1 if operation.what == "nest" else -1
             if (got["depth"], got["token"]) != (depth[who], token[who]):
-                yield (f"{_did(operation)}: depth {got['depth']} and token {got['token']} instead of {depth[who]} and {token[who]}")
+                yield (
+                    f"{_did(operation)}: depth {got['depth']} and token {got['token']} instead of "
+                    f"{depth[who]} and {token[who]}"
+                )
 
 
 def counts(history: History, bounds: Bounds) -> Found:
-    """The server's count is one that the holder has asked for, and who has released is not the owner any more.
+    """The server's count is one that the holder has asked for, and who has released is not the
+    owner any more.
 
-    When the server's clock is set back, a copy of a request that was held up on the way comes in time again. The lock is granted to the
-    claim once more, and nobody renews that.
+    When the server's clock is set back, a copy of a request that was held up on the way comes in
+    time again. The lock is granted to the claim once more, and nobody renews that.
     """
     steps = Windows(fault for fault in history.faults if fault.name == "step-server-clock")
     holds = {hold.claim: hold for hold in history.holds}
@@ -101,9 +117,12 @@ def counts(history: History, bounds: Bounds) -> Found:
     }
     for look in _looks(history):
         hold = holds.get(look.got["owner"])
-        if hold is None or look.invoked < hold.granted:  # an earlier grant may have lapsed on its way to the same claim
+        # An earlier grant may have lapsed on its way to the same claim.
+        if hold is None or look.invoked < hold.granted:
             continue
-        if hold.ended < look.invoked and steps.meet(look.invoked - bounds.settle_seconds, look.invoked):
+        if hold.ended < look.invoked and steps.meet(
+            look.invoked - bounds.settle_seconds, look.invoked
+        ):
             continue
         if look.got["token"] != hold.token:
             yield f"{_said(hold)}: the server says token {look.got['token']}"
@@ -115,7 +134,9 @@ def counts(history: History, bounds: Bounds) -> Found:
 
 
 def overlaps(history: History) -> Iterator[tuple[Hold, Hold, bool]]:
-    """Pairs of holds of one lock that were valid at the same time, and whether a fault excuses them."""
+    """Pairs of holds of one lock that were valid at the same time, and whether a fault excuses
+    them.
+    """
     breaking = Windows(fault for fault in history.faults if fault.breaks_exclusion)
     for holds in _by_lock(history.holds).values():
         active: list[tuple[float, int, Hold]] = []
@@ -129,7 +150,9 @@ def overlaps(history: History) -> Iterator[tuple[Hold, Hold, bool]]:
 
 
 def exclusion(history: History, bounds: Bounds) -> Found:
-    """Valid holds, from the grant to the release, the notice of loss or the local deadline, are disjoint."""
+    """Valid holds, from the grant to the release, the notice of loss or the local deadline, are
+    disjoint.
+    """
     for one, other, excuse in overlaps(history):
         if not excuse:
             yield f"{_said(one)} and {_said(other)}"
@@ -159,7 +182,10 @@ def loss(history: History, bounds: Bounds) -> Found:
             yield f"{event.who} was told at {asked_at:.6f} that it holds {event.lock}, after its deadline {deadline:.6f}"
     frozen = _hitting(history, "freeze-client")
     for hold in history.holds:
-        until = min(history.dead_at.get(process_of(hold.who), history.ended_at), history.ended_at) - bounds.slack_seconds
+        until = (
+            min(history.dead_at.get(process_of(hold.who), history.ended_at), history.ended_at)
+            - bounds.slack_seconds
+        )
         if (
             hold.lost_at < until
             and hold.told_at > hold.lost_at + bounds.slack_seconds
@@ -207,7 +233,10 @@ def rejections(history: History, bounds: Bounds) -> Found:
         stored = write.got.get("stored")
         if write.outcome != FAIL or stored is None:
             continue
-        if not (stored > write.given["token"] and first.get((write.given["store"], write.lock, stored), float("inf")) < write.returned):
+        if not (
+            stored > write.given["token"]
+            and first.get((write.given["store"], write.lock, stored), float("inf")) < write.returned
+        ):
             yield f"{_did(write)} was refused for token {stored}, with which nobody wrote before"
 
 
@@ -219,21 +248,35 @@ def fairness(history: History, bounds: Bounds) -> Found:
     for look in _looks(history):
         if not look.lock.startswith("fair"):
             continue
-        line = [holds[claim] for claim in look.got["queue"] if claim in holds and claim != look.got["owner"]]
+        line = [
+            holds[claim]
+            for claim in look.got["queue"]
+            if claim in holds and claim != look.got["owner"]
+        ]
         for place, later in enumerate(line):
             for earlier in line[:place]:
-                if earlier.token < later.token or turns[look.lock].meet(earlier.invoked, later.granted):
+                if earlier.token < later.token or turns[look.lock].meet(
+                    earlier.invoked, later.granted
+                ):
                     continue
-                if not hitting(earlier.who).meet(look.invoked - bounds.settle_seconds, later.granted):
+                if not hitting(earlier.who).meet(
+                    look.invoked - bounds.settle_seconds, later.granted
+                ):
                     yield f"{_said(later)} overtook {_said(earlier)}, which was before it in the queue at {look.invoked:.6f}"
 
 
 def _long_turns(holds: list[Hold], bounds: Bounds) -> Windows:
-    """The times in which the lock was free for so long that whoever should have taken it may be passed over, from then on."""
+    """The times in which the lock was free for so long that whoever should have taken it may be
+    passed over, from then on.
+    """
     free_since, windows = float("-inf"), []
     for hold in sorted(holds, key=lambda hold: hold.granted):
         if hold.granted - free_since >= bounds.grace_seconds:
-            windows.append(Fault("a turn", free_since, frozenset(), breaks_exclusion=False, healed=hold.granted))
+            windows.append(
+                Fault(
+                    "a turn", free_since, frozenset(), breaks_exclusion=False, healed=hold.granted
+                )
+            )
         free_since = max(free_since, hold.ended)
     return Windows(windows)
 
@@ -244,7 +287,9 @@ def timeouts(history: History, bounds: Bounds) -> Found:
         timeout = operation.given.get("timeout")
         if operation.what != "acquire" or timeout is None:
             continue
-        returned = min(operation.returned, history.dead_at.get(process_of(operation.who), history.ended_at))
+        returned = min(
+            operation.returned, history.dead_at.get(process_of(operation.who), history.ended_at)
+        )
         late = returned - operation.invoked - timeout - bounds.slack_seconds
         if late > 0 and late > _frozen_seconds(history, operation.who, operation.invoked, returned):
             yield f"{_did(operation)} with timeout {timeout} was {late + bounds.slack_seconds:.3f} s late"
@@ -255,10 +300,13 @@ def stalls(history: History) -> Iterator[tuple[float, float, str]]:
     changes: dict[str, list[tuple[float, int, int]]] = defaultdict(list)
     for operation in history.operations:
         if operation.what == "acquire" and operation.given.get("timeout") != 0:
-            returned = min(operation.returned, history.dead_at.get(process_of(operation.who), history.ended_at))
+            returned = min(
+                operation.returned, history.dead_at.get(process_of(operation.who), history.ended_at)
+            )
             changes[operation.lock] += [(operation.invoked, 1, 0), (returned, -1, 0)]
     for hold in history.holds:
-        until = hold.over if hold.lost_at == float("inf") else hold.ended  # a holder that did not look was renewed nevertheless
+        # A holder that did not look was renewed nevertheless.
+        until = hold.over if hold.lost_at == float("inf") else hold.ended
         if until > hold.granted:
             changes[hold.lock] += [(hold.granted, 0, 1), (until, 0, -1)]
     for lock, deltas in changes.items():
@@ -290,16 +338,26 @@ def progress(history: History, bounds: Bounds) -> Found:
 
 def recovery(history: History, bounds: Bounds) -> Found:
     """After healing and one lease a probe gets each lock, and nothing of a dead waiter is left."""
-    yield from (f"{event.lock}: {event.data['text']}" for event in history.notes if event.what == "unrecovered")
+    yield from (
+        f"{event.lock}: {event.data['text']}"
+        for event in history.notes
+        if event.what == "unrecovered"
+    )
 
 
 def contenders(history: History, bounds: Bounds) -> Found:
-    """No contender meets an error that the documentation does not name, hangs, or inherits a hold by a fork."""
+    """No contender meets an error that the documentation does not name, hangs, or inherits a hold
+    by a fork.
+    """
     refusing = Windows(fault for fault in history.faults if fault.name in REFUSING)
     for operation in history.operations:
         if "refused" in operation.got and not refusing.meet(operation.invoked, operation.returned):
             yield f"{_did(operation)} was refused: {operation.got['refused']}"
-    yield from (f"{event.who}: {event.data['text']}" for event in history.notes if event.what == "unexpected")
+    yield from (
+        f"{event.who}: {event.data['text']}"
+        for event in history.notes
+        if event.what == "unexpected"
+    )
 
 
 RULES: dict[str, Rule] = {
@@ -323,7 +381,11 @@ RULES: dict[str, Rule] = {
 
 def violations(history: History, bounds: Bounds) -> list[Violation]:
     """What the history breaks; of each rule the first few."""
-    return [Violation(name, text) for name, rule in RULES.items() for text in itertools.islice(rule(history, bounds), MOST_SHOWN)]
+    return [
+        Violation(name, text)
+        for name, rule in RULES.items()
+        for text in itertools.islice(rule(history, bounds), MOST_SHOWN)
+    ]
 
 
 # --- what several rules look at
@@ -337,7 +399,11 @@ def _by_lock(holds: Iterable[Hold]) -> dict[str, list[Hold]]:
 
 
 def _looks(history: History) -> Iterator[Operation]:
-    return (operation for operation in history.operations if operation.what == "inspect" and operation.outcome == OK)
+    return (
+        operation
+        for operation in history.operations
+        if operation.what == "inspect" and operation.outcome == OK
+    )
 
 
 def _writes(history: History) -> Iterator[Operation]:
@@ -373,7 +439,11 @@ def _hitting(history: History, prefix: str = "") -> Callable[[str], Windows]:
 
     @functools.cache
     def of(process: str) -> Windows:
-        return Windows(fault for fault in history.faults if fault.name.startswith(prefix) and fault.hits(process))
+        return Windows(
+            fault
+            for fault in history.faults
+            if fault.name.startswith(prefix) and fault.hits(process)
+        )
 
     return lambda who: of(process_of(who))
 

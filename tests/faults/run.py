@@ -1,4 +1,6 @@
-"""One run: servers, contenders in processes, nemeses, a witness, and the judgement of what they wrote down."""
+"""One run: servers, contenders in processes, nemeses, a witness, and the judgement of what they
+wrote down.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,9 @@ class Report:
     refused_writes: int
     faults: int
     overlaps: int
-    """Pairs of holds that were valid at the same time, after a fault of which the documentation says so."""
+    """Pairs of holds that were valid at the same time, after a fault of which the documentation
+    says so.
+    """
     longest_stall_seconds: float
     violations: list[Violation] = field(default_factory=list)
     folder: str = ""
@@ -60,17 +64,19 @@ class Report:
     def line(self) -> str:
         """The run on one line, for people."""
         return (
-            f"{self.target:12} {'+'.join(self.nemeses):20.60} seed {self.seed}: {self.operations} operations, {self.grants} grants, "
-            f"{self.losses} lost, {self.writes} writes, {self.refused_writes} refused, {self.faults} faults, "
-            f"{self.overlaps} excused overlaps, "
-            f"stall {self.longest_stall_seconds:.2f} s, {len(self.violations)} violations"
+            f"{self.target:12} {'+'.join(self.nemeses):20.60} seed {self.seed}: {self.operations} "
+            f"operations, {self.grants} grants, {self.losses} lost, {self.writes} writes, "
+            f"{self.refused_writes} refused, {self.faults} faults, {self.overlaps} excused "
+            f"overlaps, stall {self.longest_stall_seconds:.2f} s, {len(self.violations)} violations"
         )
 
 
 class Slot:
     """A place for a process of contenders: when it is killed, another one takes it."""
 
-    def __init__(self, name: str, settings: Settings, links: list[Link], log: Path, host: Host | None) -> None:
+    def __init__(
+        self, name: str, settings: Settings, links: list[Link], log: Path, host: Host | None
+    ) -> None:
         self.name = name
         self.links = links
         self.host = host
@@ -84,9 +90,16 @@ class Slot:
 
     def _spawn(self) -> subprocess.Popen[str]:
         """A process that has imported everything, and waits for its settings."""
-        command = [*(self.host.command if self.host else []), sys.executable, "-m", "tests.faults.worker"]
+        command = [
+            *(self.host.command if self.host else []),
+            sys.executable,
+            "-m",
+            "tests.faults.worker",
+        ]
         with self._log.open("a") as log:
-            return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, text=True)
+            return subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=log, stderr=log, text=True
+            )
 
     def start(self) -> None:
         self._generation += 1
@@ -153,7 +166,14 @@ class Run:
     """One run, from the start of the servers to the end of the last process."""
 
     def __init__(
-        self, target: Target, nemeses: Sequence[Nemesis], seed: int, folder: Path, stores: dict[str, Any], *, plant: str = ""
+        self,
+        target: Target,
+        nemeses: Sequence[Nemesis],
+        seed: int,
+        folder: Path,
+        stores: dict[str, Any],
+        *,
+        plant: str = "",
     ) -> None:
         self.target = target
         self.nemeses = nemeses
@@ -174,7 +194,10 @@ class Run:
         """Run for so long, judge, and report."""
         with self._open:
             self._begin()
-            threads = [threading.Thread(target=self._haunt, args=(nemesis,), name=nemesis.name) for nemesis in self.nemeses]
+            threads = [
+                threading.Thread(target=self._haunt, args=(nemesis,), name=nemesis.name)
+                for nemesis in self.nemeses
+            ]
             witness = threading.Thread(target=self._witness, name="witness")
             for thread in (witness, *threads):
                 thread.start()
@@ -198,7 +221,9 @@ class Run:
             host = self._host() if number == SLOTS - 1 and "partition" in names else None
             near = host.address if host else "127.0.0.1"
             links = [
-                network.link(partial(self._port, place), random.Random(f"{self.seed} {number} {place}"), near)
+                network.link(
+                    partial(self._port, place), random.Random(f"{self.seed} {number} {place}"), near
+                )
                 for place in range(len(self.target.ports()))
             ]
             settings = Settings(
@@ -234,7 +259,9 @@ class Run:
             try:
                 self._inflict(nemesis, rng)
             except Exception as error:  # what was to be broken was not: the run says nothing of it
-                self._recorder.write("run", NOTE, "unexpected", text=f"{nemesis.name} failed: {error!r}")
+                self._recorder.write(
+                    "run", NOTE, "unexpected", text=f"{nemesis.name} failed: {error!r}"
+                )
                 raise
 
     def _inflict(self, nemesis: Nemesis, rng: random.Random) -> None:
@@ -253,7 +280,12 @@ class Run:
             self._note_fault(nemesis, "end", [])
 
     def _note_fault(self, nemesis: Nemesis, phase: str, targets: list[str]) -> None:
-        data = {"name": nemesis.name, "phase": phase, "targets": targets, "breaks_exclusion": nemesis.breaks_exclusion}
+        data = {
+            "name": nemesis.name,
+            "phase": phase,
+            "targets": targets,
+            "breaks_exclusion": nemesis.breaks_exclusion,
+        }
         aftermath_seconds = nemesis.aftermath_leases * self.target.lease_seconds
         self._recorder.write("run", NOTE, "fault", **data, aftermath_seconds=aftermath_seconds)
 
@@ -266,7 +298,9 @@ class Run:
 
     def _connect(self) -> fencedlock.Client:
         url = self.target.url([f"127.0.0.1:{port}" for port in self.target.ports()])
-        return fencedlock.connect(url, ttl=self.target.lease_seconds, socket_timeout=self.target.socket_timeout_seconds)
+        return fencedlock.connect(
+            url, ttl=self.target.lease_seconds, socket_timeout=self.target.socket_timeout_seconds
+        )
 
     def _end(self) -> None:
         """All is healed: kill one process, let the others end, and see whether anything is left."""
@@ -289,14 +323,35 @@ class Run:
     def _recover(self, client: fencedlock.Client, name: str, healed_at: float) -> None:
         bounds, lock = self.target.bounds, client.FairLock(name)
         if not lock.acquire(timeout=max(0.0, healed_at + bounds.settle_seconds - now_seconds())):
-            self._recorder.write("run", NOTE, "unrecovered", name, text=f"a probe does not get the lock: {client.inspect(name)}")
+            self._recorder.write(
+                "run",
+                NOTE,
+                "unrecovered",
+                name,
+                text=f"a probe does not get the lock: {client.inspect(name)}",
+            )
             return
         lock.release()
-        time.sleep(max(0.0, healed_at + bounds.lease_seconds + bounds.expiry_seconds + bounds.clock_step_seconds - now_seconds()))
+        time.sleep(
+            max(
+                0.0,
+                healed_at
+                + bounds.lease_seconds
+                + bounds.expiry_seconds
+                + bounds.clock_step_seconds
+                - now_seconds(),
+            )
+        )
         if lock.acquire(False):
             lock.release()
         if left := self.target.leftovers(name):
-            self._recorder.write("run", NOTE, "unrecovered", name, text=f"left behind: {left}, {client.inspect(name)}")
+            self._recorder.write(
+                "run",
+                NOTE,
+                "unrecovered",
+                name,
+                text=f"left behind: {left}, {client.inspect(name)}",
+            )
 
     def _judge(self, seconds: float) -> Report:
         history = History(load(self._events))
@@ -313,7 +368,9 @@ class Run:
             refused_writes=sum("stored" in operation.got for operation in history.operations),
             faults=len(history.faults),
             overlaps=sum(excused for _, _, excused in overlaps(history)),
-            longest_stall_seconds=max((ended - begun for begun, ended, _ in stalls(history)), default=0.0),
+            longest_stall_seconds=max(
+                (ended - begun for begun, ended, _ in stalls(history)), default=0.0
+            ),
             violations=violations(history, self.target.bounds),
             folder=str(self.folder),
         )

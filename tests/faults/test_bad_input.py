@@ -1,4 +1,6 @@
-"""Bad input of every kind: never a hang, never a hold that nobody was granted, always one of our errors."""
+"""Bad input of every kind: never a hang, never a hold that nobody was granted, always one of our
+errors.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,13 @@ _numbers = itertools.count()
 many = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 
 junk = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20), st.binary(max_size=20), st.lists(st.integers(), max_size=2)
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=20),
+    st.binary(max_size=20),
+    st.lists(st.integers(), max_size=2),
 )
 
 
@@ -51,12 +59,28 @@ class TestArguments:
             junk,
             st.builds(
                 "{}://{}/{}".format,
-                st.sampled_from(["redis", "rediss", "unix", "embedded", "etcd", "etcds", "http", "redis+cluster", ""]),
+                st.sampled_from(
+                    [
+                        "redis",
+                        "rediss",
+                        "unix",
+                        "embedded",
+                        "etcd",
+                        "etcds",
+                        "http",
+                        "redis+cluster",
+                        "",
+                    ]
+                ),
                 st.text(max_size=30),
                 st.text(max_size=20),
             ),
-            st.text(alphabet="redistc:/@[]%?#=&,.0123456789 é\x00", max_size=40).map(lambda rest: f"redis://{rest}"),
-            st.text(alphabet="redistc:/@[]%?#=&,.0123456789 é\x00", max_size=40).map(lambda rest: f"etcd://{rest}"),
+            st.text(alphabet="redistc:/@[]%?#=&,.0123456789 é\x00", max_size=40).map(
+                lambda rest: f"redis://{rest}"
+            ),
+            st.text(alphabet="redistc:/@[]%?#=&,.0123456789 é\x00", max_size=40).map(
+                lambda rest: f"etcd://{rest}"
+            ),
         )
     )
     def test_a_target_is_taken_or_refused_before_any_io(self, target: Any) -> None:
@@ -64,14 +88,19 @@ class TestArguments:
             fencedlock.connect(target).close()
 
     @many
-    @given(junk, st.sampled_from(["ttl", "namespace", "outage_timeout", "socket_timeout", "token_memory"]))
+    @given(
+        junk,
+        st.sampled_from(["ttl", "namespace", "outage_timeout", "socket_timeout", "token_memory"]),
+    )
     def test_a_setting_is_taken_or_refused_before_any_io(self, value: Any, setting: str) -> None:
         with contextlib.suppress(ConfigurationError):
             fencedlock.connect("redis://127.0.0.1:1", **{setting: value}).close()
 
     @settings(many, max_examples=200)
     @given(st.booleans(), junk)
-    def test_acquire_takes_and_refuses_what_threading_does(self, blocking: Any, timeout: Any) -> None:
+    def test_acquire_takes_and_refuses_what_threading_does(
+        self, blocking: Any, timeout: Any
+    ) -> None:
         """Compared on a lock that is held, by nested acquires, so that nobody waits."""
         ours, theirs = self.held, threading.RLock()
         theirs.acquire()
@@ -96,7 +125,9 @@ class TestArguments:
 
     @many
     @given(junk)
-    def test_a_floor_is_a_token_that_leaves_room(self, client: fencedlock.Client, value: Any) -> None:
+    def test_a_floor_is_a_token_that_leaves_room(
+        self, client: fencedlock.Client, value: Any
+    ) -> None:
         for floor in (value, fencedlock.FencingToken(self.held.name, value)):
             if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 2**52:
                 continue
@@ -121,7 +152,12 @@ def test_a_name_is_refused_before_any_io_or_works_as_it_is(
     try:
         lock = client.FairLock(name)
     except ConfigurationError:
-        assert not isinstance(name, str) or not name or len(name.encode(errors="surrogatepass")) > MOST_NAME_BYTES or not _encodable(name)
+        assert (
+            not isinstance(name, str)
+            or not name
+            or len(name.encode(errors="surrogatepass")) > MOST_NAME_BYTES
+            or not _encodable(name)
+        )
         return
     with lock as token:
         assert token.lock == client.inspect(name).name == name
@@ -154,14 +190,44 @@ def _client(server: LockServer, connect: Callable[..., fencedlock.Client]) -> fe
 
 def redis_junk(rng: random.Random) -> list[tuple[str, ...]]:
     """A command and its arguments, to be put after the key: a value of some type."""
-    word = rng.choice(["", "0", "-1", "x", "1e400", "nan", "9" * 30, "\x00\xff", "a b c d", "99999999999999999 1 0 h/1/1", "{}"])
-    fields = ["owner", "token", "count", "operation", "abandoned", "issued", "ended", "floor", "holder", "c/1/1"]
+    word = rng.choice(
+        [
+            "",
+            "0",
+            "-1",
+            "x",
+            "1e400",
+            "nan",
+            "9" * 30,
+            "\x00\xff",
+            "a b c d",
+            "99999999999999999 1 0 h/1/1",
+            "{}",
+        ]
+    )
+    fields = [
+        "owner",
+        "token",
+        "count",
+        "operation",
+        "abandoned",
+        "issued",
+        "ended",
+        "floor",
+        "holder",
+        "c/1/1",
+    ]
     return [
         ("SET", word),
         ("RPUSH", word, word),
         ("SADD", word),
         ("ZADD", str(rng.choice([-1, 0, 5e300, "inf"])), word),
-        ("HSET", *itertools.chain.from_iterable((field, word) for field in rng.sample(fields, rng.randint(1, 10)))),
+        (
+            "HSET",
+            *itertools.chain.from_iterable(
+                (field, word) for field in rng.sample(fields, rng.randint(1, 10))
+            ),
+        ),
         ("XADD", "*", "f", word),
     ]
 
@@ -169,7 +235,9 @@ def redis_junk(rng: random.Random) -> list[tuple[str, ...]]:
 def corrupt_redis(server: RedisServer, name: str, rng: random.Random) -> None:
     key = f"fencedlock:{{{name}}}"
     with server.client() as raw:
-        for each in rng.sample(["", ":queue", ":waiters", ":fence", ":withdrawn"], rng.randint(1, 3)):
+        for each in rng.sample(
+            ["", ":queue", ":waiters", ":fence", ":withdrawn"], rng.randint(1, 3)
+        ):
             command, *arguments = rng.choice(redis_junk(rng))
             raw.delete(key + each)
             raw.execute_command(command, key + each, *arguments)
@@ -180,8 +248,23 @@ def corrupt_redis(server: RedisServer, name: str, rng: random.Random) -> None:
 def corrupt_etcd(server: EtcdServer, name: str, rng: random.Random) -> None:
     own = locks_prefix("fencedlock", name) + b"/"
     connections, known = server.connections(), messages()
-    for each in rng.sample([b"holder", b"queue/x/1", b"queue/", b"grant", b"floor", b"withdrawn/x", b"other"], rng.randint(1, 3)):
-        value = rng.choice([b"", b"0", b"-1", b"\xff\x00", b"x" * 5000, b"1 2 3", b"nan nan", b"9" * 40, b"0000000001 a/1/1 1 h"])
+    for each in rng.sample(
+        [b"holder", b"queue/x/1", b"queue/", b"grant", b"floor", b"withdrawn/x", b"other"],
+        rng.randint(1, 3),
+    ):
+        value = rng.choice(
+            [
+                b"",
+                b"0",
+                b"-1",
+                b"\xff\x00",
+                b"x" * 5000,
+                b"1 2 3",
+                b"nan nan",
+                b"9" * 40,
+                b"0000000001 a/1/1 1 h",
+            ]
+        )
         connections.call(calls.PUT, known.PutRequest(key=own + each, value=value), 10)
     connections.close()
 
@@ -192,7 +275,9 @@ def corrupt(server: Any, name: str, rng: random.Random) -> None:
 
 @settings(many, max_examples=80)
 @given(seed=st.integers(0, 2**32))
-def test_corrupted_keys_raise_our_errors_and_hang_nobody(backend: LockServer, connect: Callable[..., fencedlock.Client], seed: int) -> None:
+def test_corrupted_keys_raise_our_errors_and_hang_nobody(
+    backend: LockServer, connect: Callable[..., fencedlock.Client], seed: int
+) -> None:
     rng = random.Random(seed)
     client, name = _client(backend, connect), f"corrupted/{next(_numbers)}"
     lock = client.FairLock(name)
@@ -318,10 +403,17 @@ def impostor() -> Iterator[Callable[[Callable[[socket.socket], None]], Impostor]
 @pytest.mark.parametrize("scheme", ["redis", "etcd"])
 @pytest.mark.parametrize("answer", [*ANSWERS, "drip", "flood"])
 def test_garbage_on_the_wire_is_told_in_time(
-    scheme: str, answer: str, impostor: Callable[..., Impostor], connect: Callable[..., fencedlock.Client]
+    scheme: str,
+    answer: str,
+    impostor: Callable[..., Impostor],
+    connect: Callable[..., fencedlock.Client],
 ) -> None:
-    says = {"drip": drip, "flood": flood}.get(answer, lambda connection: connection.sendall(ANSWERS[answer]))
-    client = connect(f"{scheme}://127.0.0.1:{impostor(says).port}", socket_timeout=0.3, outage_timeout=0.5)
+    says = {"drip": drip, "flood": flood}.get(
+        answer, lambda connection: connection.sendall(ANSWERS[answer])
+    )
+    client = connect(
+        f"{scheme}://127.0.0.1:{impostor(says).port}", socket_timeout=0.3, outage_timeout=0.5
+    )
     lock = client.FairLock("x")
     orders: list[Callable[[], object]] = [
         lambda: lock.acquire(False),

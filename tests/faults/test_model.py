@@ -15,7 +15,13 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, assume, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 import fencedlock
 from fencedlock import AcquireCancelledError, LockLostError, NotOwnedError
@@ -138,10 +144,15 @@ class LockMachine(RuleBasedStateMachine):
         granted = self.model.ask(owner, wait=True)
         cancellation = fencedlock.Cancellation()
         lock = self.locks[owner]
-        self.waiting[owner] = self.threads[owner].submit(lambda: lock.acquire(cancel=cancellation)), cancellation
+        self.waiting[owner] = (
+            self.threads[owner].submit(lambda: lock.acquire(cancel=cancellation)),
+            cancellation,
+        )
         self.granted(granted)
         if owner in self.waiting:
-            eventually(lambda: len(self.operator.inspect(self.name).waiters) == len(self.model.queue))
+            eventually(
+                lambda: len(self.operator.inspect(self.name).waiters) == len(self.model.queue)
+            )
 
     @precondition(lambda self: self.waiting)
     @rule(data=st.data())
@@ -183,7 +194,8 @@ class LockMachine(RuleBasedStateMachine):
     def lease_ends(self) -> None:
         end_lease(self.server, self.name)
         self.model.take()
-        for owner in list(self.waiting):  # they would ask by themselves when the lease that they were told of has run out
+        # They would ask by themselves when the lease that they were told of has run out.
+        for owner in list(self.waiting):
             self.clients[owner]._table.reconnected()
         self.granted(self.model.hand_over())
 
@@ -205,7 +217,9 @@ class LockMachine(RuleBasedStateMachine):
         if model.holder is not None:
             assert (info.owner or "").startswith(self.clients[model.holder].id)
             assert (info.count, info.token) == (model.holds[model.holder].depth, self.last_token)
-        assert [waiter.owner.partition("/")[0] for waiter in info.waiters] == [self.clients[owner].id for owner in model.queue]
+        assert [waiter.owner.partition("/")[0] for waiter in info.waiters] == [
+            self.clients[owner].id for owner in model.queue
+        ]
 
     def teardown(self) -> None:
         for future, cancellation in self.waiting.values():
@@ -237,20 +251,29 @@ def end_lease(server: LockServer, name: str) -> None:
         return
     assert isinstance(server, EtcdServer)
     connections, known = server.connections(), messages()
-    (holder,) = connections.call(calls.RANGE, known.RangeRequest(key=locks_prefix("fencedlock", name) + b"/holder"), 10).kvs
+    (holder,) = connections.call(
+        calls.RANGE, known.RangeRequest(key=locks_prefix("fencedlock", name) + b"/holder"), 10
+    ).kvs
     connections.call(calls.LEASE_REVOKE, known.LeaseRevokeRequest(ID=holder.lease), 10)
     connections.close()
 
 
 @pytest.mark.timeout(300)
-def test_a_lock_does_what_its_model_does(backend: LockServer, connect: Callable[..., fencedlock.Client]) -> None:
+def test_a_lock_does_what_its_model_does(
+    backend: LockServer, connect: Callable[..., fencedlock.Client]
+) -> None:
     class Machine(LockMachine):
         server = backend
         clients = tuple(connect(backend.url, ttl=TTL_SECONDS) for _ in range(OWNERS + 1))
         threads = tuple(ThreadPoolExecutor(1) for _ in range(OWNERS))
 
     examples = 60 if isinstance(backend, RedisServer) else 25
-    checks = settings(max_examples=examples, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck))
+    checks = settings(
+        max_examples=examples,
+        stateful_step_count=30,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
     try:
         run_state_machine_as_test(Machine, settings=checks)
     finally:

@@ -1,4 +1,6 @@
-"""The judge is judged: each rule against its slow definition, and against a violation that it has to find."""
+"""The judge is judged: each rule against its slow definition, and against a violation that it has
+to find.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ def tells_rising_tokens(story: Story) -> None:
 
 def tells_reentry(story: Story) -> None:
     claim = story.acquire("a/0", 1, 2, token=7)
-    story.operation("a/0", "nest", 3, 4, {"depth": 2}, OK, {"depth": 2, "token": 8, "deadline": 1000})
+    story.operation(
+        "a/0", "nest", 3, 4, {"depth": 2}, OK, {"depth": 2, "token": 8, "deadline": 1000}
+    )
     story.release("a/0", 5, 6, claim)
 
 
@@ -114,7 +118,9 @@ def tells_contenders(story: Story) -> None:
     story.operation("a/0", "acquire", 1, 2, {"timeout": 1}, "fail", {"refused": "OOM"})
 
 
-@pytest.mark.parametrize("tell", [value for name, value in globals().items() if name.startswith("tells_")])
+@pytest.mark.parametrize(
+    "tell", [value for name, value in globals().items() if name.startswith("tells_")]
+)
 def test_a_rule_finds_its_violation(tell: Callable[[Story], None]) -> None:
     story = Story()
     tell(story)
@@ -124,14 +130,22 @@ def test_a_rule_finds_its_violation(tell: Callable[[Story], None]) -> None:
 
 def test_each_rule_has_a_violation() -> None:
     told = [name.removeprefix("tells_") for name in globals() if name.startswith("tells_")]
-    assert all(any(name.startswith(rule.replace(" ", "_").replace("-", "_")) for name in told) for rule in RULES)
+    assert all(
+        any(name.startswith(rule.replace(" ", "_").replace("-", "_")) for name in told)
+        for rule in RULES
+    )
 
 
 # --- what excuses
 
 
 def test_a_fault_excuses_an_overlap_only_between_the_two_grants() -> None:
-    for begun, healed, excused in [(0, 0.5, False), (2.5, 2.6, True), (0, 2.2, True), (3.5, 4, False)]:
+    for begun, healed, excused in [
+        (0, 0.5, False),
+        (2.5, 2.6, True),
+        (0, 2.2, True),
+        (3.5, 4, False),
+    ]:
         story = Story()
         tells_exclusion(story)
         story.fault("wipe-server", begun, healed, "*", breaks_exclusion=True)
@@ -150,12 +164,18 @@ def test_a_waiter_that_let_a_long_turn_pass_may_be_overtaken() -> None:
     for grace, excused in [(0.9, True), (1.1, False)]:
         story = Story()
         tells_fairness(story)
-        found = rules.violations(story.history(), Bounds(10.0, slack_seconds=1.0, grace_seconds=grace))
+        found = rules.violations(
+            story.history(), Bounds(10.0, slack_seconds=1.0, grace_seconds=grace)
+        )
         assert ("fairness" not in {violation.rule for violation in found}) is excused
 
 
 def test_a_copy_comes_in_time_again_only_after_a_step_of_the_server_s_clock() -> None:
-    for name, healed, excused in [("step-server-clock", 4, True), ("step-server-clock", -60, False), ("late-packets", 4, False)]:
+    for name, healed, excused in [
+        ("step-server-clock", 4, True),
+        ("step-server-clock", -60, False),
+        ("late-packets", 4, False),
+    ]:
         story = Story()
         tells_counts_of_a_hold_that_was_released(story)
         story.fault(name, -61, healed, "*")
@@ -167,7 +187,11 @@ def test_a_copy_comes_in_time_again_only_after_a_step_of_the_server_s_clock() ->
 
 
 def test_a_frozen_contender_may_be_late() -> None:
-    for name, healed, excused in [("freeze-client", 8, True), ("freeze-client", 2.1, False), ("delay", 8, False)]:
+    for name, healed, excused in [
+        ("freeze-client", 8, True),
+        ("freeze-client", 2.1, False),
+        ("delay", 8, False),
+    ]:
         story = Story()
         tells_timeouts(story)
         story.fault(name, 2, healed, "a")
@@ -204,7 +228,9 @@ def random_history(rng: random.Random) -> History:
             claims.append(claim)
             for _ in range(rng.randint(0, 2)):
                 version = rng.randint(0, 3)
-                read = None if rng.random() < 0.3 else (version, rng.choice(["", "0", "1", "2", "3"]))
+                read = (
+                    None if rng.random() < 0.3 else (version, rng.choice(["", "0", "1", "2", "3"]))
+                )
                 value = str(next(names))
                 if rng.random() < 0.2:
                     story.refused(who, later(), later(), token, rng.randint(1, 9))
@@ -212,20 +238,38 @@ def random_history(rng: random.Random) -> History:
                     story.write(who, later(), later(), token, value, read)
             if rng.random() < 0.3:
                 story.tell(later(), who, NOTE, "held", asked_at=at, deadline=at + rng.uniform(0, 6))
-            story.release(who, later(), later(), claim, lost=rng.random() < 0.2, deadline=at + rng.uniform(-2, 3))
+            story.release(
+                who,
+                later(),
+                later(),
+                claim,
+                lost=rng.random() < 0.2,
+                deadline=at + rng.uniform(-2, 3),
+            )
     for _ in range(rng.randint(0, 2)):
         begun = rng.uniform(0, 15)
-        story.fault("wipe-server", begun, begun + rng.uniform(0, 3), "*", breaks_exclusion=rng.random() < 0.7)
+        story.fault(
+            "wipe-server",
+            begun,
+            begun + rng.uniform(0, 3),
+            "*",
+            breaks_exclusion=rng.random() < 0.7,
+        )
     begun = 0.0
     for _ in range(rng.randint(0, 5)):
         begun += rng.uniform(0, 5)
-        story.inspect(begun, begun + 0.3, owner=rng.choice([*claims, None]), remaining=rng.uniform(0, 6))
+        story.inspect(
+            begun, begun + 0.3, owner=rng.choice([*claims, None]), remaining=rng.uniform(0, 6)
+        )
         begun += 0.3
     return story.history()
 
 
 def slow_rising(history: History) -> int:
-    return sum(any(one.granted < other.invoked and one.token > other.token for one in history.holds) for other in history.holds)
+    return sum(
+        any(one.granted < other.invoked and one.token > other.token for one in history.holds)
+        for other in history.holds
+    )
 
 
 def slow_unique(history: History) -> int:
@@ -234,11 +278,16 @@ def slow_unique(history: History) -> int:
 
 def slow_overlaps(history: History) -> set[tuple[str, str, bool]]:
     def excused(one: Hold, other: Hold) -> bool:
-        return any(fault.breaks_exclusion and fault.begun <= other.granted and fault.healed >= one.invoked for fault in history.faults)
+        return any(
+            fault.breaks_exclusion and fault.begun <= other.granted and fault.healed >= one.invoked
+            for fault in history.faults
+        )
 
     return {
         (one.claim, other.claim, excused(one, other))
-        for one, other in itertools.combinations(sorted(history.holds, key=lambda hold: hold.granted), 2)
+        for one, other in itertools.combinations(
+            sorted(history.holds, key=lambda hold: hold.granted), 2
+        )
         if other.granted < min(one.ended, other.ended)
     }
 
@@ -248,14 +297,26 @@ def slow_deadlines(history: History) -> int:
     for look in (operation for operation in history.operations if operation.what == "inspect"):
         for hold in history.holds:
             beliefs = [deadline for at, deadline in hold.beliefs if at < look.invoked]
-            broken_by = any(f.breaks_exclusion and f.begun <= look.returned and f.healed >= hold.invoked for f in history.faults)
-            if look.got["owner"] == hold.claim and beliefs and look.returned < hold.over and not broken_by:
-                found += beliefs[-1] > look.returned + look.got["remaining"] + BOUNDS.precision_seconds
+            broken_by = any(
+                f.breaks_exclusion and f.begun <= look.returned and f.healed >= hold.invoked
+                for f in history.faults
+            )
+            if (
+                look.got["owner"] == hold.claim
+                and beliefs
+                and look.returned < hold.over
+                and not broken_by
+            ):
+                found += (
+                    beliefs[-1] > look.returned + look.got["remaining"] + BOUNDS.precision_seconds
+                )
     return found
 
 
 def slow_read_modify_write(history: History) -> bool:
-    """Some order of all accepted writes, and of some of which nobody knows, explains what each has read."""
+    """Some order of all accepted writes, and of some of which nobody knows, explains what each has
+    read.
+    """
     writes = [operation for operation in history.operations if operation.what == "write"]
     accepted = [write for write in writes if write.outcome == OK]
     unknown = [write for write in writes if write.outcome == UNKNOWN]
@@ -263,7 +324,8 @@ def slow_read_modify_write(history: History) -> bool:
     def explains(order: tuple[Operation, ...]) -> bool:
         values = ["", *(write.given["value"] for write in order)]
         return all(
-            write.outcome == UNKNOWN or (write.got["read_version"], write.got["read_value"]) == (place, values[place])
+            write.outcome == UNKNOWN
+            or (write.got["read_version"], write.got["read_value"]) == (place, values[place])
             for place, write in enumerate(order)
         )
 
@@ -278,14 +340,20 @@ def slow_read_modify_write(history: History) -> bool:
 def slow_rejections(history: History) -> int:
     writes = [operation for operation in history.operations if operation.what == "write"]
     return sum(
-        not any(other.given["token"] == write.got["stored"] > write.given["token"] and other.invoked < write.returned for other in writes)
+        not any(
+            other.given["token"] == write.got["stored"] > write.given["token"]
+            and other.invoked < write.returned
+            for other in writes
+        )
         for write in writes
         if "stored" in write.got
     )
 
 
 def slow_stalled_seconds(history: History) -> float:
-    """Of each piece of time between two events it is known whether somebody waits, and whether somebody holds."""
+    """Of each piece of time between two events it is known whether somebody waits, and whether
+    somebody holds.
+    """
     times = sorted(
         {t for o in history.operations for t in (o.invoked, o.returned)}
         | {t for hold in history.holds for t in (hold.granted, hold.ended, hold.over)}
@@ -293,8 +361,14 @@ def slow_stalled_seconds(history: History) -> float:
     )
     stalled = 0.0
     for begun, ended in itertools.pairwise(times):
-        waiting = any(o.what == "acquire" and o.invoked <= begun and o.returned >= ended for o in history.operations)
-        held = any(h.granted <= begun and (h.over if h.lost_at == float("inf") else h.ended) >= ended for h in history.holds)
+        waiting = any(
+            o.what == "acquire" and o.invoked <= begun and o.returned >= ended
+            for o in history.operations
+        )
+        held = any(
+            h.granted <= begun and (h.over if h.lost_at == float("inf") else h.ended) >= ended
+            for h in history.holds
+        )
         stalled += (ended - begun) * (waiting and not held)
     return stalled
 
@@ -309,15 +383,21 @@ def test_the_rules_find_what_their_slow_definitions_find(rng: random.Random) -> 
     history = random_history(rng)
     assert count(rules.unique_tokens, history) == slow_unique(history)
     assert count(rules.rising_tokens, history) == slow_rising(history)
-    assert {(one.claim, other.claim, excused) for one, other, excused in rules.overlaps(history)} == slow_overlaps(history)
+    assert {
+        (one.claim, other.claim, excused) for one, other, excused in rules.overlaps(history)
+    } == slow_overlaps(history)
     assert count(rules.deadlines, history) == slow_deadlines(history)
     assert count(rules.rejections, history) == slow_rejections(history)
-    assert sum(ended - begun for begun, ended, _ in rules.stalls(history)) == pytest.approx(slow_stalled_seconds(history))
+    assert sum(ended - begun for begun, ended, _ in rules.stalls(history)) == pytest.approx(
+        slow_stalled_seconds(history)
+    )
 
 
 @settings(max_examples=400, deadline=None)
 @given(st.randoms(use_true_random=False))
-def test_a_chain_of_writes_is_accepted_if_and_only_if_some_order_explains_it(rng: random.Random) -> None:
+def test_a_chain_of_writes_is_accepted_if_and_only_if_some_order_explains_it(
+    rng: random.Random,
+) -> None:
     story = Story()
     versions = list(range(rng.randint(1, 5)))
     for version in versions:  # mostly what a right store would do, with a slip here and there
@@ -327,14 +407,28 @@ def test_a_chain_of_writes_is_accepted_if_and_only_if_some_order_explains_it(rng
             read = (rng.choice(versions), read[1])
         elif slip < 0.3:
             read = (read[0], rng.choice(["", "0", "1", "2"]))
-        story.write(f"{LETTERS[version]}/0", version, version + 0.5, 1, str(version), None if rng.random() < 0.3 else read)
+        story.write(
+            f"{LETTERS[version]}/0",
+            version,
+            version + 0.5,
+            1,
+            str(version),
+            None if rng.random() < 0.3 else read,
+        )
     history = story.history()
     assert bool(count(rules.read_modify_write, history)) is slow_read_modify_write(history)
 
 
-@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 5)), max_size=6), st.integers(0, 9), st.integers(0, 5))
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.integers(0, 5)), max_size=6),
+    st.integers(0, 9),
+    st.integers(0, 5),
+)
 def test_windows_meet(windows: list[tuple[int, int]], begun: int, length: int) -> None:
-    faults = [Fault("x", at, frozenset("*"), breaks_exclusion=True, healed=at + lasts) for at, lasts in windows]
+    faults = [
+        Fault("x", at, frozenset("*"), breaks_exclusion=True, healed=at + lasts)
+        for at, lasts in windows
+    ]
     meet = any(at <= begun + length and at + lasts >= begun for at, lasts in windows)
     assert Windows(faults).meet(begun, begun + length) is meet
 
@@ -346,7 +440,14 @@ def test_a_hundred_thousand_events_are_judged_in_time() -> None:
     for number in range(10_000):
         who = f"p{number % 6}.1/0"
         story.hold(who, at, at + 0.1, at + 0.8, token=number)
-        story.write(who, at + 0.2, at + 0.3, number, str(number), (number, str(number - 1) if number else ""))
+        story.write(
+            who,
+            at + 0.2,
+            at + 0.3,
+            number,
+            str(number),
+            (number, str(number - 1) if number else ""),
+        )
         story.inspect(at + 0.4, at + 0.45, owner=f"{who}@{at}", token=number, remaining=1000.0)
         story.inspect(at + 0.5, at + 0.55, owner=f"{who}@{at}", token=number, remaining=1000.0)
         at += 1.0

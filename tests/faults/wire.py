@@ -1,6 +1,9 @@
-"""Links: what stands between a process and a server, and breaks as networks do. Bytes are passed on, whatever they mean.
+"""Links: what stands between a process and a server, and breaks as networks do.
 
-A test of single packets uses :mod:`tests.proxy` and :mod:`tests.etcd_proxy`, which know requests and replies; this one serves any server.
+Bytes are passed on, whatever they mean.
+
+A test of single packets uses :mod:`tests.proxy` and :mod:`tests.etcd_proxy`, which know requests
+and replies; this one serves any server.
 """
 
 from __future__ import annotations
@@ -19,7 +22,13 @@ UP, DOWN = "up", "down"
 class Link:
     """All connections of one process to one server."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, target: Callable[[], int], rng: random.Random, host: str) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        target: Callable[[], int],
+        rng: random.Random,
+        host: str,
+    ) -> None:
         self.random = rng
         self._loop = loop
         self._target = target
@@ -32,7 +41,9 @@ class Link:
         self.lost_share: float = 0.0
         """Of the replies, that are lost, each with all that its connection would still bring."""
         self.late_share: float = 0.0
-        """Of the packets to the server, that are kept while their connections are cut, and arrive later."""
+        """Of the packets to the server, that are kept while their connections are cut, and arrive
+        later.
+        """
         self.late_seconds: float = 0.0
         self.port: int = asyncio.run_coroutine_threadsafe(self._listen(), loop).result(10)
 
@@ -41,7 +52,9 @@ class Link:
         return f"{self._host}:{self.port}"
 
     def silence(self, *directions: str) -> None:
-        """Keep what is sent in these directions, for as long as it is there; without one, deliver all of it."""
+        """Keep what is sent in these directions, for as long as it is there; without one, deliver
+        all of it.
+        """
         self._call(self._set_silent, set(directions))
 
     def cut(self) -> None:
@@ -114,7 +127,10 @@ class _Pair:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def run(self) -> None:
-        """Pass on until both ends have hung up. What a client sent before it hung up still arrives; what comes back then is lost."""
+        """Pass on until both ends have hung up.
+
+        What a client sent before it hung up still arrives; what comes back then is lost.
+        """
         self._tasks = [
             asyncio.create_task(self._pump(UP, self._client_reader, self._server_writer)),
             asyncio.create_task(self._pump(DOWN, self._server_reader, self._client_writer)),
@@ -135,16 +151,23 @@ class _Pair:
         self._server_writer.write(chunk)
         self._server_writer.close()
 
-    async def _pump(self, direction: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(
+        self, direction: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         with contextlib.suppress(OSError):
             while chunk := await reader.read(1 << 16):
                 await self._link.let_pass(direction)
                 if direction == UP and self._link.random.random() < self._link.late_share:
                     await self._deliver_late(chunk)
                     return
-                if direction == DOWN and self._link.random.random() < self._link.lost_share and not self._deaf:
+                if (
+                    direction == DOWN
+                    and self._link.random.random() < self._link.lost_share
+                    and not self._deaf
+                ):
                     self._deaf = True
-                    asyncio.get_running_loop().call_later(1.0, self.abort)  # as a peer that has forgotten the connection
+                    # As a peer that has forgotten the connection.
+                    asyncio.get_running_loop().call_later(1.0, self.abort)
                 if writer.transport.is_closing() or (self._deaf and direction == DOWN):
                     continue
                 with contextlib.suppress(OSError):
@@ -181,4 +204,5 @@ class Network:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.sleep(0.01)  # transports that were aborted close their sockets in a later round of the loop
+        # Transports that were aborted close their sockets in a later round of the loop.
+        await asyncio.sleep(0.01)

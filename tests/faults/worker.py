@@ -1,8 +1,10 @@
-"""A process of contenders: threads that take locks, nest, renew, write behind a fence, and write down what they see.
+"""A process of contenders: threads that take locks, nest, renew, write behind a fence, and write
+down what they see.
 
-``python -m tests.faults.worker`` reads its settings, a line of JSON, from its standard input, then orders, a line each: ``fork``,
-``fork-in-c``, ``interrupt`` with the seconds for which signal handlers raise in the main thread, and ``clock`` with the seconds by which
-its wall clock is ahead from now on. The end of the input ends it.
+``python -m tests.faults.worker`` reads its settings, a line of JSON, from its standard input, then
+orders, a line each: ``fork``, ``fork-in-c``, ``interrupt`` with the seconds for which signal
+handlers raise in the main thread, and ``clock`` with the seconds by which its wall clock is ahead
+from now on. The end of the input ends it.
 """
 
 from __future__ import annotations
@@ -108,7 +110,9 @@ class Worker:
         self._forks = itertools.count(1)
         self._children: list[int] = []
         self._copies_of_grpc: set[int] = set()
-        """Children that were forked in C from a user of gRPC, whose own handlers of forks may kill them."""
+        """Children that were forked in C from a user of gRPC, whose own handlers of forks may kill
+        them.
+        """
 
     def run(self) -> None:
         """Contend in some threads, and in the main one, where signals are handled."""
@@ -123,9 +127,19 @@ class Worker:
             thread.join()
         for child in self._children:
             status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-            if status and not (child in self._copies_of_grpc and status in (-signal.SIGSEGV, -signal.SIGABRT)):
-                self.recorder.write(self.settings.process, NOTE, "unexpected", text=f"the child {child} ended with status {status}")
-        self.expect("a connection or a place at the gate is still taken, though nobody calls", lambda: not self.taken())
+            if status and not (
+                child in self._copies_of_grpc and status in (-signal.SIGSEGV, -signal.SIGABRT)
+            ):
+                self.recorder.write(
+                    self.settings.process,
+                    NOTE,
+                    "unexpected",
+                    text=f"the child {child} ended with status {status}",
+                )
+        self.expect(
+            "a connection or a place at the gate is still taken, though nobody calls",
+            lambda: not self.taken(),
+        )
         self.client.close()
         self.expect("a thread of the closed client goes on", lambda: not self.threads())
 
@@ -134,22 +148,36 @@ class Worker:
         give_up_at = now_seconds() + 3 * self.settings.lease_seconds + MOST_END_SECONDS
         while not condition():
             if now_seconds() > give_up_at:
-                self.recorder.write(self.settings.process, NOTE, "unexpected", text=f"{otherwise}: {self.taken()} {self.threads()}")
+                self.recorder.write(
+                    self.settings.process,
+                    NOTE,
+                    "unexpected",
+                    text=f"{otherwise}: {self.taken()} {self.threads()}",
+                )
                 return
             time.sleep(0.01)
 
     def taken(self) -> list[str]:
-        """Connections that are in use, and calls under way: an exception in the middle of a call must leave none behind."""
+        """Connections that are in use, and calls under way: an exception in the middle of a call
+        must leave none behind.
+        """
         backend: Any = self.client._table.backend
         if self.settings.url.startswith("etcd"):
             calls = [str(visit) for visit in list(backend.connections._gate.inside)]
-            return calls[len(backend.connections._streams) :]  # the stream of the inbox is always inside
+            # The stream of the inbox is always inside.
+            return calls[len(backend.connections._streams) :]
         wires = [known() for known in list(backend.connections._known)]
-        return [str(wire) for wire in wires if wire is not None and wire not in backend.connections._idle]
+        return [
+            str(wire)
+            for wire in wires
+            if wire is not None and wire not in backend.connections._idle
+        ]
 
     def threads(self) -> list[str]:
         """The library's threads in this process."""
-        return [thread.name for thread in threading.enumerate() if thread.name.startswith("fencedlock")]
+        return [
+            thread.name for thread in threading.enumerate() if thread.name.startswith("fencedlock")
+        ]
 
     def obey(self) -> None:
         """Do what is ordered, until the input ends."""
@@ -169,8 +197,8 @@ class Worker:
     def fork_in_c(self) -> None:
         """Fork as uWSGI does: no hook of Python's runs.
 
-        CPython itself does not survive that while other threads change hands of its interpreter lock, so the contenders stand still
-        meanwhile, with what they hold, or wait for a lock.
+        CPython itself does not survive that while other threads change hands of its interpreter
+        lock, so the contenders stand still meanwhile, with what they hold, or wait for a lock.
         """
         self.going.clear()
         try:
@@ -200,10 +228,13 @@ class Worker:
             self.recorder.write(who, NOTE, "unexpected", text=traceback.format_exc())
 
     def fork(self, fork: Callable[[], int]) -> None:
-        """Fork in the middle of whatever the threads do; the child contends for a while, as a process of its own."""
+        """Fork in the middle of whatever the threads do; the child contends for a while, as a
+        process of its own.
+        """
         process = f"{self.settings.process}.{next(self._forks)}"
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of forks in processes with threads
+            # Python 3.12 warns of forks in processes with threads.
+            warnings.simplefilter("ignore", DeprecationWarning)
             pid = fork()
         if pid:
             if pid > 0:
@@ -217,11 +248,18 @@ class Worker:
             self.stopping, self.going = threading.Event(), threading.Event()
             self.going.set()
             self.recorder = Recorder(self.folder, process)
-            assert self.client.id  # a copy that nobody has told of the fork becomes one with its first call
+            # A copy that nobody has told of the fork becomes one with its first call.
+            assert self.client.id
             inherited = [hold.bound.name for hold in self.client._table.heartbeat.holds()]
             if inherited:
-                self.recorder.write(process, NOTE, "unexpected", text=f"the child holds what its parent holds: {inherited}")
-            self.settings.stores.pop("sqlite", None)  # its locks would be those of the parent's connections
+                self.recorder.write(
+                    process,
+                    NOTE,
+                    "unexpected",
+                    text=f"the child holds what its parent holds: {inherited}",
+                )
+            # Its locks would be those of the parent's connections.
+            self.settings.stores.pop("sqlite", None)
             if not connections.core.is_broken:
                 self.contend(f"{process}/0", now_seconds() + 2 * self.settings.lease_seconds)
             else:
@@ -237,7 +275,9 @@ class Worker:
         """gRPC does not work in a copy that was forked in C: the child must be told so at once."""
         begun = now_seconds()
         try:
-            granted = self.client.RLock(self.settings.locks[0]).acquire(timeout=self.settings.lease_seconds)
+            granted = self.client.RLock(self.settings.locks[0]).acquire(
+                timeout=self.settings.lease_seconds
+            )
         except fencedlock.BackendMisconfiguredError:
             took = now_seconds() - begun
             if took < self.settings.lease_seconds:
@@ -246,7 +286,12 @@ class Worker:
         except fencedlock.BackendUnavailableError:
             return  # forked before gRPC was used, while the network was broken
         else:
-            self.recorder.write(process, NOTE, "unexpected", text=f"a copy that was forked in C has used gRPC's channel: {granted}")
+            self.recorder.write(
+                process,
+                NOTE,
+                "unexpected",
+                text=f"a copy that was forked in C has used gRPC's channel: {granted}",
+            )
 
 
 class Contender:
@@ -258,12 +303,18 @@ class Contender:
         self.worker = worker
         self.lease_seconds = worker.settings.lease_seconds
         self.random = random.Random(f"{worker.settings.seed} {who}")
-        self.registers = {name: REGISTERS[name](how) for name, how in worker.settings.stores.items()}
+        self.registers = {
+            name: REGISTERS[name](how) for name, how in worker.settings.stores.items()
+        }
         self.locks = [self._lock(name) for name in worker.settings.locks]
         self._values = itertools.count(1)
 
     def _lock(self, name: str) -> fencedlock.RLock:
-        make = self.worker.client.FairLock if name.startswith("fair") or self.random.random() < 0.5 else self.worker.client.RLock
+        make = (
+            self.worker.client.FairLock
+            if name.startswith("fair") or self.random.random() < 0.5
+            else self.worker.client.RLock
+        )
 
         def on_lost(lock: fencedlock.RLock, reason: str) -> None:
             self.worker.recorder.write(self.who, NOTE, "lost", name, reason=reason)
@@ -274,7 +325,9 @@ class Contender:
         self.worker.recorder.write(self.who, phase, what, lock.name, **data)
 
     def interruptible(self, action: Callable[[], Any]) -> Any:
-        """Call the library; in the main thread, a signal handler may raise TimeLimit or TimeLimitError in the middle of it."""
+        """Call the library; in the main thread, a signal handler may raise TimeLimit or
+        TimeLimitError in the middle of it.
+        """
         if self._alarm is None:
             return action()
         try:
@@ -299,7 +352,8 @@ class Contender:
             self.live(lock)
         except fencedlock.LockLostError:
             if self.random.random() < 0.5:
-                self.write_register(lock)  # a holder that does not look may do so: the store must refuse it if it is late
+                # A holder that does not look may do so: the store must refuse it if it is late.
+                self.write_register(lock)
         while lock._is_owned():
             self.release(lock)
 
@@ -315,11 +369,17 @@ class Contender:
         elif kind < 0.9:
             cancel = fencedlock.Cancellation()
             timer = threading.Timer(self.random.uniform(0, self.lease_seconds), cancel.cancel)
-        self.write(INVOKE, "acquire", lock, timeout=timeout, fair=isinstance(lock, fencedlock.FairLock))
+        self.write(
+            INVOKE, "acquire", lock, timeout=timeout, fair=isinstance(lock, fencedlock.FairLock)
+        )
         if timer is not None:
             timer.start()
         try:
-            granted = self.interruptible(lambda: lock.acquire(blocking, -1 if timeout is None or not blocking else timeout, cancel=cancel))
+            granted = self.interruptible(
+                lambda: lock.acquire(
+                    blocking, -1 if timeout is None or not blocking else timeout, cancel=cancel
+                )
+            )
         except (TimeLimit, TimeLimitError) as error:
             granted = lock._is_owned()  # it may have come just after the return
             if not granted:
@@ -338,7 +398,15 @@ class Contender:
             self.write(FAIL, "acquire", lock, why="busy")
             return False
         hold = lock._owned()
-        self.write(OK, "acquire", lock, claim=hold.claim_id, token=hold.number, deadline=hold.deadline, abandoned=hold.abandoned)
+        self.write(
+            OK,
+            "acquire",
+            lock,
+            claim=hold.claim_id,
+            token=hold.number,
+            deadline=hold.deadline,
+            abandoned=hold.abandoned,
+        )
         return True
 
     def live(self, lock: fencedlock.RLock) -> None:
@@ -385,7 +453,9 @@ class Contender:
         if depth > MOST_DEPTH:
             return
         inner = self.worker.client.RLock(lock.name) if self.random.random() < 0.5 else lock
-        self.attempt("nest", lock, lambda: inner.acquire(timeout=self.random.choice([-1, 0, 1])), depth=depth)
+        self.attempt(
+            "nest", lock, lambda: inner.acquire(timeout=self.random.choice([-1, 0, 1])), depth=depth
+        )
 
     def unnest(self, lock: fencedlock.RLock) -> None:
         depth = lock._recursion_count() - 1
@@ -393,10 +463,14 @@ class Contender:
             self.attempt("unnest", lock, lock.release, depth=depth)
 
     def renew(self, lock: fencedlock.RLock) -> None:
-        lease = self.random.choice([None, self.lease_seconds, self.random.uniform(1.0, 1.5) * self.lease_seconds])
+        lease = self.random.choice(
+            [None, self.lease_seconds, self.random.uniform(1.0, 1.5) * self.lease_seconds]
+        )
         self.attempt("renew", lock, lambda: lock.renew(lease), lease=lease)
 
-    def attempt(self, what: str, lock: fencedlock.RLock, action: Callable[[], object], **given: Any) -> None:
+    def attempt(
+        self, what: str, lock: fencedlock.RLock, action: Callable[[], object], **given: Any
+    ) -> None:
         self.write(INVOKE, what, lock, **given)
         try:
             self.interruptible(action)
@@ -427,18 +501,26 @@ class Contender:
         except (TimeLimit, TimeLimitError):
             _local.answered = False
             if lock._recursion_count() == depth + 1 and lock._owned() is hold:
-                self.write(UNKNOWN, what, lock, depth=hold.depth, token=hold.number, deadline=hold.deadline)
+                self.write(
+                    UNKNOWN, what, lock, depth=hold.depth, token=hold.number, deadline=hold.deadline
+                )
                 return  # it came before the release began
             self.write(OK, what, lock, answered=False, depth=hold.depth, token=hold.number)
         else:
-            self.write(OK, what, lock, answered=_local.answered, depth=hold.depth, token=hold.number)
+            self.write(
+                OK, what, lock, answered=_local.answered, depth=hold.depth, token=hold.number
+            )
 
     # --- what the lock is for
 
     def write_register(self, lock: fencedlock.RLock) -> None:
         """Read, think and write back, in one transaction that begins with the check of the token."""
         store = self.random.choice(list(self.registers))
-        register, token, value = self.registers[store], lock.token, f"{self.who}:{next(self._values)}"
+        register, token, value = (
+            self.registers[store],
+            lock.token,
+            f"{self.who}:{next(self._values)}",
+        )
         self.write(INVOKE, "write", lock, store=store, token=int(token), value=value)
         try:
             with register.transaction():
@@ -454,11 +536,15 @@ class Contender:
 
 
 def set_wall_clock(ahead_seconds: float) -> None:
-    """Show another time of day to the library and to redis-py; gRPC passes it on to code in C, which sees the true one."""
+    """Show another time of day to the library and to redis-py; gRPC passes it on to code in C,
+    which sees the true one.
+    """
     clock = types.ModuleType("time")
     clock.__dict__.update(vars(time), time=lambda: time.time() + ahead_seconds)
     for name, module in list(sys.modules.items()):
-        if name.startswith(("fencedlock.", "redis.")) and isinstance(getattr(module, "time", None), types.ModuleType):
+        if name.startswith(("fencedlock.", "redis.")) and isinstance(
+            getattr(module, "time", None), types.ModuleType
+        ):
             module.time = clock  # type: ignore[attr-defined]
 
 
@@ -470,8 +556,15 @@ def inspect(recorder: Recorder, who: str, client: fencedlock.Client, name: str) 
     except fencedlock.BackendError as error:
         recorder.write(who, FAIL, "inspect", name, why=str(error))
         return
-    said = {"owner": info.owner, "token": info.token, "count": info.count, "remaining": info.remaining}
-    recorder.write(who, OK, "inspect", name, **said, queue=[waiter.owner for waiter in info.waiters])
+    said = {
+        "owner": info.owner,
+        "token": info.token,
+        "count": info.count,
+        "remaining": info.remaining,
+    }
+    recorder.write(
+        who, OK, "inspect", name, **said, queue=[waiter.owner for waiter in info.waiters]
+    )
 
 
 def main() -> None:

@@ -12,7 +12,9 @@ from tests.fencing.stores import STORES, Database, Store
 
 
 @pytest.fixture
-def new_database(database_server: Callable[[str], DatabaseServer], tmp_path: Path) -> Callable[[str], Database]:
+def new_database(
+    database_server: Callable[[str], DatabaseServer], tmp_path: Path
+) -> Callable[[str], Database]:
     """Makes an empty database that belongs to this test alone."""
 
     def make(kind: str) -> Database:

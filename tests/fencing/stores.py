@@ -27,7 +27,10 @@ READ = "SELECT balance FROM accounts WHERE id = 'a'"
 
 
 def write_sql(balance: int, token: FencingToken) -> tuple[str, str]:
-    return f"UPDATE accounts SET balance = {balance} WHERE id = 'a'", f"INSERT INTO history VALUES ({token}, {balance})"
+    return (
+        f"UPDATE accounts SET balance = {balance} WHERE id = 'a'",
+        f"INSERT INTO history VALUES ({token}, {balance})",
+    )
 
 
 class Store(ABC):
@@ -89,7 +92,8 @@ class Store(ABC):
     @abstractmethod
     def close(self) -> None: ...
 
-    def turn_autocommit_on(self) -> None:  # noqa: B027 - nothing to do where it is on unless a transaction is begun
+    # Nothing to do where it is on unless a transaction is begun
+    def turn_autocommit_on(self) -> None:  # noqa: B027
         pass
 
     def prepare(self) -> None:
@@ -215,7 +219,9 @@ class Asyncpg(AsyncStore):
     async def connect(self) -> Any:
         import asyncpg
 
-        return await asyncpg.connect(host=self.database["host"], user=self.database["user"], database=self.database["dbname"])
+        return await asyncpg.connect(
+            host=self.database["host"], user=self.database["user"], database=self.database["dbname"]
+        )
 
     def begin(self) -> None:
         self.transaction = self.connection.transaction()
@@ -257,7 +263,9 @@ class Aiosqlite(AsyncStore):
     async def connect(self) -> Any:
         import aiosqlite
 
-        connection = await aiosqlite.connect(self.database["path"], timeout=60, isolation_level=None)
+        connection = await aiosqlite.connect(
+            self.database["path"], timeout=60, isolation_level=None
+        )
         await connection.execute("PRAGMA journal_mode = WAL")
         await connection.execute("PRAGMA synchronous = OFF")
         return connection
@@ -284,7 +292,10 @@ class MySQLClient(DBAPIStore):
     fence = MySQLFence()
 
     def connect(self) -> Any:
-        pytest.importorskip("MySQLdb", reason="mysqlclient is not installed: it needs MySQL's headers and a compiler")
+        pytest.importorskip(
+            "MySQLdb",
+            reason="mysqlclient is not installed: it needs MySQL's headers and a compiler",
+        )
         return import_module("MySQLdb").connect(**self.database)
 
     def turn_autocommit_on(self) -> None:
@@ -308,9 +319,17 @@ def sqlalchemy_url(kind: str, database: Database, driver: str) -> Any:
         return URL.create(f"sqlite+{driver}", database=database["path"])
     if kind == "mysql":
         return URL.create(
-            f"mysql+{driver}", database["user"], database=database["database"], query={"unix_socket": database["unix_socket"]}
+            f"mysql+{driver}",
+            database["user"],
+            database=database["database"],
+            query={"unix_socket": database["unix_socket"]},
         )
-    return URL.create(f"postgresql+{driver}", database["user"], database=database["dbname"], query={"host": database["host"]})
+    return URL.create(
+        f"postgresql+{driver}",
+        database["user"],
+        database=database["dbname"],
+        query={"host": database["host"]},
+    )
 
 
 class SQLAlchemy(Store):
@@ -326,8 +345,12 @@ class SQLAlchemy(Store):
 
         super().__init__(database)
         self.fence = SQLAlchemyFence()
-        self.engine = create_engine(sqlalchemy_url(self.database_kind, database, self.driver), **sqlite_options(self.database_kind))
-        self.session = Session(self.engine, expire_on_commit=False)  # the harder case: what was read before is kept
+        self.engine = create_engine(
+            sqlalchemy_url(self.database_kind, database, self.driver),
+            **sqlite_options(self.database_kind),
+        )
+        # The harder case: what was read before is kept.
+        self.session = Session(self.engine, expire_on_commit=False)
 
     def turn_autocommit_on(self) -> None:
         if self.database_kind != "sqlite":
@@ -380,13 +403,16 @@ class AsyncSQLAlchemy(AsyncStore):
 
         self.fence = SQLAlchemyFence()
         self.engine = create_async_engine(
-            sqlalchemy_url(self.database_kind, self.database, self.driver), **sqlite_options(self.database_kind)
+            sqlalchemy_url(self.database_kind, self.database, self.driver),
+            **sqlite_options(self.database_kind),
         )
         return AsyncSession(self.engine, expire_on_commit=False)
 
     def turn_autocommit_on(self) -> None:
         if self.database_kind != "sqlite":
-            self.wait(self.connection.connection(execution_options={"isolation_level": "AUTOCOMMIT"}))
+            self.wait(
+                self.connection.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
+            )
 
     def run(self, sql: str) -> list[Any]:
         from sqlalchemy import text
@@ -477,10 +503,17 @@ def django_alias(kind: str, database: Database) -> str:
             options = {
                 "ENGINE": "django.db.backends.sqlite3",
                 "NAME": database["path"],
-                "OPTIONS": {"timeout": 60, "transaction_mode": "IMMEDIATE", "init_command": "PRAGMA synchronous = OFF"},
+                "OPTIONS": {
+                    "timeout": 60,
+                    "transaction_mode": "IMMEDIATE",
+                    "init_command": "PRAGMA synchronous = OFF",
+                },
             }
         elif kind == "mysql":
-            pytest.importorskip("MySQLdb", reason="mysqlclient is not installed: it needs MySQL's headers and a compiler")
+            pytest.importorskip(
+                "MySQLdb",
+                reason="mysqlclient is not installed: it needs MySQL's headers and a compiler",
+            )
             options = {
                 "ENGINE": "django.db.backends.mysql",
                 "NAME": database["database"],
@@ -494,7 +527,9 @@ def django_alias(kind: str, database: Database) -> str:
                 "USER": database["user"],
                 "HOST": database["host"],
             }
-        connections.settings[alias] = connections.configure_settings({"default": {}, alias: options})[alias]
+        connections.settings[alias] = connections.configure_settings(
+            {"default": {}, alias: options}
+        )[alias]
     return alias
 
 
@@ -503,7 +538,9 @@ def _kinds(base: type[Store], **kinds: tuple[str, str]) -> dict[str, type[Store]
     made = {}
     for suffix, (kind, driver) in kinds.items():
         made[suffix] = type(
-            f"{base.__name__}_{suffix}", (base,), {"database_kind": kind, "driver": driver, "begin_locks": kind == "sqlite"}
+            f"{base.__name__}_{suffix}",
+            (base,),
+            {"database_kind": kind, "driver": driver, "begin_locks": kind == "sqlite"},
         )
     return made
 
@@ -521,15 +558,22 @@ STORES: dict[str, type[Store]] = {
     **{
         f"sqlalchemy-{suffix}": store
         for suffix, store in _kinds(
-            SQLAlchemy, postgresql=("postgresql", "psycopg"), sqlite=("sqlite", "pysqlite"), mysql=("mysql", "pymysql")
+            SQLAlchemy,
+            postgresql=("postgresql", "psycopg"),
+            sqlite=("sqlite", "pysqlite"),
+            mysql=("mysql", "pymysql"),
         ).items()
     },
     **{
         f"sqlalchemy-async-{suffix}": store
-        for suffix, store in _kinds(AsyncSQLAlchemy, postgresql=("postgresql", "asyncpg"), sqlite=("sqlite", "aiosqlite")).items()
+        for suffix, store in _kinds(
+            AsyncSQLAlchemy, postgresql=("postgresql", "asyncpg"), sqlite=("sqlite", "aiosqlite")
+        ).items()
     },
     **{
         f"django-{suffix}": store
-        for suffix, store in _kinds(Django, postgresql=("postgresql", ""), sqlite=("sqlite", ""), mysql=("mysql", "")).items()
+        for suffix, store in _kinds(
+            Django, postgresql=("postgresql", ""), sqlite=("sqlite", ""), mysql=("mysql", "")
+        ).items()
     },
 }

@@ -45,7 +45,10 @@ def fences(store: Store) -> list[tuple[int, str]]:
     store.begin()
     rows = store.run("SELECT token, lock_name FROM fences ORDER BY token")
     store.rollback()
-    return [(int(number), lock.decode() if isinstance(lock, bytes | bytearray) else lock) for number, lock in rows]
+    return [
+        (int(number), lock.decode() if isinstance(lock, bytes | bytearray) else lock)
+        for number, lock in rows
+    ]
 
 
 def test_equal_and_higher_tokens_pass_and_lower_ones_do_not(store: Store) -> None:
@@ -95,7 +98,9 @@ def test_names_that_look_alike_are_different_resources(store: Store) -> None:
 
 def test_outside_of_a_transaction_it_is_refused(store: Store) -> None:
     store.turn_autocommit_on()
-    with pytest.raises(ConfigurationError, match=r"outside of a transaction.* check the token first"):
+    with pytest.raises(
+        ConfigurationError, match=r"outside of a transaction.* check the token first"
+    ):
         store.check(token(1))
     with pytest.raises(ConfigurationError, match="outside of a transaction"):
         store.check(token(1))
@@ -106,7 +111,9 @@ def test_without_its_table_it_says_what_to_do(store: Store) -> None:
     store.run("DROP TABLE fences")
     store.commit()
     store.begin()
-    with pytest.raises(ConfigurationError, match=r"no table 'fences' in this database.*(create\(\)|run migrate)"):
+    with pytest.raises(
+        ConfigurationError, match=r"no table 'fences' in this database.*(create\(\)|run migrate)"
+    ):
         store.check(token(1))
     store.rollback()
 
@@ -123,7 +130,17 @@ def test_with_another_table_it_says_what_to_do(store: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [5, "5", None, (LOCK, 5), FencingToken(LOCK, True), FencingToken(LOCK, -1), FencingToken(LOCK, 2**63)], ids=repr
+    "wrong",
+    [
+        5,
+        "5",
+        None,
+        (LOCK, 5),
+        FencingToken(LOCK, True),
+        FencingToken(LOCK, -1),
+        FencingToken(LOCK, 2**63),
+    ],
+    ids=repr,
 )
 def test_what_is_no_token_is_refused(open_store: Callable[..., Store], wrong: FencingToken) -> None:
     store = open_store("sqlite3")
@@ -149,10 +166,17 @@ def test_what_can_name_no_resource_is_refused(open_store: Callable[..., Store], 
 def test_a_resource_takes_the_tokens_of_one_lock_only(store: Store) -> None:
     write(store, token(5), 1)
     store.begin()
-    store.run("UPDATE fences SET resource = 'ledger'" if store.database_kind != "mysql" else "UPDATE fences SET resource = BINARY 'ledger'")
+    store.run(
+        "UPDATE fences SET resource = 'ledger'"
+        if store.database_kind != "mysql"
+        else "UPDATE fences SET resource = BINARY 'ledger'"
+    )
     store.commit()
     store.begin()
-    with pytest.raises(ConfigurationError, match=r"'ledger' is guarded by lock 'accounts/a', and this token is of lock 'ledger'") as caught:
+    with pytest.raises(
+        ConfigurationError,
+        match=r"'ledger' is guarded by lock 'accounts/a', and this token is of lock 'ledger'",
+    ) as caught:
         store.check(token(9, "ledger"))
     assert caught.value.token == token(9, "ledger")
     store.rollback()

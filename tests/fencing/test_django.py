@@ -1,4 +1,6 @@
-"""Django's own: the app and its migration, tables of other names, and databases without a room of their own."""
+"""Django's own: the app and its migration, tables of other names, and databases without a room of
+their own.
+"""
 
 from __future__ import annotations
 
@@ -76,7 +78,9 @@ def test_the_ddl_makes_the_table(alias: str) -> None:
         fence.check(alias, NEW)
 
 
-def test_a_database_without_a_room_gets_plain_sql(alias: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_database_without_a_room_gets_plain_sql(
+    alias: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from django.db import connections, transaction
 
     from fencedlock.fencing.django import DjangoFence
@@ -92,7 +96,10 @@ def test_a_database_without_a_room_gets_plain_sql(alias: str, monkeypatch: pytes
     with pytest.raises(StaleTokenError) as caught, transaction.atomic(using=alias):
         fence.check(alias, OLD)
     assert caught.value.stored == 6
-    with pytest.raises(ConfigurationError, match="guarded by lock"), transaction.atomic(using=alias):
+    with (
+        pytest.raises(ConfigurationError, match="guarded by lock"),
+        transaction.atomic(using=alias),
+    ):
         fence.check(alias, FencingToken("other", 9), "accounts/a")
 
 

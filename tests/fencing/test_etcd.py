@@ -30,7 +30,9 @@ def client(etcd_server: EtcdServer, connect: Callable[..., fencedlock.Client]) -
     return connect(etcd_server.url, ttl=10)
 
 
-def test_what_the_holder_writes_is_accepted_all_or_nothing(etcd_server: EtcdServer, client: fencedlock.Client, name: str) -> None:
+def test_what_the_holder_writes_is_accepted_all_or_nothing(
+    etcd_server: EtcdServer, client: fencedlock.Client, name: str
+) -> None:
     fence = EtcdFence(client)
     with client.FairLock(name) as token, client.FairLock(name):
         client.RLock(name).renew()
@@ -40,12 +42,19 @@ def test_what_the_holder_writes_is_accepted_all_or_nothing(etcd_server: EtcdServ
         assert value_of(etcd_server, f"{name}/b") is None
     with pytest.raises(fencedlock.StaleTokenError, match="nobody holds it now") as caught:
         fence.transaction(token, put={f"{name}/a": "3"})
-    assert (caught.value.presented, caught.value.stored, caught.value.lock) == (int(token), None, name)
+    assert (caught.value.presented, caught.value.stored, caught.value.lock) == (
+        int(token),
+        None,
+        name,
+    )
     assert value_of(etcd_server, f"{name}/a") == b"1"
 
 
 def test_a_holder_frozen_past_its_lease_writes_nothing(
-    etcd_server: EtcdServer, client: fencedlock.Client, contender: Callable[..., Contender], name: str
+    etcd_server: EtcdServer,
+    client: fencedlock.Client,
+    contender: Callable[..., Contender],
+    name: str,
 ) -> None:
     frozen = contender("process", client)
     frozen.ask("make", name, ttl=1)
@@ -54,7 +63,9 @@ def test_a_holder_frozen_past_its_lease_writes_nothing(
     frozen.freeze()
     fence = EtcdFence(client)
     with client.FairLock(name) as token:
-        with pytest.raises(fencedlock.StaleTokenError, match=f"token {token} holds it now") as caught:
+        with pytest.raises(
+            fencedlock.StaleTokenError, match=f"token {token} holds it now"
+        ) as caught:
             fence.transaction(old, put={f"{name}/a": "stale"})
         assert caught.value.stored == int(token)
         fence.transaction(token, put={f"{name}/a": "new"})
@@ -74,7 +85,9 @@ def test_raised_tokens_are_known(client: fencedlock.Client, name: str) -> None:
             fence.transaction(before, put={f"{name}/a": "1"})
 
 
-def test_counting_by_threads_that_lose_their_locks_loses_no_update(etcd_server: EtcdServer, client: fencedlock.Client, name: str) -> None:
+def test_counting_by_threads_that_lose_their_locks_loses_no_update(
+    etcd_server: EtcdServer, client: fencedlock.Client, name: str
+) -> None:
     fence, key = EtcdFence(client), f"{name}/counter"
     accepted = [0] * 4
 
@@ -106,12 +119,16 @@ def test_counting_by_threads_that_lose_their_locks_loses_no_update(etcd_server: 
 
 
 @pytest.mark.parametrize("wrong", [{}, {"put": {}}, {"delete": []}], ids=repr)
-def test_a_transaction_that_writes_nothing(client: fencedlock.Client, wrong: Any, name: str) -> None:
+def test_a_transaction_that_writes_nothing(
+    client: fencedlock.Client, wrong: Any, name: str
+) -> None:
     with pytest.raises(fencedlock.ConfigurationError, match="protects nothing"):
         EtcdFence(client).transaction(FencingToken(name, 1), **wrong)
 
 
-def test_wrong_arguments(client: fencedlock.Client, server: Any, connect: Callable[..., fencedlock.Client], name: str) -> None:
+def test_wrong_arguments(
+    client: fencedlock.Client, server: Any, connect: Callable[..., fencedlock.Client], name: str
+) -> None:
     for wrong in (None, "etcd://x", connect(server.url)):
         with pytest.raises(fencedlock.ConfigurationError, match="etcd"):
             EtcdFence(wrong)
@@ -124,12 +141,16 @@ def test_wrong_arguments(client: fencedlock.Client, server: Any, connect: Callab
         fence.transaction(FencingToken(name, 1), put={"a": 5})  # type: ignore[dict-item]
 
 
-def test_the_compare_in_a_transaction_of_etcd3(etcd_server: EtcdServer, connect: Callable[..., fencedlock.Client], name: str) -> None:
+def test_the_compare_in_a_transaction_of_etcd3(
+    etcd_server: EtcdServer, connect: Callable[..., fencedlock.Client], name: str
+) -> None:
     etcd = ready_client(etcd_server)
     fence, key = EtcdFence(etcd), f"{name}/a"
 
     def write(token: FencingToken, value: str) -> None:
-        done, _ = etcd.transaction(compare=[fence.compare(token)], success=[etcd.transactions.put(key, value)], failure=[])
+        done, _ = etcd.transaction(
+            compare=[fence.compare(token)], success=[etcd.transactions.put(key, value)], failure=[]
+        )
         if not done:
             raise fence.stale(token)
 

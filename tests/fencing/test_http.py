@@ -44,9 +44,14 @@ OLD, NEW = FencingToken("orders/42", 5), FencingToken("orders/42", 6)
 
 class TestHeader:
     def test_it_looks_as_documented(self) -> None:
-        assert format_token(FencingToken("orders/42", 1795217931444040)) == '"orders/42";1795217931444040'
+        assert (
+            format_token(FencingToken("orders/42", 1795217931444040))
+            == '"orders/42";1795217931444040'
+        )
 
-    @pytest.mark.parametrize("lock", ["orders/42", "Bestellung ü", 'a"b\\c%20', "\r\nX: y", "日本", "a,b;c=d", "~!*'()"])
+    @pytest.mark.parametrize(
+        "lock", ["orders/42", "Bestellung ü", 'a"b\\c%20', "\r\nX: y", "日本", "a,b;c=d", "~!*'()"]
+    )
     def test_every_name_travels(self, lock: str) -> None:
         written = format_token(FencingToken(lock, 5))
         assert written.isascii()
@@ -142,7 +147,9 @@ def serving_wsgi(app: Any) -> Iterator[str]:
 def serving_asgi(app: Any) -> Iterator[str]:
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off", ws="none"))
+        server = uvicorn.Server(
+            uvicorn.Config(app, log_level="critical", lifespan="off", ws="none")
+        )
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         eventually(lambda: server.started)
@@ -164,11 +171,18 @@ def serve(request: pytest.FixtureRequest) -> Callable[..., Any]:
 
 
 def post(url: str, token: FencingToken | None) -> httpx.Response:
-    return httpx.post(url, headers={} if token is None else {HEADER: format_token(token)}, timeout=20)
+    return httpx.post(
+        url, headers={} if token is None else {HEADER: format_token(token)}, timeout=20
+    )
 
 
-def _raw_request(url: str, method: str, headers: dict[str, str] | None = None) -> tuple[int, str | None]:
-    """The status and content type of an answer. httpx sends methods in upper case, and no wrong lengths."""
+def _raw_request(
+    url: str, method: str, headers: dict[str, str] | None = None
+) -> tuple[int, str | None]:
+    """The status and content type of an answer.
+
+    httpx sends methods in upper case, and no wrong lengths.
+    """
     host, _, port = urlsplit(url).netloc.partition(":")
     connection = http.client.HTTPConnection(host, int(port), timeout=20)
     with contextlib.closing(connection):
@@ -186,11 +200,18 @@ class TestMiddleware:
         assert refused.status_code == 409
         assert refused.headers["Content-Type"] == "application/problem+json"
         problem = refused.json()
-        assert (problem["status"], problem["lock"], problem["presented"], problem["stored"]) == (409, "orders/42", 5, 6)
+        assert (problem["status"], problem["lock"], problem["presented"], problem["stored"]) == (
+            409,
+            "orders/42",
+            5,
+            6,
+        )
         assert "is stale" in problem["detail"]
         assert service.accepted == [OLD, OLD, NEW]
 
-    def test_without_a_token_changes_are_refused_and_looks_are_not(self, serve: Callable[..., Any]) -> None:
+    def test_without_a_token_changes_are_refused_and_looks_are_not(
+        self, serve: Callable[..., Any]
+    ) -> None:
         service = Service()
         with serve(service, MonotonicFence()) as url:
             refused = post(url, None)
@@ -198,7 +219,9 @@ class TestMiddleware:
             assert HEADER in refused.json()["detail"]
             assert httpx.get(url).status_code == 200
             post(url, NEW)
-            assert httpx.get(url, headers={HEADER: format_token(OLD)}).status_code == 409, "a token that comes is checked"
+            assert httpx.get(url, headers={HEADER: format_token(OLD)}).status_code == 409, (
+                "a token that comes is checked"
+            )
         assert service.accepted == [None, NEW]
 
     def test_malformed_and_doubled_headers_get_400(self, serve: Callable[..., Any]) -> None:
@@ -225,22 +248,31 @@ class TestMiddleware:
             assert httpx.get(url).status_code == 428
 
     @pytest.mark.parametrize("name", ["post", "POST", "Post"])
-    def test_the_case_of_methods_makes_no_difference(self, name: str, serve: Callable[..., Any]) -> None:
+    def test_the_case_of_methods_makes_no_difference(
+        self, name: str, serve: Callable[..., Any]
+    ) -> None:
         service = Service()
         with serve(service, MonotonicFence(), methods=[name]) as url:
-            assert [httpx.request(method, url).status_code for method in ("POST", "PUT")] == [428, 200]
+            assert [httpx.request(method, url).status_code for method in ("POST", "PUT")] == [
+                428,
+                200,
+            ]
             assert _raw_request(url, "post")[0] == 428, "many services take it for POST"
         with serve(service) as url:
             assert _raw_request(url, "get")[0] == 200, "as safe as GET"
 
     def test_what_the_service_s_own_store_refuses_gets_409(self, serve: Callable[..., Any]) -> None:
         service = Service()
-        service.error = StaleTokenError("the row has seen 6", presented=5, stored=6, lock="orders/42")
+        service.error = StaleTokenError(
+            "the row has seen 6", presented=5, stored=6, lock="orders/42"
+        )
         with serve(service) as url:
             refused = post(url, OLD)
         assert (refused.status_code, refused.json()["stored"]) == (409, 6)
 
-    def test_no_check_is_overtaken_before_its_request_is_done(self, serve: Callable[..., Any]) -> None:
+    def test_no_check_is_overtaken_before_its_request_is_done(
+        self, serve: Callable[..., Any]
+    ) -> None:
         service = Service()
         with serve(service, MonotonicFence()) as url:
             service.gate.clear()
@@ -248,7 +280,9 @@ class TestMiddleware:
             slow = threading.Thread(target=lambda: answers.update(slow=post(url, OLD).status_code))
             slow.start()
             assert service.entered.wait(20)
-            quick = threading.Thread(target=lambda: answers.update(quick=post(url, NEW).status_code))
+            quick = threading.Thread(
+                target=lambda: answers.update(quick=post(url, NEW).status_code)
+            )
             quick.start()
             quick.join(0.1)
             assert answers == {}, "the newer one waits for its turn"
@@ -269,7 +303,11 @@ def test_an_answer_that_has_begun_is_not_replaced() -> None:
     async def send(message: MutableMapping[str, Any]) -> None:
         sent.append(message)
 
-    scope = {"type": "http", "method": "POST", "headers": [(b"fencing-token", format_token(OLD).encode())]}
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "headers": [(b"fencing-token", format_token(OLD).encode())],
+    }
     with pytest.raises(StaleTokenError):
         asyncio.run(ASGIFencing(app)(scope, None, send))  # type: ignore[arg-type]
     assert [message["type"] for message in sent] == ["http.response.start"]
@@ -327,7 +365,11 @@ def test_two_middlewares_of_one_fence_take_turns() -> None:
                 return parts.pop()
 
             headers = [(b"fencing-token", format_token(token).encode())]
-            await ASGIFencing(app, fence)({"type": "http", "method": "POST", "headers": headers}, receive, None)  # type: ignore[arg-type]
+            await ASGIFencing(app, fence)(
+                {"type": "http", "method": "POST", "headers": headers},
+                receive,
+                None,  # type: ignore[arg-type]
+            )
 
         async with asyncio.TaskGroup() as group:
             group.create_task(request(OLD))
@@ -357,7 +399,11 @@ def test_an_upload_that_stalls_holds_nobody_up(serve: Callable[..., Any]) -> Non
     service, upload, answers = Service(), Upload(), []
     with serve(service, MonotonicFence()) as url:
         headers = {HEADER: format_token(OLD), "Content-Length": "1"}
-        slow = threading.Thread(target=lambda: answers.append(httpx.post(url, content=upload, headers=headers, timeout=20).status_code))
+        slow = threading.Thread(
+            target=lambda: answers.append(
+                httpx.post(url, content=upload, headers=headers, timeout=20).status_code
+            )
+        )
         slow.start()
         assert upload.begun.wait(20)
         assert post(url, NEW).status_code == 200
@@ -381,7 +427,9 @@ def test_wsgi_s_mistakes_are_told() -> None:
         WSGIFencing(twice)(dict(environ), lambda *_: None)
 
 
-def test_a_token_of_another_lock_than_the_service_s_resource_gets_400(serve: Callable[..., Any]) -> None:
+def test_a_token_of_another_lock_than_the_service_s_resource_gets_400(
+    serve: Callable[..., Any],
+) -> None:
     service, fence = Service(), MonotonicFence()
     fence.check(OLD)
     with pytest.raises(fencedlock.ConfigurationError) as caught:
@@ -393,12 +441,17 @@ def test_a_token_of_another_lock_than_the_service_s_resource_gets_400(serve: Cal
 
 @pytest.mark.parametrize("middleware", [ASGIFencing, WSGIFencing])
 def test_a_resource_without_a_fence_is_refused(middleware: Any) -> None:
-    with pytest.raises(fencedlock.ConfigurationError, match="name the resource in the service's check"):
+    with pytest.raises(
+        fencedlock.ConfigurationError, match="name the resource in the service's check"
+    ):
         middleware(None, resource=lambda _: "x")
 
 
 @pytest.mark.parametrize("middleware", [ASGIFencing, WSGIFencing])
-@pytest.mark.parametrize("methods", ["POST", b"PUT", 5, [""], ["POST "], [b"POST"], [None], ["PO ST"], ["POST,PUT"], ["POST\n"]])
+@pytest.mark.parametrize(
+    "methods",
+    ["POST", b"PUT", 5, [""], ["POST "], [b"POST"], [None], ["PO ST"], ["POST,PUT"], ["POST\n"]],
+)
 def test_what_can_be_no_methods_is_refused(middleware: Any, methods: Any) -> None:
     with pytest.raises(fencedlock.ConfigurationError, match="methods must be"):
         middleware(None, methods=methods)
@@ -430,14 +483,32 @@ class TestContentLength:
             "CONTENT_LENGTH": length,
             "wsgi.input": io.BytesIO(body),
         }
-        answered = WSGIFencing(app, self.fence)({**request, **environ}, lambda *arguments: begun.append(arguments))
+        answered = WSGIFencing(app, self.fence)(
+            {**request, **environ}, lambda *arguments: begun.append(arguments)
+        )
         return begun[0][0], b"".join(answered), seen
 
     @pytest.fixture(autouse=True)
     def new_fence(self) -> None:
         self.fence = MonotonicFence()
 
-    @pytest.mark.parametrize("length", ["x", "-1", "+2", "2.0", "1_0", " 2", "2, 2", "0x2", "\u0662", "\u00b2", "9" * 19, "9" * 5000])
+    @pytest.mark.parametrize(
+        "length",
+        [
+            "x",
+            "-1",
+            "+2",
+            "2.0",
+            "1_0",
+            " 2",
+            "2, 2",
+            "0x2",
+            "\u0662",
+            "\u00b2",
+            "9" * 19,
+            "9" * 5000,
+        ],
+    )
     def test_what_is_no_length_gets_400(self, length: str) -> None:
         status, body, seen = self.answer(b"ab", length)
         problem = json.loads(body)
@@ -451,10 +522,15 @@ class TestContentLength:
         assert "ended 1 bytes before" in json.loads(body)["detail"]
 
     @pytest.mark.parametrize(
-        ("length", "terminated", "read"), [("2", False, b"ab"), ("002", False, b"ab"), ("", True, b"abc"), ("2", True, b"ab")]
+        ("length", "terminated", "read"),
+        [("2", False, b"ab"), ("002", False, b"ab"), ("", True, b"abc"), ("2", True, b"ab")],
     )
     def test_good_ones_are_read(self, length: str, terminated: bool, read: bytes) -> None:
-        assert self.answer(b"abc", length, **{"wsgi.input_terminated": terminated}) == ("200 OK", b"", [read])
+        assert self.answer(b"abc", length, **{"wsgi.input_terminated": terminated}) == (
+            "200 OK",
+            b"",
+            [read],
+        )
 
     def test_a_body_may_come_in_pieces(self) -> None:
         class Pieces(io.BytesIO):
@@ -471,7 +547,9 @@ class TestContentLength:
 
 
 class TestClients:
-    def test_hooks_of_httpx_and_requests(self, serve: Callable[..., Any], client: fencedlock.Client, name: str) -> None:
+    def test_hooks_of_httpx_and_requests(
+        self, serve: Callable[..., Any], client: fencedlock.Client, name: str
+    ) -> None:
         service, lock = Service(), client.RLock(name)
         send, hooks = TokenHeader(lock), {"response": [raise_if_stale]}
         with serve(service, fence := MonotonicFence()) as url, requests.Session() as session:
@@ -481,7 +559,10 @@ class TestClients:
                 assert session.post(url, auth=send).status_code == 200
                 assert asyncio.run(self.post_async(url, send)) == 200
                 fence.check(FencingToken(name, int(token) + 1))
-                with httpx.Client(event_hooks={"request": [send], **hooks}) as http, pytest.raises(StaleTokenError) as caught:
+                with (
+                    httpx.Client(event_hooks={"request": [send], **hooks}) as http,
+                    pytest.raises(StaleTokenError) as caught,
+                ):
                     http.post(url)
                 with pytest.raises(StaleTokenError):
                     session.post(url, auth=send, hooks={"response": raise_if_stale})
@@ -490,7 +571,11 @@ class TestClients:
             with pytest.raises(TypeError, match="a lock or a FencingToken"):
                 TokenHeader("orders/42")  # type: ignore[arg-type]
             assert session.post(url, auth=TokenHeader(token)).status_code == 409
-        assert (caught.value.presented, caught.value.stored, caught.value.token) == (int(token), int(token) + 1, token)
+        assert (caught.value.presented, caught.value.stored, caught.value.token) == (
+            int(token),
+            int(token) + 1,
+            token,
+        )
         assert service.accepted == [token] * 3
 
     async def post_async(self, url: str, send: TokenHeader) -> int:
@@ -502,15 +587,31 @@ class TestClients:
     def test_other_conflicts_are_none_of_ours(self) -> None:
         raise_if_stale(httpx.Response(200))
         raise_if_stale(httpx.Response(409, text="edit conflict"))
-        for content in (b"no json", b"[]", b'{"type": "urn:fencedlock:stale-token", "lock": 5, "presented": "x"}'):
-            raise_if_stale(httpx.Response(409, content=content, headers={"Content-Type": "Application/Problem+JSON"}))
+        for content in (
+            b"no json",
+            b"[]",
+            b'{"type": "urn:fencedlock:stale-token", "lock": 5, "presented": "x"}',
+        ):
+            raise_if_stale(
+                httpx.Response(
+                    409, content=content, headers={"Content-Type": "Application/Problem+JSON"}
+                )
+            )
         raise_if_stale(
-            httpx.Response(409, content=json.dumps({"type": "about:blank"}), headers={"Content-Type": "application/problem+json"})
+            httpx.Response(
+                409,
+                content=json.dumps({"type": "about:blank"}),
+                headers={"Content-Type": "application/problem+json"},
+            )
         )
 
 
 def order_while_frozen(parent: Connection, lock_url: str, name: str, service_url: str) -> None:
-    with fencedlock.connect(lock_url, ttl=0.4) as client, contextlib.suppress(fencedlock.LockLostError), client.FairLock(name) as token:
+    with (
+        fencedlock.connect(lock_url, ttl=0.4) as client,
+        contextlib.suppress(fencedlock.LockLostError),
+        client.FairLock(name) as token,
+    ):
         parent.send(int(token))
         parent.recv()
         response = httpx.post(service_url, headers={HEADER: format_token(token)}, timeout=20)
@@ -524,7 +625,9 @@ def test_a_client_that_was_frozen_past_its_lease_gets_409(
     spawn = multiprocessing.get_context("spawn")
     ours, theirs = spawn.Pipe()
     with serve(service, MonotonicFence()) as url:
-        frozen = spawn.Process(target=order_while_frozen, args=(theirs, server.url, name, url), daemon=True)
+        frozen = spawn.Process(
+            target=order_while_frozen, args=(theirs, server.url, name, url), daemon=True
+        )
         frozen.start()
         assert ours.poll(60)
         stale = ours.recv()

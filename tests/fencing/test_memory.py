@@ -76,7 +76,9 @@ def test_many_threads_leave_the_highest(name: str) -> None:
                 assert error.stored is not None
                 lost.append(error.stored > value)
 
-    threads = [threading.Thread(target=raise_it, args=[range(start, 4000, 4)]) for start in range(4)]
+    threads = [
+        threading.Thread(target=raise_it, args=[range(start, 4000, 4)]) for start in range(4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -61,7 +61,9 @@ def test_a_snapshot_does_not_hide_a_newer_token(connect: Callable[..., Any]) -> 
         FENCE.check(ours, OLD)
 
 
-def test_reading_before_the_check_is_named_as_the_cause_where_the_server_tells(connect: Callable[..., Any]) -> None:
+def test_reading_before_the_check_is_named_as_the_cause_where_the_server_tells(
+    connect: Callable[..., Any],
+) -> None:
     ours, theirs = connect(), connect()
     try:
         ours.cursor().execute("SET innodb_snapshot_isolation = ON")

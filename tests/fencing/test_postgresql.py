@@ -1,4 +1,6 @@
-"""PostgreSQL's own: tables that nobody changes without a check, isolation levels, and its drivers' ways."""
+"""PostgreSQL's own: tables that nobody changes without a check, isolation levels, and its drivers'
+ways.
+"""
 
 from __future__ import annotations
 
@@ -76,15 +78,21 @@ def content(connection: psycopg.Connection[Any]) -> list[Any]:
 
 class TestProtect:
     @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-    def test_without_a_check_nothing_changes(self, protected: psycopg.Connection[Any], change: str) -> None:
-        with pytest.raises(errors.InsufficientPrivilege, match="accounts is protected by fencedlock") as caught:
+    def test_without_a_check_nothing_changes(
+        self, protected: psycopg.Connection[Any], change: str
+    ) -> None:
+        with pytest.raises(
+            errors.InsufficientPrivilege, match="accounts is protected by fencedlock"
+        ) as caught:
             protected.execute(change.encode())
         assert "fence.check" in str(caught.value.diag.message_hint)
         protected.rollback()
         assert content(protected) == [("a", 0)]
 
     @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-    def test_with_a_check_everything_does(self, protected: psycopg.Connection[Any], change: str) -> None:
+    def test_with_a_check_everything_does(
+        self, protected: psycopg.Connection[Any], change: str
+    ) -> None:
         if "fencedlock.passed" in change:
             return  # that throws the check's own mark away
         FENCE.check(protected, NEW)
@@ -97,13 +105,19 @@ class TestProtect:
                 copy.write("c\t1\n")
         protected.rollback()
         FENCE.check(protected, NEW)
-        with protected.cursor() as cursor, cursor.copy("COPY accounts (id, balance) FROM STDIN") as copy:
+        with (
+            protected.cursor() as cursor,
+            cursor.copy("COPY accounts (id, balance) FROM STDIN") as copy,
+        ):
             copy.write("c\t1\n")
         protected.commit()
         assert content(protected) == [("a", 0), ("c", 1)]
 
     def test_a_raw_psql_session_needs_a_check(
-        self, protected: psycopg.Connection[Any], database: Database, database_server: Callable[[str], DatabaseServer]
+        self,
+        protected: psycopg.Connection[Any],
+        database: Database,
+        database_server: Callable[[str], DatabaseServer],
     ) -> None:
         server = database_server("postgresql")
         assert isinstance(server, PostgreSQLServer)
@@ -114,10 +128,14 @@ class TestProtect:
         assert "protected by fencedlock" in said.stderr
         assert content(protected) == [("a", 0)]
         by_hand = "BEGIN; SELECT set_config('fencedlock.passed', txid_current()::text, true); UPDATE accounts SET balance = 9; COMMIT;"
-        assert server.psql(database, by_hand).returncode == 0, "the way for maintenance, as documented"
+        assert server.psql(database, by_hand).returncode == 0, (
+            "the way for maintenance, as documented"
+        )
         assert content(protected) == [("a", 9)]
 
-    def test_a_stale_check_does_not_open_it_and_closes_what_was_open(self, protected: psycopg.Connection[Any]) -> None:
+    def test_a_stale_check_does_not_open_it_and_closes_what_was_open(
+        self, protected: psycopg.Connection[Any]
+    ) -> None:
         FENCE.check(protected, FencingToken("other", 1))
         with pytest.raises(StaleTokenError):
             FENCE.check(protected, OLD)
@@ -125,7 +143,9 @@ class TestProtect:
             protected.execute("UPDATE accounts SET balance = 1")
         protected.rollback()
 
-    def test_the_permission_ends_with_the_transaction(self, protected: psycopg.Connection[Any]) -> None:
+    def test_the_permission_ends_with_the_transaction(
+        self, protected: psycopg.Connection[Any]
+    ) -> None:
         for end in (protected.commit, protected.rollback):
             FENCE.check(protected, NEW)
             protected.execute("UPDATE accounts SET balance = balance")
@@ -134,7 +154,9 @@ class TestProtect:
                 protected.execute("UPDATE accounts SET balance = 1")
             protected.rollback()
 
-    def test_the_permission_ends_with_its_savepoint(self, protected: psycopg.Connection[Any]) -> None:
+    def test_the_permission_ends_with_its_savepoint(
+        self, protected: psycopg.Connection[Any]
+    ) -> None:
         protected.execute("SAVEPOINT s")
         FENCE.check(protected, NEW)
         protected.execute("ROLLBACK TO s")
@@ -154,15 +176,21 @@ class TestProtect:
             connect().execute("UPDATE accounts SET balance = 1")
         protected.rollback()
 
-    def test_unprotect_removes_it_and_both_can_be_repeated(self, protected: psycopg.Connection[Any]) -> None:
+    def test_unprotect_removes_it_and_both_can_be_repeated(
+        self, protected: psycopg.Connection[Any]
+    ) -> None:
         FENCE.protect(protected, "accounts")
         FENCE.unprotect(protected, "public.accounts")
         FENCE.unprotect(protected, "accounts")
         protected.execute("UPDATE accounts SET balance = 1")
-        assert protected.execute("SELECT to_regprocedure('fences_fencedlock_check()')").fetchall() == [(None,)], "nothing is left"
+        assert protected.execute(
+            "SELECT to_regprocedure('fences_fencedlock_check()')"
+        ).fetchall() == [(None,)], "nothing is left"
         protected.commit()
 
-    def test_partitions_are_protected_also_those_to_come(self, protected: psycopg.Connection[Any]) -> None:
+    def test_partitions_are_protected_also_those_to_come(
+        self, protected: psycopg.Connection[Any]
+    ) -> None:
         protected.execute("CREATE TABLE events (id int, day int) PARTITION BY RANGE (day)")
         protected.execute("CREATE TABLE events_1 PARTITION OF events FOR VALUES FROM (0) TO (10)")
         FENCE.protect(protected, "events")
@@ -192,7 +220,9 @@ class TestProtect:
 
     def test_partitions_of_partitions(self, protected: psycopg.Connection[Any]) -> None:
         protected.execute("CREATE TABLE t (id int, day int) PARTITION BY RANGE (day)")
-        protected.execute("CREATE TABLE s PARTITION OF t FOR VALUES FROM (0) TO (10) PARTITION BY RANGE (day)")
+        protected.execute(
+            "CREATE TABLE s PARTITION OF t FOR VALUES FROM (0) TO (10) PARTITION BY RANGE (day)"
+        )
         protected.execute("CREATE TABLE s_1 PARTITION OF s FOR VALUES FROM (0) TO (10)")
         for tables in ("s",), ("s", "t"), ("t", "s"):
             for table in tables:
@@ -219,7 +249,9 @@ class TestProtect:
         assert "\n" not in str(caught.value.diag.message_hint)
         protected.rollback()
 
-    def test_a_cascade_into_a_protected_table_is_refused(self, protected: psycopg.Connection[Any]) -> None:
+    def test_a_cascade_into_a_protected_table_is_refused(
+        self, protected: psycopg.Connection[Any]
+    ) -> None:
         protected.execute("CREATE TABLE owners (id int PRIMARY KEY)")
         FENCE.check(protected, NEW)
         protected.execute("ALTER TABLE accounts ADD owner int REFERENCES owners ON DELETE CASCADE")
@@ -241,7 +273,9 @@ class TestProtect:
         with pytest.raises(ConfigurationError, match="made of letters"):
             FENCE.protect(protected, "accounts; DROP TABLE accounts")
 
-    def test_another_schema_and_another_table_of_fences(self, protected: psycopg.Connection[Any]) -> None:
+    def test_another_schema_and_another_table_of_fences(
+        self, protected: psycopg.Connection[Any]
+    ) -> None:
         protected.execute("CREATE SCHEMA app")
         protected.execute('CREATE TABLE app."Data" (x int)')
         fence = PostgreSQLFence("app.Fences")
@@ -268,7 +302,9 @@ class TestRights:
             FENCE.check(protected, NEW)
         protected.rollback()
 
-    def test_a_role_that_may_make_no_tables_can_run_create_where_there_is_one(self, protected: psycopg.Connection[Any]) -> None:
+    def test_a_role_that_may_make_no_tables_can_run_create_where_there_is_one(
+        self, protected: psycopg.Connection[Any]
+    ) -> None:
         protected.execute("DROP ROLE IF EXISTS ann")
         protected.execute("CREATE ROLE ann")
         protected.execute("GRANT SELECT, INSERT, UPDATE ON fences TO ann")
@@ -285,9 +321,16 @@ class TestRights:
 
 
 class TestIsolation:
-    @pytest.mark.parametrize("level", [psycopg.IsolationLevel.REPEATABLE_READ, psycopg.IsolationLevel.SERIALIZABLE], ids=str)
+    @pytest.mark.parametrize(
+        "level",
+        [psycopg.IsolationLevel.REPEATABLE_READ, psycopg.IsolationLevel.SERIALIZABLE],
+        ids=str,
+    )
     def test_above_read_committed_the_database_asks_for_another_try(
-        self, protected: psycopg.Connection[Any], connect: Callable[..., psycopg.Connection[Any]], level: psycopg.IsolationLevel
+        self,
+        protected: psycopg.Connection[Any],
+        connect: Callable[..., psycopg.Connection[Any]],
+        level: psycopg.IsolationLevel,
     ) -> None:
         other = connect()
         other.isolation_level = level
@@ -322,7 +365,9 @@ class TestIsolation:
         thread.join()
         assert read == [(42,)]
 
-    def test_many_make_the_table_at_once(self, connect: Callable[..., psycopg.Connection[Any]]) -> None:
+    def test_many_make_the_table_at_once(
+        self, connect: Callable[..., psycopg.Connection[Any]]
+    ) -> None:
         failed = []
 
         def create(connection: psycopg.Connection[Any]) -> None:
@@ -344,7 +389,9 @@ class TestDrivers:
     def test_rows_of_any_kind_and_explicit_transactions(
         self, protected: psycopg.Connection[Any], connect: Callable[..., psycopg.Connection[Any]]
     ) -> None:
-        connection = connect(autocommit=True, row_factory=psycopg.rows.dict_row, cursor_factory=psycopg.RawCursor)
+        connection = connect(
+            autocommit=True, row_factory=psycopg.rows.dict_row, cursor_factory=psycopg.RawCursor
+        )
         with connection.transaction():
             FENCE.check(connection, NEW)
             connection.execute("UPDATE accounts SET balance = 3")
@@ -354,7 +401,9 @@ class TestDrivers:
 
     def test_a_forgotten_await_is_named(self, database: Database) -> None:
         async def forget() -> None:
-            connection = await asyncpg.connect(host=database["host"], user=database["user"], database=database["dbname"])
+            connection = await asyncpg.connect(
+                host=database["host"], user=database["user"], database=database["dbname"]
+            )
             with pytest.warns(RuntimeWarning, match=r"PostgreSQLFence\.check' was never awaited"):
                 FENCE.check(connection, NEW)  # type: ignore[unused-coroutine]
                 gc.collect()
@@ -362,10 +411,19 @@ class TestDrivers:
 
         asyncio.run(forget())
 
-    def test_connections_of_a_pool_of_asyncpg(self, protected: psycopg.Connection[Any], database: Database) -> None:
+    def test_connections_of_a_pool_of_asyncpg(
+        self, protected: psycopg.Connection[Any], database: Database
+    ) -> None:
         async def use() -> None:
-            options: dict[str, Any] = {"host": database["host"], "user": database["user"], "database": database["dbname"]}
-            async with asyncpg.create_pool(**options, min_size=1, max_size=1) as pool, pool.acquire() as connection:
+            options: dict[str, Any] = {
+                "host": database["host"],
+                "user": database["user"],
+                "database": database["dbname"],
+            }
+            async with (
+                asyncpg.create_pool(**options, min_size=1, max_size=1) as pool,
+                pool.acquire() as connection,
+            ):
                 await FENCE.create(connection)
                 async with connection.transaction():
                     await FENCE.check(connection, NEW)
@@ -381,5 +439,8 @@ class TestDrivers:
 
     def test_what_is_no_connection_is_refused(self, protected: psycopg.Connection[Any]) -> None:
         for wrong in (protected.cursor(), None, "postgresql://", NEW):
-            with pytest.raises(TypeError, match=r"takes the connection first, one of psycopg, psycopg2, asyncpg, .* cursor\.connection"):
+            with pytest.raises(
+                TypeError,
+                match=r"takes the connection first, one of psycopg, psycopg2, asyncpg, .* cursor\.connection",
+            ):
                 FENCE.check(wrong, NEW)

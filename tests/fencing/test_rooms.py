@@ -34,4 +34,9 @@ def test_every_room_has_the_same_check(room: str) -> None:
         assert inspect.signature(fence).parameters["table"].default == "fences"
         assert callable(fence.create)
         assert callable(fence.ddl)
-        assert list(inspect.signature(fence.check_row).parameters)[2:] == ["token", "table", "key", "column"]
+        assert list(inspect.signature(fence.check_row).parameters)[2:] == [
+            "token",
+            "table",
+            "key",
+            "column",
+        ]

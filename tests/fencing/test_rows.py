@@ -15,7 +15,9 @@ def store(request: pytest.FixtureRequest, open_store: Callable[..., Store]) -> S
     return open_store(request.param)
 
 
-def check_row(store: Store, value: int, key: dict[str, object], table: str = "accounts", column: str = "fence") -> None:
+def check_row(
+    store: Store, value: int, key: dict[str, object], table: str = "accounts", column: str = "fence"
+) -> None:
     target = getattr(store, "session", None) or getattr(store, "connection", None) or store.alias  # type: ignore[attr-defined]
     done = store.fence.check_row(target, FencingToken("a", value), table, key, column=column)
     if isinstance(store, AsyncStore):
@@ -77,7 +79,9 @@ def test_without_the_column_it_says_what_to_do(store: Store) -> None:
 
 def test_a_column_that_does_not_take_the_token_is_refused(open_store: Callable[..., Store]) -> None:
     store = open_store("sqlite3")
-    store.run("CREATE TRIGGER t AFTER UPDATE ON accounts BEGIN UPDATE accounts SET fence = NULL; END")
+    store.run(
+        "CREATE TRIGGER t AFTER UPDATE ON accounts BEGIN UPDATE accounts SET fence = NULL; END"
+    )
     store.begin()
     with pytest.raises(ConfigurationError, match="did not take the token"):
         check_row(store, 5, {"id": "a"})

@@ -1,4 +1,6 @@
-"""SQLAlchemy's own: the session's memory, its kinds of connections, and databases without a room of their own."""
+"""SQLAlchemy's own: the session's memory, its kinds of connections, and databases without a room of
+their own.
+"""
 
 from __future__ import annotations
 
@@ -86,7 +88,9 @@ class TestSession:
 
     def test_a_check_flushes_nothing(self, engine: Engine) -> None:
         statements: list[str] = []
-        event.listen(engine, "before_cursor_execute", lambda *arguments: statements.append(arguments[2]))
+        event.listen(
+            engine, "before_cursor_execute", lambda *arguments: statements.append(arguments[2])
+        )
         with Session(engine) as session:
             session.add(History(token=1, balance=1))
             FENCE.check(session, NEW)
@@ -114,7 +118,10 @@ class TestSession:
                 await session.refresh(before)
                 assert before.balance == 0
                 await session.commit()
-            scoped = async_scoped_session(sessionmaker(engine, class_=AsyncSession), scopefunc=asyncio.current_task)  # type: ignore[call-overload]
+            scoped = async_scoped_session(
+                sessionmaker(engine, class_=AsyncSession),  # type: ignore[call-overload]
+                scopefunc=asyncio.current_task,
+            )
             with pytest.raises(StaleTokenError):
                 await FENCE.check(scoped, OLD)
             await scoped.remove()
@@ -135,13 +142,17 @@ class TestConnection:
     @pytest.mark.parametrize("how", ["engine", "connection"])
     def test_in_autocommit_it_is_refused(self, engine: Engine, how: str) -> None:
         options: dict[str, Any] = {"isolation_level": "AUTOCOMMIT"}
-        with (engine.execution_options(**options) if how == "engine" else engine).connect() as connection:
+        with (
+            engine.execution_options(**options) if how == "engine" else engine
+        ).connect() as connection:
             if how == "connection":
                 connection.execution_options(**options)
             with pytest.raises(ConfigurationError, match="isolation_level than AUTOCOMMIT"):
                 FENCE.check(connection, NEW)
 
-    def test_a_driver_without_a_room_in_autocommit_is_refused(self, new_database: Callable[[str], Database]) -> None:
+    def test_a_driver_without_a_room_in_autocommit_is_refused(
+        self, new_database: Callable[[str], Database]
+    ) -> None:
         database = new_database("mysql")
 
         async def use() -> None:
@@ -159,12 +170,17 @@ class TestConnection:
 
         asyncio.run(use())
 
-    def test_in_a_savepoint_of_sqlite_it_is_refused(self, new_database: Callable[[str], Database]) -> None:
+    def test_in_a_savepoint_of_sqlite_it_is_refused(
+        self, new_database: Callable[[str], Database]
+    ) -> None:
         """sqlite3 begins with the savepoint, and the savepoint's end commits."""
         engine = create_engine(sqlalchemy_url("sqlite", new_database("sqlite"), "pysqlite"))
         with Session(engine) as session:
             FENCE.create(session)
-            with pytest.raises(ConfigurationError, match="outermost transaction"), session.begin_nested():
+            with (
+                pytest.raises(ConfigurationError, match="outermost transaction"),
+                session.begin_nested(),
+            ):
                 FENCE.check(session, NEW)
         engine.dispose()
 
@@ -175,12 +191,17 @@ class TestConnection:
 
 
 @pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
-def test_protection_is_installed_by_sqlalchemy_too(engine: Engine, database: Database, driver: str) -> None:
+def test_protection_is_installed_by_sqlalchemy_too(
+    engine: Engine, database: Database, driver: str
+) -> None:
     ddl = PostgreSQLFence()
     other = create_engine(sqlalchemy_url("postgresql", database, driver))
     with other.begin() as connection:
         connection.execute(text(ddl.protect_ddl("accounts")))
-    with pytest.raises(ProgrammingError, match="protected by fencedlock"), engine.begin() as connection:
+    with (
+        pytest.raises(ProgrammingError, match="protected by fencedlock"),
+        engine.begin() as connection,
+    ):
         connection.execute(text("UPDATE accounts SET balance = 1"))
     with other.begin() as connection:
         FENCE.check(connection, NEW)
@@ -190,7 +211,9 @@ def test_protection_is_installed_by_sqlalchemy_too(engine: Engine, database: Dat
 
 
 class TestPortable:
-    """Databases that have no room of their own get plain SQL: tried on PostgreSQL, which is told apart by its name only."""
+    """Databases that have no room of their own get plain SQL: tried on PostgreSQL, which is told
+    apart by its name only.
+    """
 
     @pytest.fixture
     def fence(self, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> SQLAlchemyFence:
@@ -208,10 +231,15 @@ class TestPortable:
         with pytest.raises(StaleTokenError) as caught, engine.begin() as connection:
             fence.check(connection, OLD)
         assert (caught.value.presented, caught.value.stored) == (5, 6)
-        with pytest.raises(ConfigurationError, match="guarded by lock"), engine.begin() as connection:
+        with (
+            pytest.raises(ConfigurationError, match="guarded by lock"),
+            engine.begin() as connection,
+        ):
             fence.check(connection, FencingToken("other", 9), "accounts/a")
 
-    def test_who_inserts_second_takes_the_other_one_s_row(self, engine: Engine, fence: SQLAlchemyFence) -> None:
+    def test_who_inserts_second_takes_the_other_one_s_row(
+        self, engine: Engine, fence: SQLAlchemyFence
+    ) -> None:
         """The first insert is made between our update, which finds no row, and our insert."""
 
         raced: list[bool] = []
@@ -235,11 +263,15 @@ class TestPortable:
             fence.check(connection, OLD)
             assert other.execute(text("SELECT 1 FROM plain FOR UPDATE SKIP LOCKED")).all() == []
 
-    def test_autocommit_is_refused(self, engine: Engine, fence: SQLAlchemyFence, database: Database) -> None:
+    def test_autocommit_is_refused(
+        self, engine: Engine, fence: SQLAlchemyFence, database: Database
+    ) -> None:
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             with pytest.raises(ConfigurationError, match="AUTOCOMMIT"):
                 fence.check(connection, NEW)
-        always = create_engine(sqlalchemy_url("postgresql", database, "psycopg2"), isolation_level="AUTOCOMMIT")
+        always = create_engine(
+            sqlalchemy_url("postgresql", database, "psycopg2"), isolation_level="AUTOCOMMIT"
+        )
         with always.connect() as connection, pytest.raises(ConfigurationError, match="AUTOCOMMIT"):
             fence.check(connection, NEW)
         always.dispose()

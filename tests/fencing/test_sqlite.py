@@ -56,7 +56,9 @@ def test_autocommit_as_of_python_3_12(connect: Callable[..., sqlite3.Connection]
         FENCE.check(connect(autocommit=True), FencingToken("b", 1))
 
 
-def test_reading_before_the_check_is_named_as_the_cause(connect: Callable[..., sqlite3.Connection]) -> None:
+def test_reading_before_the_check_is_named_as_the_cause(
+    connect: Callable[..., sqlite3.Connection],
+) -> None:
     ours, theirs = connect(isolation_level=None), connect(isolation_level=None)
     ours.execute("BEGIN")
     ours.execute("SELECT balance FROM accounts").fetchall()
@@ -65,7 +67,9 @@ def test_reading_before_the_check_is_named_as_the_cause(connect: Callable[..., s
         FENCE.check(ours, NEW)
 
 
-def test_factories_of_rows_and_texts_do_not_matter(connect: Callable[..., sqlite3.Connection]) -> None:
+def test_factories_of_rows_and_texts_do_not_matter(
+    connect: Callable[..., sqlite3.Connection],
+) -> None:
     connection = connect()
     connection.row_factory = lambda _, row: {"row": row}
     connection.text_factory = bytes
@@ -87,7 +91,9 @@ def test_bad_names_of_tables_are_refused(table: str) -> None:
         SQLiteFence(table)
 
 
-def test_another_table_of_an_attached_database(connect: Callable[..., sqlite3.Connection], tmp_path: Path) -> None:
+def test_another_table_of_an_attached_database(
+    connect: Callable[..., sqlite3.Connection], tmp_path: Path
+) -> None:
     connection = connect()
     connection.execute("ATTACH ? AS side", (str(tmp_path / "b.db"),))
     fence = SQLiteFence("side.Fences")

@@ -1,4 +1,6 @@
-"""Six writers, one of which is frozen past its lease: no update is lost, and no stale one accepted, in any store."""
+"""Six writers, one of which is frozen past its lease: no update is lost, and no stale one accepted,
+in any store.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,12 @@ class Outcome:
     refused_while_held: list[int] = field(default_factory=list)
 
 
-def write(lock: RLock, store: Store, at: Callable[[int, int, str], None], may_end: Callable[[], bool] = lambda: True) -> Outcome:
+def write(
+    lock: RLock,
+    store: Store,
+    at: Callable[[int, int, str], None],
+    may_end: Callable[[], bool] = lambda: True,
+) -> Outcome:
     """Make updates until enough are accepted."""
     outcome = Outcome()
     while len(outcome.accepted) < EACH or not may_end():
@@ -45,7 +52,10 @@ def write(lock: RLock, store: Store, at: Callable[[int, int, str], None], may_en
             with lock as token:
                 made, number = len(outcome.accepted), int(token)
                 try:
-                    store.update(token, lambda where, made=made, number=number: at(made, number, where))  # type: ignore[misc]
+                    store.update(
+                        token,
+                        lambda where, made=made, number=number: at(made, number, where),  # type: ignore[misc]
+                    )
                     outcome.accepted.append(number)
                 except StaleTokenError as error:
                     outcome.refused.append((error.presented, error.stored))
@@ -56,7 +66,9 @@ def write(lock: RLock, store: Store, at: Callable[[int, int, str], None], may_en
     return outcome
 
 
-def write_and_freeze(parent: Connection, url: str, name: str, store_name: str, database: dict[str, str]) -> None:
+def write_and_freeze(
+    parent: Connection, url: str, name: str, store_name: str, database: dict[str, str]
+) -> None:
     """The writer in a process of its own."""
     freezes = dict(FREEZES)
 
@@ -74,7 +86,11 @@ def write_and_freeze(parent: Connection, url: str, name: str, store_name: str, d
 
 @pytest.mark.parametrize("store_name", list(STORES))
 def test_no_update_is_lost_and_no_stale_one_accepted(
-    store_name: str, open_store: Callable[..., Store], connect: Callable[..., fencedlock.Client], server: object, name: str
+    store_name: str,
+    open_store: Callable[..., Store],
+    connect: Callable[..., fencedlock.Client],
+    server: object,
+    name: str,
 ) -> None:
     url = server.url  # type: ignore[attr-defined]
     client = connect(url, ttl=LEASE_SECONDS)
@@ -93,7 +109,9 @@ def test_no_update_is_lost_and_no_stale_one_accepted(
         store.close()
 
     ours, theirs = _spawn.Pipe()
-    frozen = _spawn.Process(target=write_and_freeze, args=(theirs, url, name, store_name, first.database), daemon=True)
+    frozen = _spawn.Process(
+        target=write_and_freeze, args=(theirs, url, name, store_name, first.database), daemon=True
+    )
     threads = [threading.Thread(target=body, daemon=True) for _ in range(WRITERS - 1)]
     frozen.start()
     theirs.close()
@@ -106,7 +124,8 @@ def test_no_update_is_lost_and_no_stale_one_accepted(
             where, number = said
             assert frozen.pid is not None
             os.kill(frozen.pid, signal.SIGSTOP)
-            # Somebody else holds the lock, and has begun a transaction (or made one) behind the frozen one's back.
+            # Somebody else holds the lock, and has begun a transaction (or made one) behind the
+            # frozen one's back.
             eventually(lambda number=number: any(other > number for other in checking), 30)  # type: ignore[misc]
             if where == "checking" and not first.begin_locks:
                 eventually(lambda number=number: newest(first) > number, 30)  # type: ignore[misc]
@@ -124,17 +143,30 @@ def test_no_update_is_lost_and_no_stale_one_accepted(
     assert len(outcomes) == WRITERS
 
     first.begin()
-    history = [(int(balance), int(token)) for balance, token in first.run("SELECT balance, token FROM history ORDER BY balance")]
+    history = [
+        (int(balance), int(token))
+        for balance, token in first.run("SELECT balance, token FROM history ORDER BY balance")
+    ]
     assert first.read() == len(history), "an update was lost"
     first.rollback()
     assert [balance for balance, _ in history] == list(range(1, len(history) + 1))
     assert len(history) >= UPDATES
-    assert all(earlier < later for (_, earlier), (_, later) in itertools.pairwise(history)), "a stale write was accepted"
-    assert sorted(token for outcome in outcomes for token in outcome.accepted) == [token for _, token in history]
-    assert not [token for outcome in outcomes for token in outcome.refused_while_held], "a valid write was refused"
+    assert all(earlier < later for (_, earlier), (_, later) in itertools.pairwise(history)), (
+        "a stale write was accepted"
+    )
+    assert sorted(token for outcome in outcomes for token in outcome.accepted) == [
+        token for _, token in history
+    ]
+    assert not [token for outcome in outcomes for token in outcome.refused_while_held], (
+        "a valid write was refused"
+    )
     refused = [pair for outcome in outcomes for pair in outcome.refused]
     tokens = {token for _, token in history}
-    assert all(stored in tokens and presented < stored for presented, stored in refused if stored is not None)
+    assert all(
+        stored in tokens and presented < stored
+        for presented, stored in refused
+        if stored is not None
+    )
     frozen_before_check = sum(where == "checking" for where in FREEZES.values())
     assert len(said.refused) >= (0 if first.begin_locks else frozen_before_check)
 

@@ -1,4 +1,6 @@
-"""An exception of a signal handler at any place of a call: it comes out as it is, and leaves nothing behind, here and on the server."""
+"""An exception of a signal handler at any place of a call: it comes out as it is, and leaves
+nothing behind, here and on the server.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ def server(request: pytest.FixtureRequest, server: LockServer) -> LockServer:
 
 @pytest.fixture(autouse=True)
 def _no_collections() -> Iterator[None]:
-    """An exception in a destructor, which the collector may call in the middle of anything, is lost in any program."""
+    """An exception in a destructor, which the collector may call in the middle of anything, is lost
+    in any program.
+    """
     gc.collect()
     gc.disable()
     yield
@@ -38,7 +42,10 @@ def _no_collections() -> Iterator[None]:
 
 
 def is_free(client: fencedlock.Client, name: str) -> bool:
-    """True if nobody holds the lock or waits for it. The tombstone of a claim may be there for some seconds more."""
+    """True if nobody holds the lock or waits for it.
+
+    The tombstone of a claim may be there for some seconds more.
+    """
     info = client.inspect(name)
     return not info.locked and not info.waiters
 
@@ -46,7 +53,9 @@ def is_free(client: fencedlock.Client, name: str) -> bool:
 class _Stage:
     """A client whose calls are interrupted, and another one that looks on."""
 
-    def __init__(self, connect: Callable[..., fencedlock.Client], server: LockServer, name: str) -> None:
+    def __init__(
+        self, connect: Callable[..., fencedlock.Client], server: LockServer, name: str
+    ) -> None:
         self.client = connect(server.url, ttl=TTL_SECONDS)
         self.other = connect(server.url, ttl=TTL_SECONDS)
         self.lock = self.client.RLock(name)
@@ -138,11 +147,16 @@ CALLS = {
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_at_each_place_of_a_call(call: str, kind: type[BaseException], stage: _Stage, server: LockServer) -> None:
+def test_at_each_place_of_a_call(
+    call: str, kind: type[BaseException], stage: _Stage, server: LockServer
+) -> None:
     prepare, act = (getattr(stage, method) for method in CALLS[call])
     faults = []
-    # A call to etcd has some hundred places, most of them gRPC's: the three kinds of exceptions share them.
-    first, step = (1, 1) if isinstance(server, RedisServer) else (1 + KINDS.index(kind), 3 * len(KINDS))
+    # A call to etcd has some hundred places, most of them gRPC's: the three kinds of exceptions
+    # share them.
+    first, step = (
+        (1, 1) if isinstance(server, RedisServer) else (1 + KINDS.index(kind), 3 * len(KINDS))
+    )
     for number in range(first, MOST_PLACES, step):
         prepare()
         interrupt, caught = Interrupt(number, kind), None
@@ -167,7 +181,9 @@ def test_at_each_place_of_a_call(call: str, kind: type[BaseException], stage: _S
     stage.let_go()
 
 
-def test_at_each_place_of_close(connect: Callable[..., fencedlock.Client], server: LockServer, name: str) -> None:
+def test_at_each_place_of_close(
+    connect: Callable[..., fencedlock.Client], server: LockServer, name: str
+) -> None:
     other = connect(server.url)
     for number in range(1, MOST_PLACES):
         client = connect(server.url, ttl=TTL_SECONDS)
@@ -184,7 +200,9 @@ def test_at_each_place_of_close(connect: Callable[..., fencedlock.Client], serve
     assert number > 3
 
 
-def test_at_each_place_of_the_first_call(connect: Callable[..., fencedlock.Client], server: LockServer, name: str) -> None:
+def test_at_each_place_of_the_first_call(
+    connect: Callable[..., fencedlock.Client], server: LockServer, name: str
+) -> None:
     other = connect(server.url)
     for number in range(1, MOST_PLACES):
         client = connect(server.url, ttl=TTL_SECONDS)
@@ -230,9 +248,14 @@ def _signal_when(condition: Callable[[], object]) -> threading.Thread:
     return thread
 
 
-@pytest.mark.parametrize("kind", [TimeLimit, TimeLimitError, ConnectionError, ValueError, KeyboardInterrupt])
+@pytest.mark.parametrize(
+    "kind", [TimeLimit, TimeLimitError, ConnectionError, ValueError, KeyboardInterrupt]
+)
 def test_a_time_limit_ends_a_wait_at_once(
-    kind: type[BaseException], stage: _Stage, name: str, alarm: Callable[[type[BaseException]], None]
+    kind: type[BaseException],
+    stage: _Stage,
+    name: str,
+    alarm: Callable[[type[BaseException]], None],
 ) -> None:
     alarm(kind)
     stage.hold_there()
@@ -246,7 +269,9 @@ def test_a_time_limit_ends_a_wait_at_once(
     assert stage.is_free()
 
 
-@pytest.mark.parametrize("kind", [TimeLimit, TimeLimitError, ConnectionError, ValueError, KeyboardInterrupt])
+@pytest.mark.parametrize(
+    "kind", [TimeLimit, TimeLimitError, ConnectionError, ValueError, KeyboardInterrupt]
+)
 def test_a_time_limit_ends_a_call_to_a_silent_server(
     kind: type[BaseException],
     new_server: Callable[[], LockServer],
@@ -382,6 +407,14 @@ print(imported)
 
 
 def test_no_call_imports_anything(server: LockServer) -> None:
-    """An import that is interrupted can keep the lock of its module, and every other thread that needs the module waits for ever."""
-    ran = subprocess.run([sys.executable, "-c", FIRST_CALLS, server.url], capture_output=True, text=True, timeout=60, check=False)
+    """An import that is interrupted can keep the lock of its module, and every other thread that
+    needs the module waits for ever.
+    """
+    ran = subprocess.run(
+        [sys.executable, "-c", FIRST_CALLS, server.url],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert (ran.returncode, ran.stdout) == (0, "[]\n"), ran.stderr

@@ -35,7 +35,9 @@ def test_a_thread_that_ends_while_holding_loses_the_lock_after_its_lease(
     server: LockServer, connect: Callable[..., fencedlock.Client], name: str
 ) -> None:
     lost: list[tuple[str, str]] = []
-    client = connect(server.url, ttl=TTL_SECONDS, on_lost=lambda lock, reason: lost.append((lock.name, reason)))
+    client = connect(
+        server.url, ttl=TTL_SECONDS, on_lost=lambda lock, reason: lost.append((lock.name, reason))
+    )
     lock = client.RLock(name)
     thread = threading.Thread(target=lock.acquire)
     thread.start()
@@ -60,7 +62,9 @@ def test_a_thread_outside_threading_that_ends_while_holding_is_noticed_too(
     lock.release()
 
 
-def test_the_last_handle_of_a_held_lock_releases_it_when_collected(server: LockServer, client: fencedlock.Client, name: str) -> None:
+def test_the_last_handle_of_a_held_lock_releases_it_when_collected(
+    server: LockServer, client: fencedlock.Client, name: str
+) -> None:
     handle, twin = client.RLock(name), client.FairLock(name)
     handle.acquire()
     del handle
@@ -102,11 +106,19 @@ if sys.argv[4] == "raise":
 
 
 @pytest.mark.parametrize("end", ["return", "raise"])
-def test_an_interpreter_that_exits_releases_everything(server: LockServer, client: fencedlock.Client, name: str, end: str) -> None:
+def test_an_interpreter_that_exits_releases_everything(
+    server: LockServer, client: fencedlock.Client, name: str, end: str
+) -> None:
     awaited = f"{name}/awaited"
     with client.FairLock(awaited):
         command = [sys.executable, "-W", "error", "-c", SCRIPT, server.url, name, awaited, end]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
             assert client.inspect(name).locked
@@ -117,7 +129,9 @@ def test_an_interpreter_that_exits_releases_everything(server: LockServer, clien
         assert client.inspect(awaited).waiters == ()
 
 
-def test_a_child_of_multiprocessing_releases_everything_when_it_ends(server: LockServer, client: fencedlock.Client, name: str) -> None:
+def test_a_child_of_multiprocessing_releases_everything_when_it_ends(
+    server: LockServer, client: fencedlock.Client, name: str
+) -> None:
     lock = client.RLock(name)
     with pytest.MonkeyPatch.context():
         child = multiprocessing.get_context("fork").Process(target=lock.acquire)
@@ -127,7 +141,9 @@ def test_a_child_of_multiprocessing_releases_everything_when_it_ends(server: Loc
     assert server.leftovers(name) == set()
 
 
-def test_a_forked_child_holds_nothing_and_can_lock(server: LockServer, client: fencedlock.Client, name: str) -> None:
+def test_a_forked_child_holds_nothing_and_can_lock(
+    server: LockServer, client: fencedlock.Client, name: str
+) -> None:
     held, free = client.RLock(name), client.FairLock(f"{name}/free")
     with held as token, free:
         free.release()
@@ -166,7 +182,11 @@ def _in_child(held: fencedlock.RLock, free: fencedlock.RLock) -> int:
 
 
 def test_ctrl_c_while_waiting_leaves_nothing_behind(
-    server: LockServer, client: fencedlock.Client, contender: Callable[..., Contender], ctrl_c: Callable[[], None], name: str
+    server: LockServer,
+    client: fencedlock.Client,
+    contender: Callable[..., Contender],
+    ctrl_c: Callable[[], None],
+    name: str,
 ) -> None:
     other = contender("process", client)
     other.ask("acquire", name)
@@ -184,10 +204,13 @@ def test_ctrl_c_while_waiting_leaves_nothing_behind(
     assert client.inspect(name).waiters == ()
     assert not lock._is_owned()
     other.ask("release", name)
-    eventually(lambda: server.leftovers(name) == set())  # a request that was cut short is remembered until its time is over
+    # A request that was cut short is remembered until its time is over.
+    eventually(lambda: server.leftovers(name) == set())
 
 
-def test_cancel_ends_a_wait_at_once(server: LockServer, client: fencedlock.Client, contender: Callable[..., Contender], name: str) -> None:
+def test_cancel_ends_a_wait_at_once(
+    server: LockServer, client: fencedlock.Client, contender: Callable[..., Contender], name: str
+) -> None:
     other = contender("process", client)
     other.ask("acquire", name)
     cancellation = fencedlock.Cancellation()
@@ -216,7 +239,10 @@ def test_cancel_ends_a_wait_at_once(server: LockServer, client: fencedlock.Clien
 
 
 def test_close_releases_holds_and_ends_waiting(
-    server: LockServer, client: fencedlock.Client, connect: Callable[..., fencedlock.Client], name: str
+    server: LockServer,
+    client: fencedlock.Client,
+    connect: Callable[..., fencedlock.Client],
+    name: str,
 ) -> None:
     leaving = connect(server.url)
     held, awaited = leaving.RLock(name), leaving.FairLock(f"{name}/awaited")
@@ -244,7 +270,11 @@ def test_close_releases_holds_and_ends_waiting(
     for use in (held.acquire, held.info, lambda: leaving.RLock("x"), lambda: list(leaving.locks())):
         with pytest.raises(fencedlock.ConfigurationError, match="closed"):
             use()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("fencedlock") and thread in _threads_of(leaving)]
+    assert not [
+        thread
+        for thread in threading.enumerate()
+        if thread.name.startswith("fencedlock") and thread in _threads_of(leaving)
+    ]
 
 
 def _threads_of(client: fencedlock.Client) -> list[threading.Thread | None]:
@@ -270,7 +300,9 @@ def test_closing_ends_an_acquisition_whose_grant_is_on_its_way(
     def overtaken(*arguments: Any, **options: Any) -> object:
         answer = original(*arguments, **options)
         claims, holds = leaving._table._claims, leaving._table.heartbeat.holds()
-        assert len(claims) + len(holds) == 1, "who closes would end the claim while the hold is believed in"
+        assert len(claims) + len(holds) == 1, (
+            "who closes would end the claim while the hold is believed in"
+        )
         leaving.close()
         return answer
 
@@ -296,7 +328,9 @@ class _InterruptedOnce(dict[Any, Any]):
         return popped
 
 
-def test_ctrl_c_in_a_renewal_leaves_no_hold_without_its_beats(client: fencedlock.Client, name: str) -> None:
+def test_ctrl_c_in_a_renewal_leaves_no_hold_without_its_beats(
+    client: fencedlock.Client, name: str
+) -> None:
     """Of this thread or of another: a renewal also plans the beats of whoever came before."""
     locks = [client.RLock(f"{name}/{number}") for number in range(2)]
     heartbeat = client._table.heartbeat
@@ -313,7 +347,11 @@ def test_ctrl_c_in_a_renewal_leaves_no_hold_without_its_beats(client: fencedlock
 
 
 def test_ctrl_c_in_the_middle_of_a_release_lets_nobody_believe_in_the_lock(
-    server: LockServer, client: fencedlock.Client, connect: Callable[..., fencedlock.Client], name: str, monkeypatch: pytest.MonkeyPatch
+    server: LockServer,
+    client: fencedlock.Client,
+    connect: Callable[..., fencedlock.Client],
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     lock, stranger = client.RLock(name), connect(server.url).RLock(name)
     bound = client._table.resource(name).bound
@@ -335,7 +373,9 @@ def test_ctrl_c_in_the_middle_of_a_release_lets_nobody_believe_in_the_lock(
         lock.ensure_held()
 
 
-def test_ctrl_c_on_the_way_into_the_body_releases(client: fencedlock.Client, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_on_the_way_into_the_body_releases(
+    client: fencedlock.Client, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lock = client.RLock(name)
     with monkeypatch.context() as patch:
         patch.setattr(fencedlock.RLock, "_owned", _interrupt)
@@ -389,7 +429,9 @@ class _LocksWhenCollected:
             self.lock.release()
 
 
-def test_a_destructor_that_locks_may_run_in_the_middle_of_anything(client: fencedlock.Client, name: str) -> None:
+def test_a_destructor_that_locks_may_run_in_the_middle_of_anything(
+    client: fencedlock.Client, name: str
+) -> None:
     lock = client.RLock(f"{name}/destructor")
     table = client._table
     with table.mutex, table.heartbeat._mutex:

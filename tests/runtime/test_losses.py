@@ -18,7 +18,10 @@ from tests.servers import RedisServer
 
 
 def test_callbacks_of_one_client_come_in_order_on_one_thread(
-    server: RedisServer, client: fencedlock.Client, connect: Callable[..., fencedlock.Client], name: str
+    server: RedisServer,
+    client: fencedlock.Client,
+    connect: Callable[..., fencedlock.Client],
+    name: str,
 ) -> None:
     told: list[tuple[str, int]] = []
     go = threading.Event()
@@ -47,7 +50,10 @@ def test_callbacks_of_one_client_come_in_order_on_one_thread(
 
 
 def test_a_loss_is_logged_where_no_thread_can_be_started(
-    client: fencedlock.Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str
+    client: fencedlock.Client,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    name: str,
 ) -> None:
     losses, told = Losses(), threading.Event()
 
@@ -64,7 +70,11 @@ def test_a_loss_is_logged_where_no_thread_can_be_started(
 
 @pytest.mark.parametrize("closes", ["before", "beside", "after"])
 def test_closing_beside_a_release_reports_no_loss(
-    closes: str, server: RedisServer, connect: Callable[..., fencedlock.Client], caplog: pytest.LogCaptureFixture, name: str
+    closes: str,
+    server: RedisServer,
+    connect: Callable[..., fencedlock.Client],
+    caplog: pytest.LogCaptureFixture,
+    name: str,
 ) -> None:
     told: list[str] = []
     with caplog.at_level(logging.WARNING, "fencedlock"):
@@ -91,7 +101,10 @@ def test_closing_beside_a_release_reports_no_loss(
 
 
 def test_a_release_that_has_begun_is_done_before_its_client_is_closed(
-    server: RedisServer, connect: Callable[..., fencedlock.Client], monkeypatch: pytest.MonkeyPatch, name: str
+    server: RedisServer,
+    connect: Callable[..., fencedlock.Client],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
 ) -> None:
     client = connect(server.url, ttl=10)
     lock = client.RLock(name)
@@ -120,7 +133,9 @@ def test_a_release_that_has_begun_is_done_before_its_client_is_closed(
 
 
 class TestCondition:
-    """``Condition.wait`` on a lock that was lost, or that can't be taken again, leaves no waiter behind: a notify would be spent on it."""
+    """``Condition.wait`` on a lock that was lost, or that can't be taken again, leaves no waiter
+    behind: a notify would be spent on it.
+    """
 
     def test_a_lost_lock(self, client: fencedlock.Client, name: str) -> None:
         condition = threading.Condition(client.RLock(name))  # type: ignore[arg-type]
@@ -129,7 +144,9 @@ class TestCondition:
             condition.wait(5)
         self.works(condition)
 
-    def test_a_lock_that_is_lost_with_a_predicate(self, client: fencedlock.Client, name: str) -> None:
+    def test_a_lock_that_is_lost_with_a_predicate(
+        self, client: fencedlock.Client, name: str
+    ) -> None:
         condition = threading.Condition(client.RLock(name))  # type: ignore[arg-type]
         with pytest.raises(fencedlock.LockLostError), condition:
             client.force_release(name)

@@ -20,8 +20,15 @@ from tests.servers import LockServer, RedisServer, free_port
 
 
 @pytest.fixture(params=["refusing", "frozen", "silent"])
-def dead_url(request: pytest.FixtureRequest, family: str, new_server: Callable[[], LockServer], proxy: Callable[[LockServer], Any]) -> str:
-    """A server that refuses connections, one that is frozen, and one behind a network that swallows everything."""
+def dead_url(
+    request: pytest.FixtureRequest,
+    family: str,
+    new_server: Callable[[], LockServer],
+    proxy: Callable[[LockServer], Any],
+) -> str:
+    """A server that refuses connections, one that is frozen, and one behind a network that swallows
+    everything.
+    """
     if request.param == "refusing":
         return f"{family}://127.0.0.1:{free_port()}"
     server = new_server()
@@ -45,21 +52,27 @@ class TestDeadServer:
         assert caught.value.lock == "x"
         assert not lock._is_owned()
 
-    def test_a_timeout_is_kept(self, dead_url: str, connect: Callable[..., fencedlock.Client]) -> None:
+    def test_a_timeout_is_kept(
+        self, dead_url: str, connect: Callable[..., fencedlock.Client]
+    ) -> None:
         lock = connect(dead_url).FairLock("x")
         begun = time.monotonic()
         with pytest.raises(fencedlock.BackendUnavailableError):
             lock.acquire(timeout=0.6)
         assert 0.5 <= time.monotonic() - begun < 0.6 + 2
 
-    def test_without_a_timeout_the_outage_timeout_is_kept(self, dead_url: str, connect: Callable[..., fencedlock.Client]) -> None:
+    def test_without_a_timeout_the_outage_timeout_is_kept(
+        self, dead_url: str, connect: Callable[..., fencedlock.Client]
+    ) -> None:
         lock = connect(dead_url, outage_timeout=0.6, socket_timeout=0.2).FairLock("x")
         begun = time.monotonic()
         with pytest.raises(fencedlock.BackendUnavailableError):
             lock.acquire()
         assert 0.5 <= time.monotonic() - begun < 3
 
-    def test_cancel_ends_the_backoff(self, dead_url: str, connect: Callable[..., fencedlock.Client]) -> None:
+    def test_cancel_ends_the_backoff(
+        self, dead_url: str, connect: Callable[..., fencedlock.Client]
+    ) -> None:
         lock = connect(dead_url, socket_timeout=0.2).RLock("x")
         cancellation = fencedlock.Cancellation()
         threading.Timer(0.3, cancellation.cancel).start()
@@ -96,7 +109,9 @@ def test_an_idle_connection_that_the_server_closed_is_replaced_at_once(
 
 
 def test_a_restart_with_its_data_within_the_lease_costs_nobody_the_lock(
-    own_server: Callable[..., RedisServer], connect: Callable[..., fencedlock.Client], contender: Callable[..., Contender]
+    own_server: Callable[..., RedisServer],
+    connect: Callable[..., fencedlock.Client],
+    contender: Callable[..., Contender],
 ) -> None:
     server = own_server(appendonly="yes", appendfsync="always")
     client = connect(server.url, ttl=3, socket_timeout=0.5)
@@ -145,7 +160,12 @@ class TestDownWhileHolding:
         calls: list[tuple[str, str, str]] = []
         server = new_server()
         client = connect(server.url, ttl=1.2)
-        lock = client.RLock("x", on_lost=lambda lock, reason: calls.append((lock.name, reason, threading.current_thread().name)))
+        lock = client.RLock(
+            "x",
+            on_lost=lambda lock, reason: calls.append(
+                (lock.name, reason, threading.current_thread().name)
+            ),
+        )
         done = False
         with pytest.raises(fencedlock.LockLostError), lock:
             event = lock.lost
@@ -156,7 +176,11 @@ class TestDownWhileHolding:
             assert event.wait(10)
             done = True
         assert done
-        eventually(lambda: calls == [("x", "its lease ended before a beat was answered", "fencedlock-on-lost")])
+        eventually(
+            lambda: (
+                calls == [("x", "its lease ended before a beat was answered", "fencedlock-on-lost")]
+            )
+        )
 
     def test_the_error_of_the_body_is_not_replaced(
         self, new_server: Callable[[], LockServer], connect: Callable[..., fencedlock.Client]
@@ -171,7 +195,11 @@ class TestDownWhileHolding:
         assert not lock._is_owned()
 
     def test_a_blip_is_survived(
-        self, server: RedisServer, connect: Callable[..., fencedlock.Client], proxy: Callable[..., Proxy], name: str
+        self,
+        server: RedisServer,
+        connect: Callable[..., fencedlock.Client],
+        proxy: Callable[..., Proxy],
+        name: str,
     ) -> None:
         wire = proxy(server)
         lock = connect(wire.url, ttl=1.5).RLock(name)
@@ -209,7 +237,10 @@ class TestDownWhileHolding:
 
 class TestRefusals:
     def test_at_maxmemory_renewal_and_release_work_and_acquire_says_why(
-        self, own_server: Callable[..., RedisServer], connect: Callable[..., fencedlock.Client], contender: Callable[..., Contender]
+        self,
+        own_server: Callable[..., RedisServer],
+        connect: Callable[..., fencedlock.Client],
+        contender: Callable[..., Contender],
     ) -> None:
         server = own_server(maxmemory_policy="noeviction")
         client = connect(server.url, ttl=1)
@@ -235,7 +266,9 @@ class TestRefusals:
         waiter.ask("release", "x")
         assert not client.inspect("x").locked
 
-    def test_a_read_only_replica(self, own_server: Callable[..., RedisServer], connect: Callable[..., fencedlock.Client]) -> None:
+    def test_a_read_only_replica(
+        self, own_server: Callable[..., RedisServer], connect: Callable[..., fencedlock.Client]
+    ) -> None:
         master, replica = own_server(), own_server()
         with replica.client() as raw:
             raw.replicaof("127.0.0.1", str(master.port))
@@ -243,11 +276,15 @@ class TestRefusals:
         with pytest.raises(fencedlock.BackendError, match=r"(?i)read.?only"):
             connect(replica.url, outage_timeout=0.5).RLock("x").acquire()
 
-    def test_a_missing_permission(self, own_server: Callable[..., RedisServer], connect: Callable[..., fencedlock.Client]) -> None:
+    def test_a_missing_permission(
+        self, own_server: Callable[..., RedisServer], connect: Callable[..., fencedlock.Client]
+    ) -> None:
         server = own_server()
         with server.client() as raw:
             raw.execute_command("ACL", "SETUSER", "weak", "on", ">pw", "~*", "&*", "+@all", "-hset")
-            raw.execute_command("ACL", "SETUSER", "deaf", "on", ">pw", "~*", "resetchannels", "+@all")
+            raw.execute_command(
+                "ACL", "SETUSER", "deaf", "on", ">pw", "~*", "resetchannels", "+@all"
+            )
             with pytest.raises(fencedlock.BackendMisconfiguredError):
                 connect(f"redis://weak:pw@127.0.0.1:{server.port}/0").RLock("x").acquire()
             assert not raw.exists("fencedlock:{x}")
@@ -275,7 +312,9 @@ class TestRefusals:
         assert outcome == [True]
 
     @pytest.mark.parametrize("suffix", ["", ":queue", ":waiters", ":fence", ":withdrawn"])
-    def test_a_key_of_the_wrong_type(self, server: RedisServer, client: fencedlock.Client, suffix: str, name: str) -> None:
+    def test_a_key_of_the_wrong_type(
+        self, server: RedisServer, client: fencedlock.Client, suffix: str, name: str
+    ) -> None:
         key = f"fencedlock:{{{name}}}{suffix}"
         lock = client.RLock(name)
         with server.client() as raw:
@@ -293,14 +332,18 @@ class TestRefusals:
             assert raw.get(key) == b"somebody else's"
             raw.delete(key)
 
-    def test_a_key_that_is_no_text_is_no_lock(self, server: RedisServer, client: fencedlock.Client, name: str) -> None:
+    def test_a_key_that_is_no_text_is_no_lock(
+        self, server: RedisServer, client: fencedlock.Client, name: str
+    ) -> None:
         key = b"fencedlock:{" + name.encode() + b"\xff}"
         with server.client() as raw, client.RLock(name):
             raw.set(key, "somebody else's", px=10_000)
             assert [info.name for info in client.locks(name)] == [name]
             raw.delete(key)
 
-    def test_scripts_are_loaded_again_after_a_flush(self, server: RedisServer, client: fencedlock.Client, name: str) -> None:
+    def test_scripts_are_loaded_again_after_a_flush(
+        self, server: RedisServer, client: fencedlock.Client, name: str
+    ) -> None:
         lock = client.RLock(name)
         with server.client() as raw:
             raw.script_flush()
@@ -311,7 +354,9 @@ class TestRefusals:
 
 
 def test_dangerous_settings_are_logged_once(
-    own_server: Callable[..., RedisServer], connect: Callable[..., fencedlock.Client], caplog: pytest.LogCaptureFixture
+    own_server: Callable[..., RedisServer],
+    connect: Callable[..., fencedlock.Client],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     server = own_server(maxmemory_policy="allkeys-lru")
     client = connect(server.url)

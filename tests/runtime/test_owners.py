@@ -1,4 +1,6 @@
-"""Threads are told apart for ever, and their death is noticed whatever still refers to their frames."""
+"""Threads are told apart for ever, and their death is noticed whatever still refers to their
+frames.
+"""
 
 from __future__ import annotations
 

@@ -22,7 +22,9 @@ where_it_can_be = pytest.mark.skipif(
 )
 
 
-@pytest.mark.parametrize("make", [make_mutex, pytest.param(InterruptibleMutex, marks=where_it_can_be)])
+@pytest.mark.parametrize(
+    "make", [make_mutex, pytest.param(InterruptibleMutex, marks=where_it_can_be)]
+)
 def test_no_interrupt_leaves_a_mutex_taken(make: Callable[[], Any]) -> None:
     mutex, interrupts, ending = make(), 0, threading.Event()
     main = threading.main_thread().ident
@@ -39,7 +41,11 @@ def test_no_interrupt_leaves_a_mutex_taken(make: Callable[[], Any]) -> None:
         while not ending.wait(0.0001):
             signal.pthread_kill(main, signal.SIGUSR1)
 
-    before, thread, until = signal.signal(signal.SIGUSR1, handler), threading.Thread(target=send), time.monotonic() + SECONDS
+    before, thread, until = (
+        signal.signal(signal.SIGUSR1, handler),
+        threading.Thread(target=send),
+        time.monotonic() + SECONDS,
+    )
     thread.start()
     try:
         while time.monotonic() < until:
@@ -131,7 +137,9 @@ def test_a_worker_begins_wherever_its_start_is_interrupted() -> None:
         began, go = threading.Event(), threading.Event()
         runs: list[int] = []
 
-        def run(began: threading.Event = began, go: threading.Event = go, runs: list[int] = runs) -> None:
+        def run(
+            began: threading.Event = began, go: threading.Event = go, runs: list[int] = runs
+        ) -> None:
             runs.append(1)
             began.set()
             go.wait(20)

@@ -9,9 +9,21 @@ from fencedlock.runtime.threads import make_mutex
 
 
 class Anchor:
-    """The lease of a claim, and the keys that were made for it. Kept in :attr:`Claim.anchor` and :attr:`Hold.anchor`."""
+    """The lease of a claim, and the keys that were made for it.
 
-    __slots__ = ("asked_ms", "lease", "number", "place", "revision", "since", "withdrawals", "written")
+    Kept in :attr:`Claim.anchor` and :attr:`Hold.anchor`.
+    """
+
+    __slots__ = (
+        "asked_ms",
+        "lease",
+        "number",
+        "place",
+        "revision",
+        "since",
+        "withdrawals",
+        "written",
+    )
 
     def __init__(self, lease: Lease, number: int = 0) -> None:
         self.lease: Lease = lease
@@ -20,22 +32,29 @@ class Anchor:
         self.place: int = 0
         """The ``create_revision`` of its place in the queue; 0 without one."""
         self.revision: int = 0
-        """The ``create_revision`` of the holder's key: the token, unless it was raised; 0 until it is granted."""
+        """The ``create_revision`` of the holder's key: the token, unless it was raised; 0 until it
+        is granted.
+        """
         self.asked_ms: int = 0
-        """When the lock was last asked for, in ms since 1970: written into the holder's key, for people."""
+        """When the lock was last asked for, in ms since 1970: written into the holder's key, for
+        people.
+        """
         self.since: float = 0.0
         """When the key of the place, or of the hold, was made, at the latest."""
         self.written: int = 0
         """The last operation of the hold that the server has answered."""
         self.withdrawals: int = 0
-        """How often the withdrawal of the claim has begun; after Ctrl-C, one may begin while another is under way."""
+        """How often the withdrawal of the claim has begun; after Ctrl-C, one may begin while
+        another is under way.
+        """
 
 
 class Places:
     """Numbers for the keys of the places that a client takes in queues, used again and again.
 
-    etcd's index keeps a deleted key until it is compacted: with a key for each claim, every look at a queue became slower. A number
-    comes back only when all that was sent about it was answered, so that no late packet meets another claim's place.
+    etcd's index keeps a deleted key until it is compacted: with a key for each claim, every look at
+    a queue became slower. A number comes back only when all that was sent about it was answered, so
+    that no late packet meets another claim's place.
     """
 
     def __init__(self) -> None:

@@ -35,13 +35,19 @@ class EtcdBackend(EtcdCluster):
     def bind(self, name: str) -> EtcdLock:
         return EtcdLock(self, name, lock_keys(self._namespace, name))
 
-    def beat(self, claims: Sequence[Claim], timeout_seconds: float) -> list[ClaimAnswer | Exception]:
+    def beat(
+        self, claims: Sequence[Claim], timeout_seconds: float
+    ) -> list[ClaimAnswer | Exception]:
         round_ = _Round(self, timeout_seconds)
         return [round_.answer(round_.beat, claim) for claim in claims]
 
-    def renew(self, holds: Sequence[Hold], timeout_seconds: float, *, exact: bool = False) -> list[RenewAnswer | Exception]:
+    def renew(
+        self, holds: Sequence[Hold], timeout_seconds: float, *, exact: bool = False
+    ) -> list[RenewAnswer | Exception]:
         round_ = _Round(self, timeout_seconds)
-        return [round_.answer(round_.renew_exactly if exact else round_.renew, hold) for hold in holds]
+        return [
+            round_.answer(round_.renew_exactly if exact else round_.renew, hold) for hold in holds
+        ]
 
     def lock_names(self, prefix: str) -> Iterator[str]:
         start = locks_prefix(self._namespace, prefix)
@@ -65,14 +71,18 @@ class EtcdBackend(EtcdCluster):
         return since if lease.gone else lease.deadline
 
     def ping(self, timeout_seconds: float) -> None:
-        self.connections.call(RANGE, messages().RangeRequest(key=locks_prefix(self._namespace, "")), timeout_seconds)
+        self.connections.call(
+            RANGE, messages().RangeRequest(key=locks_prefix(self._namespace, "")), timeout_seconds
+        )
 
     def check_settings(self, timeout_seconds: float) -> list[str]:
         try:
             status = self.connections.call(STATUS, messages().StatusRequest(), timeout_seconds)
         except BackendError:
             return []
-        return [f"etcd raised an alarm, so it may refuse new locks: {error}" for error in status.errors]
+        return [
+            f"etcd raised an alarm, so it may refuse new locks: {error}" for error in status.errors
+        ]
 
     def saw(self, name: str, token: int, now: float) -> None:
         """Nothing to remember: tokens follow the cluster's revision, and :meth:`saw_revision` watches over that."""
@@ -81,19 +91,30 @@ class EtcdBackend(EtcdCluster):
         assert isinstance(parent, EtcdBackend)
         self.highest_revision: int = parent.highest_revision
 
-    def listen(self, listener: Listener, timeout_seconds: float) -> None:  # noqa: ARG002 - it opens in the background
+    # It opens in the background
+    def listen(self, listener: Listener, timeout_seconds: float) -> None:  # noqa: ARG002
         self.inbox.open(listener)
 
     def wait(self, bell: Waker, timeout_seconds: float) -> None:
         bell.wait(timeout_seconds)
 
     def maintain(self, now: float) -> float | None:
-        times = [at for at in (self.inbox.maintain(now), self.leases.maintain(now), self.connections.maintain(now)) if at is not None]
+        times = [
+            at
+            for at in (
+                self.inbox.maintain(now),
+                self.leases.maintain(now),
+                self.connections.maintain(now),
+            )
+            if at is not None
+        ]
         return min(times, default=None)
 
     def close(self, timeout_seconds: float) -> None:
         if timeout_seconds > 0:
-            self.leases.revoke_all(min(self.request_timeout_seconds, CLOSING_SECONDS, timeout_seconds))
+            self.leases.revoke_all(
+                min(self.request_timeout_seconds, CLOSING_SECONDS, timeout_seconds)
+            )
         self.connections.close()
         self.inbox.close(timeout_seconds)
 
@@ -102,7 +123,10 @@ class EtcdBackend(EtcdCluster):
 
 
 class _Round:
-    """The beats of one moment. What depends on one lease shares its renewal, or the error that came of it."""
+    """The beats of one moment.
+
+    What depends on one lease shares its renewal, or the error that came of it.
+    """
 
     def __init__(self, backend: EtcdBackend, timeout_seconds: float) -> None:
         self._backend = backend
@@ -131,7 +155,8 @@ class _Round:
         leases = self._backend.leases
         with _lock_of(hold).changing:
             lease: Lease = hold.anchor.lease
-            if lease.length != leases.length(hold.lease_seconds):  # a renewal for another length had no answer
+            # A renewal for another length had no answer.
+            if lease.length != leases.length(hold.lease_seconds):
                 lease = leases.good(hold.lease_seconds, self._seconds_left())
             self._refresh(lease)
             return self._renewed(hold, lease)
@@ -154,7 +179,8 @@ class _Round:
             ours = not lease.gone and bound.write(hold, lease, self._seconds_left())
         else:
             ours = self._still_has(anchor, bound.keys.holder, anchor.revision)
-        return Renewed(anchor.lease.deadline) if ours else NotOurs()  # of the lease that the key is known to have
+        # Of the lease that the key is known to have.
+        return Renewed(anchor.lease.deadline) if ours else NotOurs()
 
     def _refresh(self, lease: Lease) -> None:
         if lease.is_fresh(now_seconds()):
@@ -174,8 +200,11 @@ class _Round:
             return False
         if key in lease.keys or anchor.since >= lease.checked_at:
             return True
-        # The list of a lease's keys may be older than the last transaction: so the key's absence is asked for.
-        answer = self._backend.connections.call(RANGE, messages().RangeRequest(key=key), self._seconds_left())
+        # The list of a lease's keys may be older than the last transaction: so the key's absence is
+        # asked for.
+        answer = self._backend.connections.call(
+            RANGE, messages().RangeRequest(key=key), self._seconds_left()
+        )
         return bool(answer.kvs) and answer.kvs[0].create_revision == revision
 
     def _seconds_left(self) -> float:

@@ -13,7 +13,9 @@ from fencedlock.errors import BackendMisconfiguredError
 class EtcdCluster:
     """Connections, leases, places in queues, the inbox, and the highest revision that was seen."""
 
-    def __init__(self, connections: Connections, namespace: str, request_timeout_seconds: float) -> None:
+    def __init__(
+        self, connections: Connections, namespace: str, request_timeout_seconds: float
+    ) -> None:
         self.request_timeout_seconds: float = request_timeout_seconds
         self._namespace = checked_namespace(namespace)
         self.connections: Connections = connections
@@ -30,7 +32,9 @@ class EtcdCluster:
         """
         if revision < at_least:
             raise BackendMisconfiguredError(
-                f"etcd's revision has gone back from {at_least} to {revision}, and fencing tokens with it: it was restored from a backup, "
-                "or replaced. Restore it with --bump-revision, or raise the floor of each lock that has a fence; then connect anew"
+                f"etcd's revision has gone back from {at_least} to {revision}, and fencing tokens "
+                "with it: it was restored from a backup, or replaced. Restore it with "
+                "--bump-revision, or raise the floor of each lock that has a fence; then connect "
+                "anew"
             )
         self.highest_revision = max(self.highest_revision, revision)

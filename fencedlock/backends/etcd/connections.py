@@ -23,34 +23,44 @@ from fencedlock.runtime.process import CopiedProcessError, in_child, own
 from fencedlock.runtime.threads import Event, make_mutex
 
 _CHANNEL_OPTIONS: Final = (
-    ("grpc.use_local_subchannel_pool", 1),  # a forked child must not find its parent's connections again
+    # A forked child must not find its parent's connections again.
+    ("grpc.use_local_subchannel_pool", 1),
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 1_000),
     ("grpc.enable_retries", 0),
-    ("grpc.enable_http_proxy", 0),  # a proxy that the environment names for web pages leads to no etcd
+    # A proxy that the environment names for web pages leads to no etcd.
+    ("grpc.enable_http_proxy", 0),
     ("grpc.dns_min_time_between_resolutions_ms", 1_000),
     ("grpc.max_receive_message_length", -1),  # the keys of a lease are as many as the client holds
 )
 
-_BUSY: Final = re.compile("too many requests|context (deadline exceeded|canceled)|request timed out|leader changed")
+_BUSY: Final = re.compile(
+    "too many requests|context (deadline exceeded|canceled)|request timed out|leader changed"
+)
 
 LEAST_TRY_SECONDS = 0.1
 """A call that failed is not tried at another endpoint with less time than this."""
 
 RESTED_SECONDS = 1.0
-"""A connection that was idle for so long may have been forgotten on the way, by a NAT or a load balancer, without a word to us."""
+"""A connection that was idle for so long may have been forgotten on the way, by a NAT or a load
+balancer, without a word to us.
+"""
 
 LEASH_SECONDS = 0.5
-"""So the first call on it waits for its answer no longer than that, and is then made again through a new connection."""
+"""So the first call on it waits for its answer no longer than that, and is then made again through
+a new connection.
+"""
 
 RENEWAL_SECONDS = 0.5
 """A channel is replaced by a new one at most so often."""
 
 RETIREMENT_SECONDS = 10.0
-"""A channel that was replaced is closed so much later: calls of other threads may be under way on it."""
+"""A channel that was replaced is closed so much later: calls of other threads may be under way on
+it.
+"""
 
 MOST_RETIRED = 8
 
@@ -59,9 +69,18 @@ FORK_SECONDS = 5.0
 """A fork waits so long, at the most, for calls that were ended."""
 
 SHUTDOWN_SECONDS = 0.25
-"""And so long for the end of gRPC's threads, which does not come while others in this process use gRPC."""
+"""And so long for the end of gRPC's threads, which does not come while others in this process use
+gRPC.
+"""
 
-GRPC_THREADS: Final = ("event_engine", "lifeguard", "grpc_", "timer_manager", "default-execut", "resolver-execu")
+GRPC_THREADS: Final = (
+    "event_engine",
+    "lifeguard",
+    "grpc_",
+    "timer_manager",
+    "default-execut",
+    "resolver-execu",
+)
 """What the names of gRPC's own threads begin with."""
 
 
@@ -110,7 +129,8 @@ _Result = TypeVar("_Result")
 def alone(mutex: Any, timeout_seconds: float, other: str, action: Callable[[], _Result]) -> _Result:
     """Do something, which may be a call, under a reentrant mutex; BackendUnavailableError if ``other`` holds it for so long.
 
-    It is no context manager: interrupted at the entry of its ``__exit__``, that would keep the mutex.
+    It is no context manager: interrupted at the entry of its ``__exit__``, that would keep the
+    mutex.
     """
     try:
         if not mutex.acquire(timeout=max(0.0, timeout_seconds)):
@@ -147,7 +167,8 @@ class Connections:
         raise_if_patched_too_late()
         visit, inside = object(), self._gate.inside
         try:
-            self._gate.admit(visit)  # a child that is forked while another thread imports waits for ever for that thread
+            # A child that is forked while another thread imports waits for ever for that thread.
+            self._gate.admit(visit)
             self._grpc = load_grpc()
             messages()
         finally:
@@ -158,11 +179,14 @@ class Connections:
     def call(self, method: Method, request: Any, timeout_seconds: float) -> Any:
         """The answer to one request.
 
-        Raises BackendUnavailableError without an answer in time from any endpoint, BackendError when the cluster refuses.
+        Raises BackendUnavailableError without an answer in time from any endpoint, BackendError
+        when the cluster refuses.
         """
         return self.call_counted(method, request, timeout_seconds)[0]
 
-    def call_counted(self, method: Method, request: Any, timeout_seconds: float, *, attempts: int = 1) -> tuple[Any, int]:
+    def call_counted(
+        self, method: Method, request: Any, timeout_seconds: float, *, attempts: int = 1
+    ) -> tuple[Any, int]:
         """The answer to one request, and how often it was sent: it may be executed as often, and all our requests can be.
 
         Raises as :meth:`call`.
@@ -173,13 +197,16 @@ class Connections:
 
         return self._try_all(attempt, timeout_seconds, attempts)
 
-    def keep_alive(self, lease_id: int, read_key: bytes, timeout_seconds: float) -> tuple[float, int]:
+    def keep_alive(
+        self, lease_id: int, read_key: bytes, timeout_seconds: float
+    ) -> tuple[float, int]:
         """Renew a lease: the local time from which its new term counts, and how many seconds that has, 0 if the lease is gone.
 
-        A leader that was frozen, and does not know yet that there is another one, would answer a renewal that the others never hear of.
-        So a read through the majority goes first, by the same member: it shows that the member's leader was one then, and any later
-        leader gives every lease a whole term from its own beginning, which is later still. The term counts from before
-        the read, which is of any key that the user may read. Raises as :meth:`call`.
+        A leader that was frozen, and does not know yet that there is another one, would answer a
+        renewal that the others never hear of. So a read through the majority goes first, by the
+        same member: it shows that the member's leader was one then, and any later leader gives
+        every lease a whole term from its own beginning, which is later still. The term counts from
+        before the read, which is of any key that the user may read. Raises as :meth:`call`.
         """
         probe = messages().RangeRequest(key=read_key, count_only=True)
         renewal = messages().LeaseKeepAliveRequest(ID=lease_id)
@@ -188,8 +215,9 @@ class Connections:
             asked_at = now_seconds()
             self._answer(index, RANGE, probe, seconds)
             seconds = max(LEAST_TRY_SECONDS, asked_at + seconds - now_seconds())
-            # The method takes a stream. A stream of one request has one answer: so it is called like any other, without the threads
-            # by which gRPC serves streams, and which an interrupt could leave half started.
+            # The method takes a stream. A stream of one request has one answer: so it is called
+            # like any other, without the threads by which gRPC serves streams, and which an
+            # interrupt could leave half started.
             return asked_at, self._answer(index, LEASE_KEEP_ALIVE, renewal, seconds).TTL
 
         answered: tuple[float, int] = self._try_all(attempt, timeout_seconds, 1)[0]
@@ -197,14 +225,19 @@ class Connections:
 
     @contextmanager
     def stream(self, method: Method, requests: Iterator[Any]) -> Iterator[Any]:
-        """A stream without an end, to a member that has a leader, in a thread of its own. Raises as :meth:`call`, also while it is read."""
+        """A stream without an end, to a member that has a leader, in a thread of its own.
+
+        Raises as :meth:`call`, also while it is read.
+        """
         index = self._index
         visit, inside = object(), self._gate.inside
         try:
             self._gate.admit(visit)
             auth_token = self._authenticated(index, STREAM_OPENING_SECONDS)
             metadata = (*self._metadata(), ("hasleader", "true"))
-            stream = self._callable(index, method)((request.SerializeToString() for request in requests), metadata=metadata)
+            stream = self._callable(index, method)(
+                (request.SerializeToString() for request in requests), metadata=metadata
+            )
             self._streams[stream] = index
             try:
                 if index != self._index:
@@ -234,7 +267,9 @@ class Connections:
         for stream in streams:
             stream.cancel()
 
-    def _try_all(self, attempt: Callable[[int, float], Any], timeout_seconds: float, attempts: int) -> tuple[Any, int]:
+    def _try_all(
+        self, attempt: Callable[[int, float], Any], timeout_seconds: float, attempts: int
+    ) -> tuple[Any, int]:
         """Try each endpoint once, or the only one so often, from the one in turn on; again after an expired token was renewed.
 
         What a signal handler raises comes out as it is.
@@ -283,7 +318,9 @@ class Connections:
             return True
         return forks != self._forks
 
-    def _raise_if_last(self, error: Any, index: int, give_up_at: float, began_at: float, sent: int) -> None:
+    def _raise_if_last(
+        self, error: Any, index: int, give_up_at: float, began_at: float, sent: int
+    ) -> None:
         """Turn to the next endpoint after this error; or raise it, in the library's words, if no time is left or the cluster refused."""
         ours = self._error_for(error, index)
         try:
@@ -294,7 +331,8 @@ class Connections:
                 ours.sent, ours.asked_at = sent > 0, began_at
             raise ours from error
         finally:
-            del ours, error  # an error in a variable of a frame that it has passed keeps all frames alive
+            # An error in a variable of a frame that it has passed keeps all frames alive.
+            del ours, error
 
     # --- authentication
 
@@ -309,9 +347,13 @@ class Connections:
 
         def log_in() -> str | None:
             if self._auth_token is None:  # else another thread has done so
-                request = messages().AuthenticateRequest(name=self._settings.user, password=self._settings.password)
+                request = messages().AuthenticateRequest(
+                    name=self._settings.user, password=self._settings.password
+                )
                 seconds = max(LEAST_TRY_SECONDS, give_up_at - now_seconds())
-                self._auth_token = self._answer(index, AUTHENTICATE, request, seconds, metadata=()).token
+                self._auth_token = self._answer(
+                    index, AUTHENTICATE, request, seconds, metadata=()
+                ).token
             return self._auth_token
 
         return alone(self._authenticating, timeout_seconds, "another thread that logs in", log_in)
@@ -323,7 +365,10 @@ class Connections:
 
     @staticmethod
     def _token_expired(error: Any) -> bool:
-        return any(words in (error.details() or "") for words in ("invalid auth token", "revision of auth store is old"))
+        return any(
+            words in (error.details() or "")
+            for words in ("invalid auth token", "revision of auth store is old")
+        )
 
     # --- errors
 
@@ -331,12 +376,22 @@ class Connections:
         """The error in the library's words."""
         codes, code, details = self._grpc.StatusCode, error.code(), error.details() or ""
         endpoint = self._settings.endpoints[index]
-        if code in (codes.UNAVAILABLE, codes.DEADLINE_EXCEEDED, codes.CANCELLED, codes.ABORTED) or _BUSY.search(details):
-            return BackendUnavailableError(f"etcd at {endpoint} gave no answer in time: {details or code.name}")
+        if code in (
+            codes.UNAVAILABLE,
+            codes.DEADLINE_EXCEEDED,
+            codes.CANCELLED,
+            codes.ABORTED,
+        ) or _BUSY.search(details):
+            return BackendUnavailableError(
+                f"etcd at {endpoint} gave no answer in time: {details or code.name}"
+            )
         if "requested lease not found" in details:
             return LeaseGoneError(f"etcd at {endpoint} says: {details}")
         if "user name is empty" in details:
-            return BackendMisconfiguredError(f"etcd at {endpoint} asks for a user: name one in the URL, as etcd://user:password@host:2379")
+            return BackendMisconfiguredError(
+                f"etcd at {endpoint} asks for a user: name one in the URL, as "
+                "etcd://user:password@host:2379"
+            )
         if code in (codes.UNAUTHENTICATED, codes.PERMISSION_DENIED) or "authentication" in details:
             return BackendMisconfiguredError(f"etcd at {endpoint} refuses: {details}")
         return BackendError(f"etcd at {endpoint} says: {details or code.name}")
@@ -344,21 +399,33 @@ class Connections:
     # --- channels
 
     def _answer(
-        self, index: int, method: Method, request: Any, timeout_seconds: float, metadata: tuple[tuple[str, str], ...] | None = None
+        self,
+        index: int,
+        method: Method,
+        request: Any,
+        timeout_seconds: float,
+        metadata: tuple[tuple[str, str], ...] | None = None,
     ) -> Any:
         """The answer to one request of one endpoint. Raises gRPC's errors.
 
-        Messages are put into bytes and read here: gRPC would take what a signal handler raises in the middle of that for a broken message.
+        Messages are put into bytes and read here: gRPC would take what a signal handler raises in
+        the middle of that for a broken message.
         """
         call = self._callable(index, method)
-        reply = call(request.SerializeToString(), timeout=timeout_seconds, metadata=self._metadata() if metadata is None else metadata)
+        reply = call(
+            request.SerializeToString(),
+            timeout=timeout_seconds,
+            metadata=self._metadata() if metadata is None else metadata,
+        )
         return method.response.FromString(reply)
 
     def _callable(self, index: int, method: Method) -> Any:
         found = self._calls.get((index, method))
         if found is None:
             with self._mutex:
-                make = getattr(self._channel(index), "stream_stream" if method is WATCH else "unary_unary")
+                make = getattr(
+                    self._channel(index), "stream_stream" if method is WATCH else "unary_unary"
+                )
                 found = self._calls[index, method] = make(method.path)
         return found
 
@@ -367,8 +434,12 @@ class Connections:
         if index not in self._channels:
             core.use()
             endpoint, settings = self._settings.endpoints[index], self._settings
-            if settings.tls:  # the files are read anew for each channel: certificates are renewed on disk
-                files = [None if path is None else Path(path).read_bytes() for path in (settings.ca, settings.key, settings.cert)]
+            # The files are read anew for each channel: certificates are renewed on disk.
+            if settings.tls:
+                files = [
+                    None if path is None else Path(path).read_bytes()
+                    for path in (settings.ca, settings.key, settings.cert)
+                ]
                 credentials = self._grpc.ssl_channel_credentials(*files)
                 channel = self._grpc.secure_channel(endpoint, credentials, _CHANNEL_OPTIONS)
             else:
@@ -382,12 +453,17 @@ class Connections:
         """Use another channel to this endpoint from now on: one that looks its name up, reads the certificates and connects anew."""
         with self._mutex:
             now = now_seconds()
-            if index not in self._channels or now - self._opened_at.get(index, now) < RENEWAL_SECONDS:
+            if (
+                index not in self._channels
+                or now - self._opened_at.get(index, now) < RENEWAL_SECONDS
+            ):
                 return
             self._retired.append((now, self._channels.pop(index)))
             self._calls = {key: call for key, call in self._calls.items() if key[0] != index}
             self._used_at.pop(index, None)
-            streams = [stream for stream, of_index in list(self._streams.items()) if of_index == index]
+            streams = [
+                stream for stream, of_index in list(self._streams.items()) if of_index == index
+            ]
             too_many = [channel for _, channel in self._retired[:-MOST_RETIRED]]
             del self._retired[:-MOST_RETIRED]
         for stream in streams:
@@ -426,7 +502,10 @@ class Connections:
     # --- forks: gRPC survives them only while it does nothing
 
     def before_fork(self) -> bool:
-        """Let no call begin, and end those under way: they are made again after the fork. True if there was anything to close."""
+        """Let no call begin, and end those under way: they are made again after the fork.
+
+        True if there was anything to close.
+        """
         self._gate.close()
         self._forks += 1
         had_channels = self._hang_up()
@@ -467,7 +546,8 @@ class _Responses:
 class Gate:
     """Knows who is inside, and can be closed to those who come.
 
-    Who is inside stands in a dictionary and takes itself out by one step of the interpreter, so that no interrupt leaves anybody in there.
+    Who is inside stands in a dictionary and takes itself out by one step of the interpreter, so
+    that no interrupt leaves anybody in there.
     """
 
     def __init__(self) -> None:
@@ -480,7 +560,10 @@ class Gate:
         self._opened.set()
 
     def admit(self, visit: object) -> None:
-        """Go inside, once it is open. The visitor takes the visit out of :attr:`inside` when it goes."""
+        """Go inside, once it is open.
+
+        The visitor takes the visit out of :attr:`inside` when it goes.
+        """
         me = threading.get_ident()
         while True:
             self.inside[visit] = me
@@ -488,7 +571,8 @@ class Gate:
                 return
             self.inside.pop(visit, None)
             if me in self.inside.values():
-                raise BackendUnavailableError("the process is being forked")  # who closed the gate waits for this thread
+                # Who closed the gate waits for this thread.
+                raise BackendUnavailableError("the process is being forked")
             self._opened.wait()
 
     @property
@@ -510,7 +594,9 @@ class Gate:
     def wait_until_empty(self, timeout_seconds: float) -> None:
         """Wait until nobody else is inside, at most so long."""
         give_up_at, me = now_seconds() + timeout_seconds, threading.get_ident()
-        while any(ident != me for ident in list(self.inside.values())) and now_seconds() < give_up_at:
+        while (
+            any(ident != me for ident in list(self.inside.values())) and now_seconds() < give_up_at
+        ):
             time.sleep(0.001)
 
 
@@ -524,18 +610,26 @@ class Core:
         self.is_used: bool = False
         """True once a channel was made in this process."""
         self.forking: set[int] = set()
-        """The idents of the threads that are in Python's own fork, before which all that gRPC does is ended."""
+        """The idents of the threads that are in Python's own fork, before which all that gRPC does
+        is ended.
+        """
         self.is_broken: bool = False
         """True in a process that was forked in C after gRPC was used."""
         self.kept: list[Any] = []
-        """Channels that an original had open: to close them, gRPC would wait for threads that are not here."""
+        """Channels that an original had open: to close them, gRPC would wait for threads that are
+        not here.
+        """
 
     def use(self) -> None:
-        """A channel is about to be made. Raises BackendMisconfiguredError where it would not work."""
+        """A channel is about to be made.
+
+        Raises BackendMisconfiguredError where it would not work.
+        """
         if self.is_broken:
             raise BackendMisconfiguredError(
-                "this process was forked in C, without Python's fork hooks, from one that had used gRPC, which does not work in such a "
-                "copy. Use the client first in the forked process (with uWSGI: lazy-apps = true), or fork before anything connects to etcd"
+                "this process was forked in C, without Python's fork hooks, from one that had used "
+                "gRPC, which does not work in such a copy. Use the client first in the forked "
+                "process (with uWSGI: lazy-apps = true), or fork before anything connects to etcd"
             )
         self.is_used = True
 
@@ -564,7 +658,10 @@ def _before_fork() -> None:
 def _grpc_is_alive() -> bool:
     """True while gRPC has threads: without channels it ends them a moment later, and a fork before that leaves the child half of it."""
     try:
-        return any(task.joinpath("comm").read_text().startswith(GRPC_THREADS) for task in Path("/proc/self/task").iterdir())
+        return any(
+            task.joinpath("comm").read_text().startswith(GRPC_THREADS)
+            for task in Path("/proc/self/task").iterdir()
+        )
     except OSError:  # no Linux, or a thread that has just ended: look again
         return True
 

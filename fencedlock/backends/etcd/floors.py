@@ -10,8 +10,9 @@ from fencedlock.errors import BackendError
 class Floors:
     """How the tokens of one lock follow from revisions: each is the ``create_revision`` of its grant, and what was added to it by then.
 
-    The key of the floor has the present addition, which counts for grants after that key's own ``mod_revision``; and, so that the token
-    of a hold stays what it was, the earlier ones, as ``since:addition``. Both only ever rise.
+    The key of the floor has the present addition, which counts for grants after that key's own
+    ``mod_revision``; and, so that the token of a hold stays what it was, the earlier ones, as
+    ``since:addition``. Both only ever rise.
     """
 
     __slots__ = ("_steps", "since")
@@ -23,7 +24,10 @@ class Floors:
 
     @classmethod
     def read(cls, kv: Any) -> Floors:
-        """From the floor's key, or None where there is none. Raises BackendError for what is no floor."""
+        """From the floor's key, or None where there is none.
+
+        Raises BackendError for what is no floor.
+        """
         if kv is None:
             return _NONE
         try:
@@ -33,7 +37,9 @@ class Floors:
                 since, addition = step.split(b":")
                 steps.append((int(since), int(addition)))
         except ValueError as error:
-            raise BackendError(f"what stands at {kv.key!r} is no floor: {kv.value!r:.200}") from error
+            raise BackendError(
+                f"what stands at {kv.key!r} is no floor: {kv.value!r:.200}"
+            ) from error
         return cls(kv.mod_revision, steps)
 
     def raised_by(self, addition: int) -> bytes:

@@ -39,11 +39,13 @@ class _Watch:
 class Inbox:
     """The stream, the thread that reads it, and the queues that it follows.
 
-    Only the holder's key is watched, and the one that tells who left: an event wakes each process that waits, so there should be few.
-    A place that ends with its lease, for its process is dead, tells nobody; its turn is waited for once, as for a place of the dead.
+    Only the holder's key is watched, and the one that tells who left: an event wakes each process
+    that waits, so there should be few. A place that ends with its lease, for its process is dead,
+    tells nobody; its turn is waited for once, as for a place of the dead.
 
-    A watcher that begins at a past revision waits up to 100 ms for its first events: so each begins now, and when the server has said
-    that it has begun, the queue is read; later events are then all that is missing.
+    A watcher that begins at a past revision waits up to 100 ms for its first events: so each begins
+    now, and when the server has said that it has begun, the queue is read; later events are then
+    all that is missing.
     """
 
     def __init__(self, connections: Connections, timeout_seconds: float) -> None:
@@ -71,16 +73,23 @@ class Inbox:
         except RuntimeError:
             pass  # the interpreter ends: waiters ask by themselves
 
-    def wait(self, keys: LockKeys, claim_id: str, revision: int, ahead: list[str], *, are_all: bool) -> None:
+    def wait(
+        self, keys: LockKeys, claim_id: str, revision: int, ahead: list[str], *, are_all: bool
+    ) -> None:
         """A claim waits in this lock's queue, as :meth:`LockQueue.placed` is told."""
         with self._mutex:
             watch = self._watches.get(keys.queue)
             if watch is None:
                 self._last_id += 1
-                watch = self._watches[keys.queue] = self._by_id[self._last_id] = _Watch(self._last_id, keys)
+                watch = self._watches[keys.queue] = self._by_id[self._last_id] = _Watch(
+                    self._last_id, keys
+                )
                 self._send(self._create_request(watch))
             watch.queue.wait(claim_id)
-            if not watch.queue.placed(claim_id, revision, ahead, are_all=are_all) and self._responses is not None:
+            if (
+                not watch.queue.placed(claim_id, revision, ahead, are_all=are_all)
+                and self._responses is not None
+            ):
                 self._responses.cancel()  # everything is read anew with a new stream
             self._call_next(watch)
 
@@ -142,7 +151,9 @@ class Inbox:
 
     def _end(self, watch: _Watch) -> None:
         del self._watches[watch.keys.queue], self._by_id[watch.id]
-        self._send(messages().WatchRequest(cancel_request=messages().WatchCancelRequest(watch_id=watch.id)))
+        self._send(
+            messages().WatchRequest(cancel_request=messages().WatchCancelRequest(watch_id=watch.id))
+        )
 
     def _send(self, request: Any) -> None:
         if self._requests is not None:
@@ -151,7 +162,9 @@ class Inbox:
     @staticmethod
     def _create_request(watch: _Watch) -> Any:
         known = messages()
-        create = known.WatchCreateRequest(key=watch.keys.holder, range_end=watch.keys.left_end, watch_id=watch.id)
+        create = known.WatchCreateRequest(
+            key=watch.keys.holder, range_end=watch.keys.left_end, watch_id=watch.id
+        )
         return known.WatchRequest(create_request=create)
 
     # --- the thread
@@ -167,10 +180,18 @@ class Inbox:
             except BackendError as error:
                 if not self._warned:
                     self._warned = True
-                    logger.warning("fencedlock: queues can't be followed, so hand-offs take seconds instead of milliseconds: %s", error)
+                    logger.warning(
+                        "fencedlock: queues can't be followed, so hand-offs take seconds instead "
+                        "of milliseconds: %s",
+                        error,
+                    )
             except Exception:
                 logger.exception("fencedlock: the inbox stumbled, and goes on")
-            pause = 0.01 if now_seconds() - began_at > LONGEST_PAUSE_SECONDS else min(LONGEST_PAUSE_SECONDS, 2 * pause + 0.01)
+            pause = (
+                0.01
+                if now_seconds() - began_at > LONGEST_PAUSE_SECONDS
+                else min(LONGEST_PAUSE_SECONDS, 2 * pause + 0.01)
+            )
 
     def _read_until_cut(self) -> None:
         requests: SimpleQueue[Any] = SimpleQueue()
@@ -199,19 +220,26 @@ class Inbox:
             return  # one that was ended meanwhile
         if response.canceled:
             # By a compaction, say, when the server could not keep up.
-            raise BackendUnavailableError(f"etcd ended the watch of {watch.keys.queue!r}: {response.cancel_reason or 'compacted'}")
+            raise BackendUnavailableError(
+                f"etcd ended the watch of {watch.keys.queue!r}: "
+                f"{response.cancel_reason or 'compacted'}"
+            )
         if response.created:
             self._read_queue(watch)
         elif response.events:
             self._follow(watch, response)
 
     def _read_queue(self, watch: _Watch) -> None:
-        request = messages().RangeRequest(key=watch.keys.holder, range_end=watch.keys.queue_end, **OLDEST_FIRST)
+        request = messages().RangeRequest(
+            key=watch.keys.holder, range_end=watch.keys.queue_end, **OLDEST_FIRST
+        )
         answer = self._connections.call(RANGE, request, self._timeout_seconds)
         claim_ids = claims_in(answer.kvs, watch.keys)
         held = any(kv.key == watch.keys.holder for kv in answer.kvs)
         with self._mutex:
-            watch.queue.read(answer.header.revision, held=held, claim_ids=claim_ids, now=now_seconds())
+            watch.queue.read(
+                answer.header.revision, held=held, claim_ids=claim_ids, now=now_seconds()
+            )
             self._call_next(watch)
 
     def _follow(self, watch: _Watch, response: Any) -> None:
@@ -228,6 +256,7 @@ class Inbox:
                         queue.held_by(claim_of_holder(kv.value), kv.mod_revision)
                 elif not ended:
                     queue.left(kv.value.decode(errors="replace"), kv.mod_revision)
-            # Not the header's revision: it is the server's newest, and events up to it may still be on their way.
+            # Not the header's revision: it is the server's newest, and events up to it may still be
+            # on their way.
             queue.revision = max(queue.revision, response.events[-1].kv.mod_revision)
             self._call_next(watch)

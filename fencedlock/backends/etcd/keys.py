@@ -18,13 +18,19 @@ class LockKeys:
     floor: bytes
     """What :meth:`Client.raise_floor` has raised the tokens by."""
     grant: bytes
-    """Exists from a grant to its release: found by the next grant, it says that the hold before was abandoned."""
+    """Exists from a grant to its release: found by the next grant, it says that the hold before was
+    abandoned.
+    """
     holder: bytes
     """Exists while the lock is held; its ``create_revision`` is the token."""
     left: bytes
-    """Written by whoever leaves the queue without the lock: so that it need not be watched who comes and goes."""
+    """Written by whoever leaves the queue without the lock: so that it need not be watched who
+    comes and goes.
+    """
     queue: bytes
-    """Begins the key of each place, which tells the waiting claim; the one with the lowest ``create_revision`` is the next."""
+    """Begins the key of each place, which tells the waiting claim; the one with the lowest
+    ``create_revision`` is the next.
+    """
     withdrawn: bytes
     """Begins the key of each claim that is over, but of which a packet may still be under way."""
 
@@ -53,12 +59,21 @@ class LockKeys:
 
 
 def lock_keys(namespace: str, name: str) -> LockKeys:
-    """The keys of this lock. Slashes, the percent sign and control characters of the name are percent-encoded.
+    """The keys of this lock.
+
+    Slashes, the percent sign and control characters of the name are percent-encoded.
 
     Raises ConfigurationError for what can't be a name.
     """
     own = locks_prefix(namespace, checked_name(name)) + b"/"
-    return LockKeys(own + b"floor", own + b"grant", own + b"holder", own + b"left", own + b"queue/", own + b"withdrawn/")
+    return LockKeys(
+        own + b"floor",
+        own + b"grant",
+        own + b"holder",
+        own + b"left",
+        own + b"queue/",
+        own + b"withdrawn/",
+    )
 
 
 def locks_prefix(namespace: str, prefix: str) -> bytes:

@@ -37,7 +37,9 @@ END_SECONDS = 0.25
 """The server is asked so often to end a lease that is over here, and has so long to answer."""
 
 FRESH_SHARE = 1 / 6
-"""A beat within this share of the lease after the last one costs nothing: the lease is the same for all."""
+"""A beat within this share of the lease after the last one costs nothing: the lease is the same for
+all.
+"""
 
 
 class Lease:
@@ -79,7 +81,9 @@ class Leases:
         self._mutexes: dict[int, threading.RLock] = {}
         self._by_length: dict[int, Lease] = {}
         self._shared: dict[int, tuple[int, float]] = {}
-        """By the length of the period: the id, and the local time until which it is the present one."""
+        """By the length of the period: the id, and the local time until which it is the present
+        one.
+        """
         self._unended: list[Lease] = []
         """Over by our clock, and not yet known to be over on the server."""
         self._end_at = 0.0
@@ -91,7 +95,10 @@ class Leases:
         return max(1, math.ceil(lease_seconds))
 
     def good(self, lease_seconds: float, timeout_seconds: float) -> Lease:
-        """A lease of this length, rounded up to seconds, with enough left for a grant. Raises BackendError."""
+        """A lease of this length, rounded up to seconds, with enough left for a grant.
+
+        Raises BackendError.
+        """
         length = self.length(lease_seconds)
         lease = self._by_length.get(length)
         if lease is not None and lease.is_good(now_seconds()):
@@ -109,7 +116,10 @@ class Leases:
         return self._alone(length, timeout_seconds, make_good)
 
     def renew(self, lease: Lease, timeout_seconds: float) -> None:
-        """Renew this lease, unless that has just been done, and learn what depends on it. Raises BackendError."""
+        """Renew this lease, unless that has just been done, and learn what depends on it.
+
+        Raises BackendError.
+        """
         asked_at = now_seconds()
 
         def renew() -> None:
@@ -121,8 +131,9 @@ class Leases:
     def maintain(self, now: float) -> float | None:
         """End on the server what is over here; when to call again.
 
-        A lease may live there for longer than we believe: a new leader, and a restart too, gives it a whole term from its own
-        beginning. Until then everybody would wait for holds and places that nobody here knows any more.
+        A lease may live there for longer than we believe: a new leader, and a restart too, gives it
+        a whole term from its own beginning. Until then everybody would wait for holds and places
+        that nobody here knows any more.
         """
         for lease in list(self._by_length.values()):
             if not lease.gone and now >= lease.deadline:
@@ -135,7 +146,11 @@ class Leases:
                 self._end_at = now_seconds() + END_SECONDS
             else:
                 del self._unended[0]
-        due = [max(lease.deadline, now + END_SECONDS) for lease in list(self._by_length.values()) if not lease.gone]
+        due = [
+            max(lease.deadline, now + END_SECONDS)
+            for lease in list(self._by_length.values())
+            if not lease.gone
+        ]
         return min([*due, self._end_at] if self._unended else due, default=None)
 
     def _give_up_if_over(self, lease: Lease) -> None:
@@ -153,7 +168,11 @@ class Leases:
         shared = hashlib.sha256(f"{self._namespace} {period_seconds}".encode()).digest()
         lease_id = int.from_bytes(shared[:5], "big") << 20 | period & 0xFFFFF
         try:
-            self._connections.call(LEASE_GRANT, messages().LeaseGrantRequest(TTL=2 * period_seconds, ID=lease_id), timeout_seconds)
+            self._connections.call(
+                LEASE_GRANT,
+                messages().LeaseGrantRequest(TTL=2 * period_seconds, ID=lease_id),
+                timeout_seconds,
+            )
         except BackendUnavailableError:
             raise
         except BackendError as error:
@@ -181,7 +200,9 @@ class Leases:
     def _revoke(self, lease: Lease, timeout_seconds: float) -> None:
         """End it on the server, unless it has ended by itself. Raises BackendUnavailableError."""
         try:
-            self._connections.call(LEASE_REVOKE, messages().LeaseRevokeRequest(ID=lease.id), timeout_seconds)
+            self._connections.call(
+                LEASE_REVOKE, messages().LeaseRevokeRequest(ID=lease.id), timeout_seconds
+            )
         except BackendUnavailableError:
             raise
         except BackendError:
@@ -193,28 +214,36 @@ class Leases:
 
     def _grant(self, length: int, timeout_seconds: float) -> Lease:
         asked_at = now_seconds()
-        answer = self._connections.call(LEASE_GRANT, messages().LeaseGrantRequest(TTL=length), timeout_seconds)
+        answer = self._connections.call(
+            LEASE_GRANT, messages().LeaseGrantRequest(TTL=length), timeout_seconds
+        )
         if self._closed:  # it ends by itself
             raise BackendUnavailableError("the connection to etcd is closed")
         return Lease(answer.ID, length, answer.TTL, asked_at)
 
     def _renew(self, lease: Lease, timeout_seconds: float) -> None:
-        # Past its deadline here it is over, whatever the server says: renewed, it would keep locks that their holders gave up.
+        # Past its deadline here it is over, whatever the server says: renewed, it would keep locks
+        # that their holders gave up.
         self._give_up_if_over(lease)
         if lease.gone:
             return
         give_up_at = now_seconds() + timeout_seconds
-        asked_at, seconds = self._connections.keep_alive(lease.id, locks_prefix(self._namespace, ""), timeout_seconds)
+        asked_at, seconds = self._connections.keep_alive(
+            lease.id, locks_prefix(self._namespace, ""), timeout_seconds
+        )
         if seconds <= 0:
             lease.gone = True
             return
         lease.asked_at, lease.deadline = asked_at, max(lease.deadline, asked_at + seconds)
         request = messages().LeaseTimeToLiveRequest(ID=lease.id, keys=True)
         try:
-            keys = self._connections.call(LEASE_TIME_TO_LIVE, request, give_up_at - now_seconds()).keys
+            keys = self._connections.call(
+                LEASE_TIME_TO_LIVE, request, give_up_at - now_seconds()
+            ).keys
         except LeaseGoneError:
             lease.gone = True
-        except BackendError as error:  # the renewal stands; what depends on it is known by the next one
+        except BackendError as error:
+            # The renewal stands; what depends on it is known by the next one.
             logger.debug("fencedlock: the keys of a lease can't be read: %s", error)
         else:
             lease.keys, lease.checked_at = frozenset(keys), asked_at

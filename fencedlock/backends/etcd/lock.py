@@ -13,11 +13,38 @@ from fencedlock.backends.etcd.connections import LEASE_TIME_TO_LIVE, RANGE, TXN,
 from fencedlock.backends.etcd.floors import Floors
 from fencedlock.backends.etcd.keys import LockKeys
 from fencedlock.backends.etcd.leases import Lease
-from fencedlock.backends.etcd.messages import CREATE, EQUAL, GREATER, LESS, MOD, OLDEST_FIRST, VALUE, VERSION, messages
+from fencedlock.backends.etcd.messages import (
+    CREATE,
+    EQUAL,
+    GREATER,
+    LESS,
+    MOD,
+    OLDEST_FIRST,
+    VALUE,
+    VERSION,
+    messages,
+)
 from fencedlock.backends.etcd.queue import GRACE_SECONDS
-from fencedlock.backends.etcd.values import LockState, claims_in, first_values_of, holder_value, place_value, read_holder, read_place
+from fencedlock.backends.etcd.values import (
+    LockState,
+    claims_in,
+    first_values_of,
+    holder_value,
+    place_value,
+    read_holder,
+    read_place,
+)
 from fencedlock.clock import now_seconds
-from fencedlock.core.answers import RELEASED, Busy, ClaimAnswer, Gone, Grant, NotOurs, ReleaseAnswer, Waiting
+from fencedlock.core.answers import (
+    RELEASED,
+    Busy,
+    ClaimAnswer,
+    Gone,
+    Grant,
+    NotOurs,
+    ReleaseAnswer,
+    Waiting,
+)
 from fencedlock.core.claims import Claim, Hold
 from fencedlock.core.info import LockInfo, Waiter
 from fencedlock.errors import BackendUnavailableError
@@ -48,25 +75,38 @@ _MOST_LEASES = 3
 class _Templates(NamedTuple):
     """The transactions of one lock, serialized, for a claim to fill in its own words.
 
-    To read one and fill it in takes a third of the time that it takes to put one together, for each part is copied into the next.
+    To read one and fill it in takes a third of the time that it takes to put one together, for each
+    part is copied into the next.
     """
 
     attempt: bytes
-    """Takes the lock if it is free and nobody is before the claim. Operation 0 reads the grant, the floor and the holder in any case."""
+    """Takes the lock if it is free and nobody is before the claim. Operation 0 reads the grant, the
+    floor and the holder in any case.
+    """
     queue: bytes
-    """The same, or else tells who is in the queue (operation 1), and takes a place there (operation 2)."""
+    """The same, or else tells who is in the queue (operation 1), and takes a place there (operation
+    2).
+    """
     release: bytes
     """Deletes the holder and the grant, or else reads the grant."""
 
     @staticmethod
     def of(keys: LockKeys) -> _Templates:
         known = messages()
-        look = known.RequestOp(request_range=known.RangeRequest(key=keys.floor, range_end=keys.holder_end))
+        look = known.RequestOp(
+            request_range=known.RangeRequest(key=keys.floor, range_end=keys.holder_end)
+        )
         attempt = known.TxnRequest(
             compare=[
                 known.Compare(result=EQUAL, target=CREATE, key=keys.holder, create_revision=0),
                 known.Compare(result=EQUAL, target=VERSION, version=0),  # the tombstone
-                known.Compare(result=EQUAL, target=CREATE, key=keys.queue, range_end=keys.queue_end, create_revision=0),
+                known.Compare(
+                    result=EQUAL,
+                    target=CREATE,
+                    key=keys.queue,
+                    range_end=keys.queue_end,
+                    create_revision=0,
+                ),
             ],
             success=[
                 look,
@@ -76,15 +116,26 @@ class _Templates(NamedTuple):
             failure=[look],
         )
         join = known.TxnRequest(
-            compare=[known.Compare(result=EQUAL, target=VERSION, version=0)] * 2,  # the place and the tombstone, here and below
+            # The place and the tombstone, here and below.
+            compare=[known.Compare(result=EQUAL, target=VERSION, version=0)] * 2,
             success=[known.RequestOp(request_put=known.PutRequest())],
             failure=[known.RequestOp(request_range=known.RangeRequest())] * 2,
         )
-        line = known.RangeRequest(key=keys.queue, range_end=keys.queue_end, limit=MOST_IN_LINE, **OLDEST_FIRST)
-        queue = known.TxnRequest(failure=[known.RequestOp(request_range=line), known.RequestOp(request_txn=join)])
+        line = known.RangeRequest(
+            key=keys.queue, range_end=keys.queue_end, limit=MOST_IN_LINE, **OLDEST_FIRST
+        )
+        queue = known.TxnRequest(
+            failure=[known.RequestOp(request_range=line), known.RequestOp(request_txn=join)]
+        )
         release = known.TxnRequest(
             compare=[known.Compare(result=EQUAL, target=CREATE, key=keys.holder)],
-            success=[known.RequestOp(request_delete_range=known.DeleteRangeRequest(key=keys.grant, range_end=keys.holder_end))],
+            success=[
+                known.RequestOp(
+                    request_delete_range=known.DeleteRangeRequest(
+                        key=keys.grant, range_end=keys.holder_end
+                    )
+                )
+            ],
             failure=[known.RequestOp(request_range=known.RangeRequest(key=keys.grant))],
         )
         first = attempt.SerializeToString()
@@ -100,7 +151,9 @@ class EtcdLock:
         self.name: str = name
         self.keys: LockKeys = keys
         self.changing: AbstractContextManager[bool] = make_mutex()
-        """Held while a hold of it is renewed, or moved to another lease: the beats and the owner both do so."""
+        """Held while a hold of it is renewed, or moved to another lease: the beats and the owner
+        both do so.
+        """
         self.last_grant: int = 0
         """The revision of the last grant to a claim of this client."""
         self.cluster: EtcdCluster = cluster
@@ -132,12 +185,20 @@ class EtcdLock:
             answer = self._try_again_if_free(claim, anchor, shared_id, answer)
         state = LockState(answer.responses[0].response_range.kvs, self.keys)
         if answer.succeeded:
-            return self._granted(claim, anchor, answer.header.revision, state.floors, abandoned=state.grant is not None)
+            return self._granted(
+                claim,
+                anchor,
+                answer.header.revision,
+                state.floors,
+                abandoned=state.grant is not None,
+            )
         if state.holder is not None and read_holder(state.holder.value).claim_id == claim.id:
             # An earlier copy of the question was granted, and its answer lost.
             self._tie(state.holder, anchor.lease, give_up_at)
             abandoned = state.grant is not None and state.grant.version > 1
-            return self._granted(claim, anchor, state.holder.create_revision, state.floors, abandoned=abandoned)
+            return self._granted(
+                claim, anchor, state.holder.create_revision, state.floors, abandoned=abandoned
+            )
         if not queue:
             return Busy()
         line, join = answer.responses[1].response_range, answer.responses[2].response_txn
@@ -148,12 +209,17 @@ class EtcdLock:
             if withdrawn:
                 return Gone()
             if place[0].lease != anchor.lease.id:
-                # It goes with a lease that is over here, but not there: it must not wait for us any more.
-                self._delete_made_at(place[0].create_revision, place[0].key, give_up_at - now_seconds())
+                # It goes with a lease that is over here, but not there: it must not wait for us any
+                # more.
+                self._delete_made_at(
+                    place[0].create_revision, place[0].key, give_up_at - now_seconds()
+                )
                 raise LeaseGoneError("the claim's place was tied to a lease that is over")
             anchor.place = place[0].create_revision
         ahead = claims_in(line.kvs, self.keys)
-        cluster.inbox.wait(self.keys, claim.id, answer.header.revision, ahead, are_all=not line.more)
+        cluster.inbox.wait(
+            self.keys, claim.id, answer.header.revision, ahead, are_all=not line.more
+        )
         return self.waiting(now_seconds() + RECHECK_SECONDS)
 
     def _anchor(self, claim: Claim, give_up_at: float) -> Anchor:
@@ -174,7 +240,11 @@ class EtcdLock:
         known = messages()
         put = known.PutRequest(key=holder.key, value=holder.value, lease=lease.id)
         request = known.TxnRequest(
-            compare=[known.Compare(result=EQUAL, target=MOD, key=holder.key, mod_revision=holder.mod_revision)],
+            compare=[
+                known.Compare(
+                    result=EQUAL, target=MOD, key=holder.key, mod_revision=holder.mod_revision
+                )
+            ],
             success=[known.RequestOp(request_put=put)],
         )
         if not self.cluster.connections.call(TXN, request, give_up_at - now_seconds()).succeeded:
@@ -191,15 +261,21 @@ class EtcdLock:
         """Send a transaction that may grant the claim, and remember if an answer went missing."""
         before, claim.unanswered = claim.unanswered, 1
         at_least = self.cluster.highest_revision
-        answer, sent = self.cluster.connections.call_counted(TXN, request, give_up_at - now_seconds())
+        answer, sent = self.cluster.connections.call_counted(
+            TXN, request, give_up_at - now_seconds()
+        )
         if sent == 1:
             claim.unanswered = before
         self.cluster.saw_revision(answer.header.revision, at_least)
         return answer
 
-    def _acquire_request(self, claim: Claim, anchor: Anchor, shared_id: int, *, queue: bool, pass_over: bool) -> Any:
+    def _acquire_request(
+        self, claim: Claim, anchor: Anchor, shared_id: int, *, queue: bool, pass_over: bool
+    ) -> Any:
         """The transaction: take the lock if it is free and nobody is before this claim; otherwise take a place, if asked to."""
-        request = messages().TxnRequest.FromString(self._templates.queue if queue else self._templates.attempt)
+        request = messages().TxnRequest.FromString(
+            self._templates.queue if queue else self._templates.attempt
+        )
         tombstone = self.keys.tombstone_of(claim.id)
         compare, take = request.compare, request.success
         compare[1].key = tombstone
@@ -214,10 +290,19 @@ class EtcdLock:
         if anchor.place or claim.unanswered:
             take.extend(self._leave(claim, anchor.number))
         if queue:
-            join, place = request.failure[2].request_txn, self.keys.place_of(claim.id, anchor.number)
+            join, place = (
+                request.failure[2].request_txn,
+                self.keys.place_of(claim.id, anchor.number),
+            )
             put = join.success[0].request_put
-            put.key, put.value, put.lease = place, place_value(claim.id, claim.owner.holder), anchor.lease.id
-            for compared, read, key in zip(join.compare, join.failure, (place, tombstone), strict=True):
+            put.key, put.value, put.lease = (
+                place,
+                place_value(claim.id, claim.owner.holder),
+                anchor.lease.id,
+            )
+            for compared, read, key in zip(
+                join.compare, join.failure, (place, tombstone), strict=True
+            ):
                 compared.key = read.request_range.key = key
         return request
 
@@ -229,30 +314,51 @@ class EtcdLock:
         kvs = answer.responses[0].response_range.kvs
         while LockState(kvs, self.keys).holder is None:
             if now_seconds() >= patience_until:
-                return self._ask_for(claim, self._acquire_request(claim, anchor, shared_id, queue=False, pass_over=True), give_up_at)
+                return self._ask_for(
+                    claim,
+                    self._acquire_request(claim, anchor, shared_id, queue=False, pass_over=True),
+                    give_up_at,
+                )
             time.sleep(LOOK_SECONDS)
             kvs = self.cluster.connections.call(RANGE, look, give_up_at - now_seconds()).kvs
         return answer
 
-    def _granted(self, claim: Claim, anchor: Anchor, revision: int, floors: Floors, *, abandoned: bool) -> Grant:
+    def _granted(
+        self, claim: Claim, anchor: Anchor, revision: int, floors: Floors, *, abandoned: bool
+    ) -> Grant:
         anchor.revision, anchor.since = revision, now_seconds()
         self.last_grant = max(self.last_grant, revision)
         self.cluster.inbox.give_up(self.keys, claim.id)
         if not claim.unanswered:
             self.cluster.places.give_back(anchor, 0)
         lease = anchor.lease
-        return floors.token_of(revision), lease.deadline, abandoned, not lease.is_fresh(now_seconds())
+        return (
+            floors.token_of(revision),
+            lease.deadline,
+            abandoned,
+            not lease.is_fresh(now_seconds()),
+        )
 
     # --- what a hold goes through
 
     def write(self, hold: Hold, lease: Lease, timeout_seconds: float) -> bool:
-        """Write the hold's depth, and tie it to this lease; False if it is not ours any more. Raises BackendError."""
+        """Write the hold's depth, and tie it to this lease; False if it is not ours any more.
+
+        Raises BackendError.
+        """
         known, anchor, operation = messages(), hold.anchor, hold.operation
-        value = holder_value(operation, hold.claim_id, hold.depth, hold.owner.holder, anchor.asked_ms)
+        value = holder_value(
+            operation, hold.claim_id, hold.depth, hold.owner.holder, anchor.asked_ms
+        )
         put = known.PutRequest(key=self.keys.holder, value=value, lease=lease.id)
         request = known.TxnRequest(
             compare=[
-                known.Compare(result=EQUAL, target=CREATE, key=self.keys.holder, create_revision=anchor.revision),
+                known.Compare(
+                    result=EQUAL,
+                    target=CREATE,
+                    key=self.keys.holder,
+                    create_revision=anchor.revision,
+                ),
                 known.Compare(result=LESS, target=VALUE, key=self.keys.holder, value=value),
             ],
             success=[known.RequestOp(request_put=put)],
@@ -263,7 +369,8 @@ class EtcdLock:
             kvs = answer.responses[0].response_range.kvs
             if not kvs or kvs[0].create_revision != anchor.revision:
                 return False
-            # Else an earlier copy of this operation, or a later operation, has been written; perhaps with another lease.
+            # Else an earlier copy of this operation, or a later operation, has been written;
+            # perhaps with another lease.
             if kvs[0].lease != lease.id:
                 return True
         anchor.lease = lease
@@ -285,7 +392,8 @@ class EtcdLock:
         answer, sent = self._end_claim(hold.claim, make, timeout_seconds, attempts=attempts)
         if answer.succeeded:
             return RELEASED
-        # The mark is of the grant itself, and only a release deletes it: if it is still there, nobody has released.
+        # The mark is of the grant itself, and only a release deletes it: if it is still there,
+        # nobody has released.
         kvs = answer.responses[0].response_range.kvs
         ended = 0 if kvs and kvs[0].mod_revision == anchor.revision else hold.number
         return NotOurs(ended=ended, replayed=sent > 1)
@@ -314,10 +422,14 @@ class EtcdLock:
         def make(marks: list[Any]) -> Any:
             forget = [*leave, *marks]
             return known.TxnRequest(
-                compare=compare, success=[_delete(keys.holder), known.RequestOp(request_txn=clean), *forget], failure=forget
+                compare=compare,
+                success=[_delete(keys.holder), known.RequestOp(request_txn=clean), *forget],
+                failure=forget,
             )
 
-        _, sent = self._end_claim(claim, make, timeout_seconds, leaving=claim.unanswered > 0 or anchor.place > 0)
+        _, sent = self._end_claim(
+            claim, make, timeout_seconds, leaving=claim.unanswered > 0 or anchor.place > 0
+        )
         if sent == 1 and not claim.unanswered:
             self.cluster.places.give_back(anchor, 1)
 
@@ -336,11 +448,14 @@ class EtcdLock:
     ) -> tuple[Any, int]:
         """Send the transaction that ends a claim, with the marks that it leaves.
 
-        If a packet of it may still be under way, it buries the claim; if it is ``leaving`` the queue without the lock, it tells the others.
+        If a packet of it may still be under way, it buries the claim; if it is ``leaving`` the
+        queue without the lock, it tells the others.
         """
         known, cluster = messages(), self.cluster
         if not (claim.unanswered or leaving):
-            return cluster.connections.call_counted(TXN, make([]), timeout_seconds, attempts=attempts)
+            return cluster.connections.call_counted(
+                TXN, make([]), timeout_seconds, attempts=attempts
+            )
         give_up_at = now_seconds() + timeout_seconds
         for last_try in (False, True):
             lease_id = cluster.leases.shared_id(TOMBSTONE_SECONDS, give_up_at - now_seconds())
@@ -348,11 +463,16 @@ class EtcdLock:
             if claim.unanswered:
                 puts.append(known.PutRequest(key=self.keys.tombstone_of(claim.id), lease=lease_id))
             if leaving:
-                puts.append(known.PutRequest(key=self.keys.left, value=claim.id.encode(), lease=lease_id))
+                puts.append(
+                    known.PutRequest(key=self.keys.left, value=claim.id.encode(), lease=lease_id)
+                )
             marks = [known.RequestOp(request_put=put) for put in puts]
             try:
-                answer, sent = cluster.connections.call_counted(TXN, make(marks), give_up_at - now_seconds(), attempts=attempts)
-                return answer, sent + last_try  # the first try may have sent a copy besides the one that was refused
+                answer, sent = cluster.connections.call_counted(
+                    TXN, make(marks), give_up_at - now_seconds(), attempts=attempts
+                )
+                # The first try may have sent a copy besides the one that was refused.
+                return answer, sent + last_try
             except LeaseGoneError:
                 cluster.leases.forget_shared()
                 if last_try:
@@ -373,16 +493,34 @@ class EtcdLock:
             if kv.lease not in left:
                 request = known.LeaseTimeToLiveRequest(ID=kv.lease)
                 try:
-                    left[kv.lease] = max(0.0, call(LEASE_TIME_TO_LIVE, request, give_up_at - now_seconds()).TTL)
+                    left[kv.lease] = max(
+                        0.0, call(LEASE_TIME_TO_LIVE, request, give_up_at - now_seconds()).TTL
+                    )
                 except LeaseGoneError:
                     left[kv.lease] = 0.0
         waiters = tuple(Waiter(*read_place(kv.value), left[kv.lease]) for kv in line)
         if state.holder is None:
-            issued = None if state.grant is None else state.floors.token_of(state.grant.mod_revision)
+            issued = (
+                None if state.grant is None else state.floors.token_of(state.grant.mod_revision)
+            )
             return LockInfo(self.name, False, None, None, None, 0, 0.0, issued, waiters)
-        found, token = read_holder(state.holder.value), state.floors.token_of(state.holder.create_revision)
+        found, token = (
+            read_holder(state.holder.value),
+            state.floors.token_of(state.holder.create_revision),
+        )
         since = found.since_ms / 1000
-        return LockInfo(self.name, True, found.claim_id, found.holder, token, found.depth, left[state.holder.lease], token, waiters, since)
+        return LockInfo(
+            self.name,
+            True,
+            found.claim_id,
+            found.holder,
+            token,
+            found.depth,
+            left[state.holder.lease],
+            token,
+            waiters,
+            since,
+        )
 
     def force_release(self, token: int, timeout_seconds: float) -> bool:
         give_up_at = now_seconds() + timeout_seconds
@@ -410,7 +548,9 @@ class EtcdLock:
                 return
             value = floors.raised_by(token - answer.header.revision)
             request = known.TxnRequest(
-                compare=[known.Compare(result=EQUAL, target=MOD, key=key, mod_revision=floors.since)],
+                compare=[
+                    known.Compare(result=EQUAL, target=MOD, key=key, mod_revision=floors.since)
+                ],
                 success=[known.RequestOp(request_put=known.PutRequest(key=key, value=value))],
             )
             if call(TXN, request, give_up_at - now_seconds()).succeeded:
@@ -418,7 +558,9 @@ class EtcdLock:
 
     def revision_of(self, token: int, timeout_seconds: float) -> int:
         """The ``create_revision`` of the holder's key in the hold with this token."""
-        kvs = self.cluster.connections.call(RANGE, messages().RangeRequest(key=self.keys.floor), timeout_seconds).kvs
+        kvs = self.cluster.connections.call(
+            RANGE, messages().RangeRequest(key=self.keys.floor), timeout_seconds
+        ).kvs
         return Floors.read(kvs[0] if kvs else None).revision_of(token)
 
 

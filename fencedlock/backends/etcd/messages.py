@@ -1,7 +1,8 @@
 """The messages of etcd's v3 API that locks need, described here and built in a pool of their own.
 
-No generated file: one would demand a certain range of protobuf versions, and clash with the ones that other packages bring.
-The numbers are those of etcd's ``rpc.proto`` and ``kv.proto`` (API v3, etcd 3.4 and newer).
+No generated file: one would demand a certain range of protobuf versions, and clash with the ones
+that other packages bring. The numbers are those of etcd's ``rpc.proto`` and ``kv.proto`` (API v3,
+etcd 3.4 and newer).
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from typing import Any, Final
 
 _PACKAGE = "fencedlock.etcd"
 
-# name:type=number; a star before it means repeated, a word in parentheses after it the oneof that it belongs to.
+# name:type=number; a star before it means repeated, a word in parentheses after it the oneof that
+# it belongs to.
 _MESSAGES: Final = {
     "KeyValue": "key:bytes=1 create_revision:int64=2 mod_revision:int64=3 version:int64=4 value:bytes=5 lease:int64=6",
     "Event": "type:int32=1 kv:KeyValue=2 prev_kv:KeyValue=3",
@@ -84,11 +86,15 @@ def messages() -> Any:
     if class_of is None:
         factory: Any = message_factory.MessageFactory(pool)
         class_of = factory.GetPrototype
-    return SimpleNamespace(**{name: class_of(pool.FindMessageTypeByName(f"{_PACKAGE}.{name}")) for name in _MESSAGES})
+    return SimpleNamespace(
+        **{name: class_of(pool.FindMessageTypeByName(f"{_PACKAGE}.{name}")) for name in _MESSAGES}
+    )
 
 
 def _file(descriptor_pb2: Any) -> Any:
-    file = descriptor_pb2.FileDescriptorProto(name="fencedlock/etcd.proto", package=_PACKAGE, syntax="proto3")
+    file = descriptor_pb2.FileDescriptorProto(
+        name="fencedlock/etcd.proto", package=_PACKAGE, syntax="proto3"
+    )
     field_type = descriptor_pb2.FieldDescriptorProto
     for name, fields in _MESSAGES.items():
         message = file.message_type.add(name=name)

@@ -1,4 +1,7 @@
-"""What a client knows of one lock's holder and queue: from one read, and the events after it. Pure: no I/O, no clock, no threads."""
+"""What a client knows of one lock's holder and queue: from one read, and the events after it.
+
+Pure: no I/O, no clock, no threads.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,9 @@ from collections import deque
 from collections.abc import Iterable
 
 GRACE_SECONDS = 0.25
-"""The head of the queue takes a free lock by itself. When it has not done so for so long, the next one may: it may be dead."""
+"""The head of the queue takes a free lock by itself. When it has not done so for so long, the next
+one may: it may be dead.
+"""
 
 
 _MOST_LOGGED = 64
@@ -14,12 +19,15 @@ _MOST_LOGGED = 64
 
 
 class LockQueue:
-    """Holder and queue of one lock, as of a revision. The server decides who gets the lock; this says when it is worth asking.
+    """Holder and queue of one lock, as of a revision.
 
-    Nobody is told who joins, as each would wake all others: a claim that takes its place is told who stands before it.
+    The server decides who gets the lock; this says when it is worth asking.
 
-    Nobody hears of a process that was killed while it waited, for its place lives as long as its lease. So whoever lets its turn pass is
-    suspected, keeps its place, and is not waited for again.
+    Nobody is told who joins, as each would wake all others: a claim that takes its place is told
+    who stands before it.
+
+    Nobody hears of a process that was killed while it waited, for its place lives as long as its
+    lease. So whoever lets its turn pass is suspected, keeps its place, and is not waited for again.
     """
 
     def __init__(self) -> None:
@@ -38,7 +46,9 @@ class LockQueue:
         self._ours: set[str] = set()
         self._free_since: float | None = None
         self._called = ""
-        """Who was told to ask for the lock, since it is free; told again when nothing came of it for a while."""
+        """Who was told to ask for the lock, since it is free; told again when nothing came of it
+        for a while.
+        """
         self._called_at = 0.0
 
     # --- what the server says
@@ -49,7 +59,8 @@ class LockQueue:
         self._log.clear()
         self._stand(revision, claim_ids)
         self._called = ""
-        self._free_since = None if held else now  # who takes it has had its time only if that was seen
+        # Who takes it has had its time only if that was seen.
+        self._free_since = None if held else now
         if self._early is not None:
             claim_id, later, ahead, are_all = self._early
             self._early = None

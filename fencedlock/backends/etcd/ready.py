@@ -15,7 +15,9 @@ from fencedlock.errors import BackendMisconfiguredError
 
 def is_ready_client(target: Any) -> bool:
     """True for an object of the package etcd3; imports nothing."""
-    return any(cls.__module__.partition(".")[0] == "etcd3" for cls in type(target).__mro__) and hasattr(target, "channel")
+    return any(
+        cls.__module__.partition(".")[0] == "etcd3" for cls in type(target).__mro__
+    ) and hasattr(target, "channel")
 
 
 class ReadyConnections(Connections):
@@ -30,7 +32,9 @@ class ReadyConnections(Connections):
     def _metadata(self) -> tuple[tuple[str, str], ...]:
         return tuple(self._client.metadata or ())
 
-    def _try_all(self, attempt: Callable[[int, float], Any], timeout_seconds: float, attempts: int) -> tuple[Any, int]:
+    def _try_all(
+        self, attempt: Callable[[int, float], Any], timeout_seconds: float, attempts: int
+    ) -> tuple[Any, int]:
         longest = math.inf if self._client.timeout is None else self._client.timeout
         return super()._try_all(attempt, min(timeout_seconds, longest), attempts)
 
@@ -44,8 +48,9 @@ class ReadyConnections(Connections):
     def _channel(self, index: int) -> Any:  # noqa: ARG002 - there is one only
         if os.getpid() != self._pid:
             raise BackendMisconfiguredError(
-                "this process was forked from the one that made the etcd3 client, and gRPC does not survive that: make a client here, and "
-                "connect() with it; or connect with an etcd:// URL, which works on both sides of a fork"
+                "this process was forked from the one that made the etcd3 client, and gRPC does "
+                "not survive that: make a client here, and connect() with it; or connect with an "
+                "etcd:// URL, which works on both sides of a fork"
             )
         self._raise_if_closed()
         core.use()  # a copy of this process has half of gRPC, whose channel it may be

@@ -44,27 +44,40 @@ def settings_of(address: Address) -> Settings:
     missing = [package for package in ("grpc", "google.protobuf") if not _is_installed(package)]
     if missing:
         raise ConfigurationError("etcd needs grpcio and protobuf: pip install 'fencedlock[etcd]'")
-    endpoints = tuple(_endpoint(host, number, address) for number, host in enumerate(address.hosts, 1))
+    endpoints = tuple(
+        _endpoint(host, number, address) for number, host in enumerate(address.hosts, 1)
+    )
     if address.path.strip("/"):
         raise address.error(
-            f"has a path, and an etcd URL has no path: write etcd://host:{DEFAULT_PORT},host2:{DEFAULT_PORT}; keys begin with the namespace"
+            "has a path, and an etcd URL has no path: write "
+            f"etcd://host:{DEFAULT_PORT},host2:{DEFAULT_PORT}; keys begin with the namespace"
         )
     if bool(address.user) != bool(address.password):
-        raise address.error("must name a user and a password, as etcd://user:password@host, or neither")
+        raise address.error(
+            "must name a user and a password, as etcd://user:password@host, or neither"
+        )
     tls = address.scheme == "etcds"
-    address.refuse_other_options(_FILES if tls else (), "etcds:// takes ca=, cert= and key=, a file each")
+    address.refuse_other_options(
+        _FILES if tls else (), "etcds:// takes ca=, cert= and key=, a file each"
+    )
     files = {name: address.options[name] for name in _FILES if name in address.options}
     if ("cert" in files) != ("key" in files):
         raise address.error("must have both cert= and key= for mutual TLS, files each")
     for name, path in files.items():
         if not Path(path).is_file():
-            raise address.error(f"has {name}= in its query, and what that names is no file that this process can see")
+            raise address.error(
+                f"has {name}= in its query, and what that names is no file that this process can "
+                "see"
+            )
     return Settings(endpoints, tls, user=address.user, password=address.password, **files)
 
 
 def _endpoint(host: Host, number: int, address: Address) -> str:
     if not host.text:
-        raise address.error(f"has no endpoint of etcd as host number {number}: name each as host:{DEFAULT_PORT}, apart by commas")
+        raise address.error(
+            f"has no endpoint of etcd as host number {number}: name each as host:{DEFAULT_PORT}, "
+            "apart by commas"
+        )
     return f"{host.text}:{host.port or DEFAULT_PORT}"
 
 

@@ -21,7 +21,10 @@ class Holder(NamedTuple):
 
 
 def holder_value(operation: int, claim_id: str, depth: int, holder: str, since_ms: int) -> bytes:
-    """The value of the holder's key. The number of the operation comes first, in ten digits, so that a later value is a greater one."""
+    """The value of the holder's key.
+
+    The number of the operation comes first, in ten digits, so that a later value is a greater one.
+    """
     return f"{operation:010d} {claim_id} {depth} {holder} {since_ms}".encode()
 
 
@@ -32,7 +35,9 @@ def read_holder(value: bytes) -> Holder:
         holder, _, since_ms = rest.rpartition(" ")
         return Holder(claim_id, int(depth), holder, int(since_ms))
     except ValueError as error:
-        raise BackendError(f"what stands at the lock's key makes no sense: {value!r:.200}") from error
+        raise BackendError(
+            f"what stands at the lock's key makes no sense: {value!r:.200}"
+        ) from error
 
 
 def claim_of_holder(value: bytes) -> str:
@@ -47,7 +52,10 @@ def place_value(claim_id: str, holder: str) -> bytes:
 
 
 def read_place(value: bytes) -> tuple[str, str]:
-    """Read it: the claim, and its host, process and native thread id. What makes no sense is read as well as it can be."""
+    """Read it: the claim, and its host, process and native thread id.
+
+    What makes no sense is read as well as it can be.
+    """
     claim_id, _, holder = value.decode(errors="replace").partition(" ")
     return claim_id, holder
 

@@ -42,13 +42,23 @@ class RedisBackend(RedisServer):
     def bind(self, name: str) -> RedisLock:
         return RedisLock(self, name, keys_of(lock_key(self._namespace, name)))
 
-    def beat(self, claims: Sequence[Claim], timeout_seconds: float) -> list[ClaimAnswer | Exception]:
+    def beat(
+        self, claims: Sequence[Claim], timeout_seconds: float
+    ) -> list[ClaimAnswer | Exception]:
         def make(claim: Claim, not_after_us: int) -> bytes:
             return _bound(claim).pack_acquire(claim, not_after_us, "beat")
 
-        return self._ask(self.scripts.acquire, claims, make, self.read_claim_answer, timeout_seconds)
+        return self._ask(
+            self.scripts.acquire, claims, make, self.read_claim_answer, timeout_seconds
+        )
 
-    def renew(self, holds: Sequence[Hold], timeout_seconds: float, *, exact: bool = False) -> list[RenewAnswer | Exception]:  # noqa: ARG002
+    def renew(
+        self,
+        holds: Sequence[Hold],
+        timeout_seconds: float,
+        *,
+        exact: bool = False,  # noqa: ARG002
+    ) -> list[RenewAnswer | Exception]:
         # Every renewal is exact: it sets what the hold's latest operation asks for, from now on.
         def make(hold: Hold, not_after_us: int) -> bytes:
             return _bound(hold).pack_renew(hold, not_after_us)
@@ -61,7 +71,8 @@ class RedisBackend(RedisServer):
         while True:
             try:
                 reply = self.connections.ask(
-                    pack("SCAN", cursor.decode(), "MATCH", pattern, "COUNT", _SCAN_COUNT), self.request_timeout_seconds
+                    pack("SCAN", cursor.decode(), "MATCH", pattern, "COUNT", _SCAN_COUNT),
+                    self.request_timeout_seconds,
                 )
                 cursor, keys = reply
                 names = [name_of(self._namespace, key.decode(errors="replace")) for key in keys]
@@ -88,9 +99,15 @@ class RedisBackend(RedisServer):
             settings.update(zip(reply[::2], reply[1::2], strict=True))
         policy = settings.get(b"maxmemory-policy", b"noeviction")
         if policy != b"noeviction":
-            found.append(f"it may evict held locks when memory runs out: set maxmemory-policy to noeviction (it is {policy.decode()})")
+            found.append(
+                "it may evict held locks when memory runs out: set maxmemory-policy to noeviction "
+                f"(it is {policy.decode()})"
+            )
         if settings.get(b"appendonly") == b"no" and not settings.get(b"save"):
-            found.append("it keeps nothing over a restart, so a restart loses every held lock (tokens still rise): set appendonly to yes")
+            found.append(
+                "it keeps nothing over a restart, so a restart loses every held lock (tokens still "
+                "rise): set appendonly to yes"
+            )
         return found
 
     def _clock_warnings(self, timeout_seconds: float) -> list[str]:
@@ -105,8 +122,9 @@ class RedisBackend(RedisServer):
             return []
         direction = "ahead of" if ahead > 0 else "behind"
         warning = (
-            f"its clock is {abs(ahead):.1f} s {direction} this host's: fencing tokens follow that clock, so after a failover to a server "
-            "with another time they may repeat or fall. Let all hosts follow the same time (NTP)"
+            f"its clock is {abs(ahead):.1f} s {direction} this host's: fencing tokens follow that "
+            "clock, so after a failover to a server with another time they may repeat or fall. "
+            "Let all hosts follow the same time (NTP)"
         )
         return [warning]
 
@@ -115,7 +133,8 @@ class RedisBackend(RedisServer):
 
     def saw(self, name: str, token: int, now: float) -> None:
         floors, server_us = self.floors, now * 1e6 + self.ahead_us
-        if floors.of_all < token <= server_us:  # Floors.saw, spelt out, for it is on the way of each hand-off
+        # Floors.saw, spelt out, for it is on the way of each hand-off.
+        if floors.of_all < token <= server_us:
             floors.of_all = token
         else:
             floors.saw(name, token, int(server_us), int(now * 1e6))
@@ -145,19 +164,29 @@ class RedisBackend(RedisServer):
         self.connections.forget()
 
     def _ask(
-        self, script: Script, targets: Sequence[_Target], make: _Make[_Target], read: _Read[_Target], timeout_seconds: float
+        self,
+        script: Script,
+        targets: Sequence[_Target],
+        make: _Make[_Target],
+        read: _Read[_Target],
+        timeout_seconds: float,
     ) -> list[Any]:
         """Call a script for each of these; what ``read`` makes of the answers.
 
-        ``make`` packs the call for a "not after" in µs of the server's clock. An answer "late" brings the server's
-        time, and the question is asked again.
+        ``make`` packs the call for a "not after" in µs of the server's clock. An answer "late"
+        brings the server's time, and the question is asked again.
         """
         if len(targets) == 1:  # a nested acquire: it needs nothing to keep many apart
             return [self._ask_one(script, targets[0], make, read, timeout_seconds)]
         return self._ask_many(script, targets, make, read, timeout_seconds)
 
     def _ask_one(
-        self, script: Script, target: _Target, make: _Make[_Target], read: _Read[_Target], timeout_seconds: float
+        self,
+        script: Script,
+        target: _Target,
+        make: _Make[_Target],
+        read: _Read[_Target],
+        timeout_seconds: float,
     ) -> _Answer | Exception:
         try:
             for _ in range(MOST_LATE):
@@ -173,9 +202,17 @@ class RedisBackend(RedisServer):
         return clock_jumps()
 
     def _ask_many(
-        self, script: Script, targets: Sequence[_Target], make: _Make[_Target], read: _Read[_Target], timeout_seconds: float
+        self,
+        script: Script,
+        targets: Sequence[_Target],
+        make: _Make[_Target],
+        read: _Read[_Target],
+        timeout_seconds: float,
     ) -> list[_Answer | Exception]:
-        """In one exchange for some hundred. When one of them has loaded the script, the others are asked again, too."""
+        """In one exchange for some hundred.
+
+        When one of them has loaded the script, the others are asked again, too.
+        """
         answers: dict[_Target, _Answer | Exception] = {}
         for first in range(0, len(targets), _CHUNK):
             unanswered = targets[first : first + _CHUNK]
@@ -185,17 +222,29 @@ class RedisBackend(RedisServer):
                 pack = partial(_pack_all, make, unanswered, until_us)
                 try:
                     talk = partial(Wire.ask_lines, count=len(unanswered))
-                    replies, _ = self.connections.converse(pack(), timeout_seconds, sent_at, 1, talk, pack)
+                    replies, _ = self.connections.converse(
+                        pack(), timeout_seconds, sent_at, 1, talk, pack
+                    )
                 except FencedLockError as error:
-                    return [answers.get(target, error) for target in targets]  # the others would wait as long
+                    # The others would wait as long.
+                    return [answers.get(target, error) for target in targets]
                 loaded = False
                 for target, reply in zip(unanswered, replies, strict=True):
                     try:
                         line = reply
                         if type(reply) is not bytes:
-                            if loaded and isinstance(reply, self._connector.exceptions.NoScriptError):
+                            if loaded and isinstance(
+                                reply, self._connector.exceptions.NoScriptError
+                            ):
                                 continue
-                            line, _ = self.call_with_text(script, make(target, until_us), sent_at + timeout_seconds, 1, reply, 1)
+                            line, _ = self.call_with_text(
+                                script,
+                                make(target, until_us),
+                                sent_at + timeout_seconds,
+                                1,
+                                reply,
+                                1,
+                            )
                             loaded = True
                         answer = read(target, line, sent_at)
                         if answer is not None:

@@ -1,7 +1,8 @@
 """A socket on which no answer takes for ever, whoever answers.
 
-redis-py limits how long it waits for the next bytes. Somebody who sends one now and then, or goes on without an end, would keep it
-reading: whatever listens there, it is no lock server, and a caller who waits with a timeout must get away.
+redis-py limits how long it waits for the next bytes. Somebody who sends one now and then, or goes
+on without an end, would keep it reading: whatever listens there, it is no lock server, and a caller
+who waits with a timeout must get away.
 """
 
 from __future__ import annotations

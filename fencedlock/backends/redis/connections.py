@@ -1,8 +1,9 @@
 """The connections of one client: few, opened like the user's own, and without retries beneath us.
 
-redis-py's own retries, health checks and decoding are switched off on them: a retry that we don't know of would hide whether
-a packet had an answer, and the scripts need no decoding. A user's pool is not used, because a small one would be drained by
-the inbox. Its settings are read each time that a connection is opened, so that a password that changes is followed.
+redis-py's own retries, health checks and decoding are switched off on them: a retry that we don't
+know of would hide whether a packet had an answer, and the scripts need no decoding. A user's pool
+is not used, because a small one would be drained by the inbox. Its settings are read each time that
+a connection is opened, so that a password that changes is followed.
 """
 
 from __future__ import annotations
@@ -35,29 +36,40 @@ from fencedlock.runtime.process import CopiedProcessError, own
 from fencedlock.runtime.threads import Worker, make_mutex
 
 MOST_CONNECTIONS = 32
-"""Calls in flight at once; more threads than that take turns, because one server answers one at a time anyway."""
+"""Calls in flight at once; more threads than that take turns, because one server answers one at a
+time anyway.
+"""
 
 IDLE_SECONDS = 1.0
 """A connection that no call has needed for so long is closed, but for one."""
 
 RESTED_SECONDS = 1.0
-"""A connection that was idle for so long may have been forgotten on the way, by a NAT or a load balancer, without a word to us."""
+"""A connection that was idle for so long may have been forgotten on the way, by a NAT or a load
+balancer, without a word to us.
+"""
 
 LEASH_SECONDS = 0.25
-"""So the first question on it waits for its answer no longer than that, or than twice the time that opening it took; then it is asked
-again through a new connection."""
+"""So the first question on it waits for its answer no longer than that, or than twice the time that
+opening it took; then it is asked again through a new connection.
+"""
 
 LEAST_WAIT_SECONDS = 0.01
 
 PROBE_AGAIN_SECONDS = 30.0
-"""A server that was found to speak our protocol is not asked again so soon, while no connection can be opened."""
+"""A server that was found to speak our protocol is not asked again so soon, while no connection can
+be opened.
+"""
 
 LOOK_SECONDS = 0.05
-"""A thread that waits for a connection looks so often whether there is one. It is woken sooner; a wake-up may get lost by an interrupt."""
+"""A thread that waits for a connection looks so often whether there is one. It is woken sooner; a
+wake-up may get lost by an interrupt.
+"""
 
 _CHUNK_BYTES = 4096
 _LINE_BYTES = 256
-"""An answer of ours is shorter than that; and Python makes room for so little sooner than for more."""
+"""An answer of ours is shorter than that; and Python makes room for so little sooner than for
+more.
+"""
 
 _SIGNS = frozenset((b"+", b":"))
 """What an answer of ours begins with, of words or of a number."""
@@ -65,7 +77,14 @@ _SIGNS = frozenset((b"+", b":"))
 _MOST_LINE_BYTES = 1 << 16
 """Far more than any script of ours answers, or Redis says of an error."""
 
-_NOT_OURS_TO_COPY = ("maint_notifications", "oss_cluster_maint", "orig_", "maintenance_", "event_dispatcher", "himport")
+_NOT_OURS_TO_COPY = (
+    "maint_notifications",
+    "oss_cluster_maint",
+    "orig_",
+    "maintenance_",
+    "event_dispatcher",
+    "himport",
+)
 _OUR_SIDE = (
     "fencedlock",
     "redis",
@@ -80,7 +99,9 @@ _OUR_SIDE = (
     "eventlet",
     "greenlet",
 )
-"""The packages of the client's side of a connection: what they raise is an I/O error, or came of a garbled answer."""
+"""The packages of the client's side of a connection: what they raise is an I/O error, or came of a
+garbled answer.
+"""
 
 
 class Connector:
@@ -90,22 +111,31 @@ class Connector:
         self._client = client
         connection_class = getattr(self._pool, "connection_class", None)
         if connection_class is None:
-            raise ConfigurationError(f"can't lock through a {type(client).__name__}: pass a URL or a redis.Redis (valkey.Valkey) object")
+            raise ConfigurationError(
+                f"can't lock through a {type(client).__name__}: pass a URL or a redis.Redis "
+                "(valkey.Valkey) object"
+            )
         if any(cls.__module__.partition(".")[0] == "fakeredis" for cls in connection_class.__mro__):
             raise ConfigurationError(
-                "fakeredis keeps its data inside this process, so a lock on it would exclude nobody else: "
-                "use a real server, for example fencedlock.connect('embedded://'), which starts one for tests"
+                "fakeredis keeps its data inside this process, so a lock on it would exclude "
+                "nobody else: use a real server, for example fencedlock.connect('embedded://'), "
+                "which starts one for tests"
             )
         package = _package_of(connection_class)
         if "asyncio" in connection_class.__module__:
-            raise ConfigurationError(f"this {type(client).__name__} is an asyncio client: pass a {package}.Redis of the blocking kind")
+            raise ConfigurationError(
+                f"this {type(client).__name__} is an asyncio client: pass a {package}.Redis of the "
+                "blocking kind"
+            )
         self.exceptions: ModuleType = import_module(f"{package}.exceptions")
         self._package = package
         self._classes: dict[type, type] = {}
         self.proved: bool = False
         """True once a connection was opened: so both sides speak the same protocol."""
         self._probe_again_at = 0.0
-        self.socket_timeout_seconds: float | None = self._pool.connection_kwargs.get("socket_timeout")
+        self.socket_timeout_seconds: float | None = self._pool.connection_kwargs.get(
+            "socket_timeout"
+        )
 
     @property
     def _pool(self) -> Any:
@@ -115,9 +145,22 @@ class Connector:
         """A new connection object, with the settings as they are now; nothing is opened yet."""
         raise_if_patched_too_late()
         pool = self._pool
-        settings = {key: value for key, value in pool.connection_kwargs.items() if not key.startswith(_NOT_OURS_TO_COPY)}
-        retry = import_module(f"{self._package}.retry").Retry(import_module(f"{self._package}.backoff").NoBackoff(), 0)
-        settings.update(decode_responses=False, protocol=2, retry=retry, retry_on_timeout=False, retry_on_error=[], health_check_interval=0)
+        settings = {
+            key: value
+            for key, value in pool.connection_kwargs.items()
+            if not key.startswith(_NOT_OURS_TO_COPY)
+        }
+        retry = import_module(f"{self._package}.retry").Retry(
+            import_module(f"{self._package}.backoff").NoBackoff(), 0
+        )
+        settings.update(
+            decode_responses=False,
+            protocol=2,
+            retry=retry,
+            retry_on_timeout=False,
+            retry_on_error=[],
+            health_check_interval=0,
+        )
         cls = self._classes.get(pool.connection_class)
         if cls is None:
             cls = self._classes[pool.connection_class] = bounded(pool.connection_class)
@@ -136,7 +179,9 @@ class Connector:
 
     def is_cut(self, error: BaseException) -> bool:
         """True if the connection broke, other than by silence."""
-        return isinstance(error, (self.exceptions.ConnectionError, OSError)) and not isinstance(error, (TimeoutError, BlockingIOError))
+        return isinstance(error, (self.exceptions.ConnectionError, OSError)) and not isinstance(
+            error, (TimeoutError, BlockingIOError)
+        )
 
     def is_silent(self, error: BaseException) -> bool:
         """True if no answer came in time."""
@@ -144,28 +189,47 @@ class Connector:
 
     def is_ours(self, error: BaseException) -> bool:
         """True if the connection or the server is what failed; False for what a signal handler or the program itself has raised."""
-        if not isinstance(error, Exception) or isinstance(error, CopiedProcessError) or raised_by_handler(error) is not None:
+        if (
+            not isinstance(error, Exception)
+            or isinstance(error, CopiedProcessError)
+            or raised_by_handler(error) is not None
+        ):
             return False
         if isinstance(error, (OSError, self.exceptions.RedisError, FencedLockError)):
             return True
-        # What a parser makes of garbage. An exception of the program's own class comes from the program, wherever it was thrown in.
-        return type(error).__module__ == "builtins" and innermost_module(error).partition(".")[0] in _OUR_SIDE
+        # What a parser makes of garbage. An exception of the program's own class comes from the
+        # program, wherever it was thrown in.
+        return (
+            type(error).__module__ == "builtins"
+            and innermost_module(error).partition(".")[0] in _OUR_SIDE
+        )
 
     def connecting_error(self, error: BaseException) -> FencedLockError:
-        """Our error for what prevented a connection from being opened. A credential provider or a connection class may raise anything."""
+        """Our error for what prevented a connection from being opened.
+
+        A credential provider or a connection class may raise anything.
+        """
         if self.is_ours(error):
             assert isinstance(error, Exception)
             return self._wrong_protocol(error) or self.error_for(error)
-        return BackendUnavailableError(f"can't connect to the lock server at {self.where}: {type(error).__name__}: {words_of(error)}")
+        return BackendUnavailableError(
+            f"can't connect to the lock server at {self.where}: {type(error).__name__}: "
+            f"{words_of(error)}"
+        )
 
     def raise_if_plain(self) -> None:
         """Raise BackendMisconfiguredError if we begin with TLS where a server without it waits for more, and says nothing."""
-        if "SSL" in self._pool.connection_class.__name__ and self._may_probe() and speaks_plainly(*self._host_and_port):
+        if (
+            "SSL" in self._pool.connection_class.__name__
+            and self._may_probe()
+            and speaks_plainly(*self._host_and_port)
+        ):
             raise self._no_tls()
 
     def _no_tls(self) -> BackendMisconfiguredError:
         return BackendMisconfiguredError(
-            f"the lock server at {self.where} does not speak TLS at this port: use redis://, or the port for TLS"
+            f"the lock server at {self.where} does not speak TLS at this port: use redis://, or "
+            "the port for TLS"
         )
 
     @property
@@ -175,7 +239,11 @@ class Connector:
 
     def _may_probe(self) -> bool:
         """False where a probe can't tell anything new: it takes a second, which those who wait for a connection may not have."""
-        return not (self.proved or self._pool.connection_kwargs.get("path") or now_seconds() < self._probe_again_at)
+        return not (
+            self.proved
+            or self._pool.connection_kwargs.get("path")
+            or now_seconds() < self._probe_again_at
+        )
 
     def _wrong_protocol(self, error: Exception) -> FencedLockError | None:
         """The error if the port speaks TLS and we do not, or the other way round; None if that is not why connecting failed."""
@@ -185,15 +253,21 @@ class Connector:
         if with_tls and self.is_silent(error) and speaks_plainly(*self._host_and_port):
             return self._no_tls()
         if not with_tls and self.is_cut(error) and speaks_tls(*self._host_and_port):
-            return BackendMisconfiguredError(f"the lock server at {self.where} speaks TLS at this port: use rediss://")
+            return BackendMisconfiguredError(
+                f"the lock server at {self.where} speaks TLS at this port: use rediss://"
+            )
         self._probe_again_at = now_seconds() + PROBE_AGAIN_SECONDS
         return None
 
-    def error_for(self, error: Exception) -> FencedLockError:  # noqa: PLR0911 - one return for each kind
+    # One return for each kind
+    def error_for(self, error: Exception) -> FencedLockError:  # noqa: PLR0911
         """Our error for one of redis-py's, or for what its parser made of a garbled reply."""
         if isinstance(error, FencedLockError):
             return error  # an embedded server that did not start says so itself
-        where, words = f"the lock server at {self.where}", "no reply in time" if isinstance(error, BlockingIOError) else words_of(error)
+        where, words = (
+            f"the lock server at {self.where}",
+            "no reply in time" if isinstance(error, BlockingIOError) else words_of(error),
+        )
         fault = tls_fault(error)
         if fault:
             return BackendMisconfiguredError(f"{where} can't be reached: {fault}")
@@ -209,7 +283,9 @@ class Connector:
             return BackendUnavailableError(f"{where} gave no answer: {words}")
         if isinstance(error, self.exceptions.ResponseError):
             return BackendError(f"{where} refused: {words}")
-        return BackendError(f"the reply of {where} makes no sense, so it may be no Redis server: {words}")
+        return BackendError(
+            f"the reply of {where} makes no sense, so it may be no Redis server: {words}"
+        )
 
 
 def _package_of(connection_class: type) -> str:
@@ -217,20 +293,25 @@ def _package_of(connection_class: type) -> str:
         package = cls.__module__.partition(".")[0]
         if package in ("redis", "valkey"):
             return package
-    raise ConfigurationError(f"can't lock through connections of {connection_class!r}: they are neither redis-py's nor valkey-py's")
+    raise ConfigurationError(
+        f"can't lock through connections of {connection_class!r}: they are neither redis-py's nor "
+        "valkey-py's"
+    )
 
 
 def limit_waiting(sock: Any, timeout_seconds: float) -> None:
     """Let the kernel limit how long a call on this socket waits; one that waits longer raises BlockingIOError.
 
-    Python's own time limit polls before each call, which is two system calls more for each round trip. Sockets that do not wait in the
-    kernel need it.
+    Python's own time limit polls before each call, which is two system calls more for each round
+    trip. Sockets that do not wait in the kernel need it.
     """
-    if getattr(type(sock), "recv", None) is not _socket.socket.recv:  # TLS, or the cooperative sockets of gevent and eventlet
+    # TLS, or the cooperative sockets of gevent and eventlet.
+    if getattr(type(sock), "recv", None) is not _socket.socket.recv:
         sock.settimeout(timeout_seconds)
         return
     sock.settimeout(None)
-    limit = struct.pack("ll", int(timeout_seconds), max(1, int(timeout_seconds % 1 * 1e6)))  # 0 would mean for ever
+    # 0 would mean for ever.
+    limit = struct.pack("ll", int(timeout_seconds), max(1, int(timeout_seconds % 1 * 1e6)))
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
 
@@ -245,7 +326,15 @@ def close_copy(connection: Any) -> None:
 class Wire:
     """One connection, used by one thread at a time."""
 
-    __slots__ = ("__weakref__", "_connection", "answered", "connect_seconds", "sock", "timeout_seconds", "used_at")
+    __slots__ = (
+        "__weakref__",
+        "_connection",
+        "answered",
+        "connect_seconds",
+        "sock",
+        "timeout_seconds",
+        "used_at",
+    )
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
@@ -255,9 +344,13 @@ class Wire:
         self.connect_seconds: float = 0.0
         """How long it took to open it: some round trips."""
         self.used_at: float = 0.0
-        """The local time at which it was opened, or at which the last question was asked that was answered."""
+        """The local time at which it was opened, or at which the last question was asked that was
+        answered.
+        """
         self.answered: bool = False
-        """True once a question was. If it breaks after that, the server may have closed it while it was idle."""
+        """True once a question was. If it breaks after that, the server may have closed it while it
+        was idle.
+        """
 
     def open(self, timeout_seconds: float) -> None:
         """Connect, authenticate and select the database; each step may take so long."""
@@ -267,7 +360,8 @@ class Wire:
         sock = connection._sock
         if not hasattr(sock, "sock") or not hasattr(sock.sock, "recv"):
             raise BackendMisconfiguredError(
-                f"a {type(connection).__mro__[1].__name__} connects without a socket, so it leads to no server that others can reach"
+                f"a {type(connection).__mro__[1].__name__} connects without a socket, so it leads "
+                "to no server that others can reach"
             )
         self.sock = sock.sock
         self.used_at = now_seconds()
@@ -281,7 +375,8 @@ class Wire:
     def ask_lines(self, packed: bytes, count: int) -> list[Any]:
         """Send so many packed commands, and read their replies of one line each; an error that the server answered is returned.
 
-        redis-py's reader costs as much as the rest of the round trip, and our scripts answer with single lines.
+        redis-py's reader costs as much as the rest of the round trip, and our scripts answer with
+        single lines.
         """
         self.sock.sendall(packed)
         return self.lines(self.sock.recv(_CHUNK_BYTES), count)
@@ -308,7 +403,8 @@ class Wire:
 
     def _reply(self, line: bytes) -> Any:
         kind = line[:1]
-        if kind in _SIGNS and b"\n" not in line:  # one line too many would be taken for the next question's answer
+        # One line too many would be taken for the next question's answer.
+        if kind in _SIGNS and b"\n" not in line:
             return line + b"\r\n"
         if kind == b"-":
             return self._connection._parser.parse_error(line[1:].decode(errors="replace"))
@@ -348,10 +444,13 @@ class _Claimant:
 
 
 class Connections:
-    """The connections for calls. A call takes one that is idle, or has one opened, or waits for one.
+    """The connections for calls.
 
-    Nothing is counted apart from the connections themselves: one that an interrupt drops is one less as soon as it is collected. They are
-    opened by threads of their own, because looking up a name, TLS and a credential provider can take longer than a caller has.
+    A call takes one that is idle, or has one opened, or waits for one.
+
+    Nothing is counted apart from the connections themselves: one that an interrupt drops is one
+    less as soon as it is collected. They are opened by threads of their own, because looking up a
+    name, TLS and a credential provider can take longer than a caller has.
     """
 
     def __init__(self, connector: Connector, connect_timeout_seconds: float) -> None:
@@ -361,9 +460,13 @@ class Connections:
         self._known: list[weakref.ref[Wire]] = []
         """Every connection that may be open, idle or not."""
         self._dials: dict[_Dial, None] = {}
-        """The attempts to open a connection that have not ended, in the order in which they were begun."""
+        """The attempts to open a connection that have not ended, in the order in which they were
+        begun.
+        """
         self._failed_dials = 0
-        """How many attempts have failed while younger ones went on, since one has succeeded or the youngest has failed."""
+        """How many attempts have failed while younger ones went on, since one has succeeded or the
+        youngest has failed.
+        """
         self._failure: FencedLockError | None = None
         """Why the last of these has."""
         self._dialled_at = 0.0
@@ -375,7 +478,9 @@ class Connections:
         self._closed = False
         self._trim_at = 0.0
         self.on_new: Callable[[], object] = _do_nothing
-        """Called when a connection was opened: it may lead to another server than the ones before it."""
+        """Called when a connection was opened: it may lead to another server than the ones before
+        it.
+        """
         self.on_switch: Callable[[], object] = _do_nothing
         """Called when the server has turned out to be no master any more."""
 
@@ -404,10 +509,12 @@ class Connections:
     ) -> tuple[Any, int]:
         """What came of one of :class:`Wire`'s ways to ask, and how often it was sent; without one, a line as of :meth:`Wire.ask_lines`.
 
-        ``now`` is the local time. Each of the ``attempts`` waits up to ``timeout_seconds`` for its answer. ``repack`` makes the same
-        commands anew, for a connection that was opened meanwhile: it may lead to another server, which has to be told of higher floors.
+        ``now`` is the local time. Each of the ``attempts`` waits up to ``timeout_seconds`` for its
+        answer. ``repack`` makes the same commands anew, for a connection that was opened meanwhile:
+        it may lead to another server, which has to be told of higher floors.
 
-        Raises BackendUnavailableError when the last attempt had no answer either. What a signal handler raises comes out as it is.
+        Raises BackendUnavailableError when the last attempt had no answer either. What a signal
+        handler raises comes out as it is.
         """
         sent = 0
         began_at = now
@@ -439,12 +546,15 @@ class Connections:
                 else:
                     reply = talk(wire, packed)
                 if not own[0]:
-                    raise CopiedProcessError  # a signal handler has forked in the middle: what came was for the original
+                    # A signal handler has forked in the middle: what came was for the original.
+                    raise CopiedProcessError
                 wire.used_at = now
                 wire.answered = True
                 self._idle.append(wire)
             except BaseException as error:
-                now, until, attempts = self._after_failure(error, wire, sent, attempts, timeout_seconds, until, began_at)
+                now, until, attempts = self._after_failure(
+                    error, wire, sent, attempts, timeout_seconds, until, began_at
+                )
                 waited = True
             else:
                 if self._claimants or self._closed:
@@ -459,12 +569,20 @@ class Connections:
         return min(left, max(LEASH_SECONDS, 2 * wire.connect_seconds))
 
     def _after_failure(
-        self, error: BaseException, wire: Wire | None, sent: int, attempts: int, timeout_seconds: float, until: float, began_at: float
+        self,
+        error: BaseException,
+        wire: Wire | None,
+        sent: int,
+        attempts: int,
+        timeout_seconds: float,
+        until: float,
+        began_at: float,
     ) -> tuple[float, float, int]:
         """When the next attempt begins, when it has to end, and how many are left with it; raises the error if there is none.
 
-        Everything that we send may be repeated. So what was sent through a connection that had been idle, and that the server has closed or
-        that somebody on the way has forgotten, is sent again at once, besides the attempts that were asked for.
+        Everything that we send may be repeated. So what was sent through a connection that had been
+        idle, and that the server has closed or that somebody on the way has forgotten, is sent
+        again at once, besides the attempts that were asked for.
         """
         ours: FencedLockError | None = None
         try:
@@ -474,8 +592,14 @@ class Connections:
                 raise raised_by_handler(error) or error
             assert isinstance(error, Exception)
             if wire is not None:
-                now, silent, cut = now_seconds(), self._connector.is_silent(error), self._connector.is_cut(error)
-                if now < until and ((cut and wire.answered) or (silent and wire.timeout_seconds < timeout_seconds)):
+                now, silent, cut = (
+                    now_seconds(),
+                    self._connector.is_silent(error),
+                    self._connector.is_cut(error),
+                )
+                if now < until and (
+                    (cut and wire.answered) or (silent and wire.timeout_seconds < timeout_seconds)
+                ):
                     self.close_idle()
                     return now, until, attempts
                 if attempts > 1 and (silent or cut):
@@ -485,7 +609,8 @@ class Connections:
                 ours.sent, ours.asked_at = sent > 0, began_at
             raise ours from (None if ours is error else error)
         finally:
-            del ours, error  # an error in a variable of a frame that it has passed keeps all frames alive
+            # An error in a variable of a frame that it has passed keeps all frames alive.
+            del ours, error
 
     def refusal(self, error: Exception) -> FencedLockError:
         """Our error for one that the server answered, or that the connection raised; after a switch of masters, all connections end."""
@@ -497,7 +622,10 @@ class Connections:
     # --- taking, opening and closing
 
     def _take(self, timeout_seconds: float) -> Wire:
-        """A connection that nobody uses. Raises what prevents it from being opened, or BackendUnavailableError when time runs out."""
+        """A connection that nobody uses.
+
+        Raises what prevents it from being opened, or BackendUnavailableError when time runs out.
+        """
         until = now_seconds() + timeout_seconds
         claimant = _Claimant()
         try:
@@ -508,7 +636,9 @@ class Connections:
                 except IndexError:
                     pass
                 if self._closed:
-                    raise BackendUnavailableError(f"the connections to the lock server at {self._connector.where} are closed")
+                    raise BackendUnavailableError(
+                        f"the connections to the lock server at {self._connector.where} are closed"
+                    )
                 if claimant.error is not None:
                     raise claimant.error
                 left = until - now_seconds()
@@ -527,23 +657,31 @@ class Connections:
             return failure
         if self._dials:
             return BackendUnavailableError(
-                f"the lock server at {where} could not be connected to in time: no answer from its name or address"
+                f"the lock server at {where} could not be connected to in time: no answer from its "
+                "name or address"
             )
-        return BackendUnavailableError(f"all {MOST_CONNECTIONS} connections to the lock server at {where} wait for answers")
+        return BackendUnavailableError(
+            f"all {MOST_CONNECTIONS} connections to the lock server at {where} wait for answers"
+        )
 
     def _dial_if_needed(self) -> None:
         """Have a connection opened, if fewer are being opened than threads wait, and there may be one more.
 
-        One that takes far longer than the last one may never get an answer, and the next one will: so another one is begun besides it,
-        after pauses that double. They double too for each that has failed: where all take long to fail, one is the last before long, and
-        then whoever waits hears why.
+        One that takes far longer than the last one may never get an answer, and the next one will:
+        so another one is begun besides it, after pauses that double. They double too for each that
+        has failed: where all take long to fail, one is the last before long, and then whoever waits
+        hears why.
         """
         with self._mutex:
             for dial in list(self._dials):
                 dial.start()  # unless that is done: an interrupt may have come before it
             now, spare = now_seconds(), len(self._dials) - len(self._claimants)
             doublings = min(spare + self._failed_dials, MOST_CONNECTIONS)
-            if spare >= 0 and now < self._dialled_at + max(LEASH_SECONDS, 2 * self._connect_seconds) * 2**doublings:
+            if (
+                spare >= 0
+                and now
+                < self._dialled_at + max(LEASH_SECONDS, 2 * self._connect_seconds) * 2**doublings
+            ):
                 return
             self._known = [known for known in self._known if known() is not None]
             if len(self._known) >= MOST_CONNECTIONS:
@@ -575,7 +713,11 @@ class Connections:
         ours = self._connector.connecting_error(error)
         if ours is not error:
             ours.__cause__ = error
-        if isinstance(ours, BackendUnavailableError) and not is_youngest and len(self._dials) >= len(self._claimants):
+        if (
+            isinstance(ours, BackendUnavailableError)
+            and not is_youngest
+            and len(self._dials) >= len(self._claimants)
+        ):
             self._failed_dials += 1
             self._failure = ours
             return
@@ -656,7 +798,9 @@ class Connections:
 class _Dial:
     """One attempt to open a connection, on a thread of its own."""
 
-    def __init__(self, connections: Connections, wire: Wire, timeout_seconds: float, *, beside_others: bool) -> None:
+    def __init__(
+        self, connections: Connections, wire: Wire, timeout_seconds: float, *, beside_others: bool
+    ) -> None:
         self._connections = connections
         self._beside_others = beside_others
         self._wire = wire

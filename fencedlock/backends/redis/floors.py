@@ -12,10 +12,11 @@ MOST_TOKEN = 2**53
 class Floors:
     """One floor for all locks, as tokens follow the server's clock; and one for each lock whose tokens were raised above that clock.
 
-    One number takes no memory for each lock; but a lock that :meth:`Client.raise_floor` lifted must not lift the others. Its floor is kept
-    as how far its tokens are ahead of this process's clock, and goes on with that clock: as a mere number it would be passed by tokens that
-    were issued to others, which a server that forgot them would issue once more. The server's own clock is not what it is reckoned by,
-    because a server that takes over may have another time.
+    One number takes no memory for each lock; but a lock that :meth:`Client.raise_floor` lifted must
+    not lift the others. Its floor is kept as how far its tokens are ahead of this process's clock,
+    and goes on with that clock: as a mere number it would be passed by tokens that were issued to
+    others, which a server that forgot them would issue once more. The server's own clock is not
+    what it is reckoned by, because a server that takes over may have another time.
     """
 
     __slots__ = ("of_all", "of_lifted")

@@ -24,12 +24,16 @@ logger: logging.Logger = logging.getLogger("fencedlock")
 _CHUNK_BYTES = 4096
 _MOST_UNREAD_BYTES = 65536
 _MESSAGE = re.compile(rb"\*3\r\n\$7\r\nmessage\r\n\$\d+\r\n[^\r]*\r\n\$\d+\r\n([^\r]*)\r\n")
-"""A whole message, and what it says. redis-py's reader costs more than the rest of a hand-off does."""
+"""A whole message, and what it says. redis-py's reader costs more than the rest of a hand-off
+does.
+"""
 _MESSAGE_LINES = 8
 """The lines of one message, and what follows the last one's end: nothing."""
 
 SILENCE_SECONDS = 5.0
-"""An inbox so long without a word is asked whether it still lives; so long again without an answer, it is opened anew."""
+"""An inbox so long without a word is asked whether it still lives; so long again without an answer,
+it is opened anew.
+"""
 
 LONGEST_PAUSE_SECONDS = 1.0
 """Between two attempts to open it anew."""
@@ -46,16 +50,22 @@ REFUSED_PAUSE_SECONDS = 30.0
 class Inbox:
     """One pub/sub connection. One of the threads that sleep for a grant reads it, for all of them.
 
-    So a doorbell wakes the thread that it is for without another one between, which would take as long as the way from the
-    server. When the reader goes, another sleeper takes its turn. A thread of the inbox's own opens the connection, keeps it open, and
-    looks after it while nobody sleeps.
+    So a doorbell wakes the thread that it is for without another one between, which would take as
+    long as the way from the server. When the reader goes, another sleeper takes its turn. A thread
+    of the inbox's own opens the connection, keeps it open, and looks after it while nobody sleeps.
 
-    Every doorbell is ``claim token abandoned``; ``client/owner look`` asks a waiter to look again. Between a cut and the
-    reconnection they are lost: so the listener is told, and its waiters beat at once.
+    Every doorbell is ``claim token abandoned``; ``client/owner look`` asks a waiter to look again.
+    Between a cut and the reconnection they are lost: so the listener is told, and its waiters beat
+    at once.
     """
 
     def __init__(
-        self, connections: Connections, connector: Connector, channel: str, timeout_seconds: float, may_be_issued: Callable[[int], bool]
+        self,
+        connections: Connections,
+        connector: Connector,
+        channel: str,
+        timeout_seconds: float,
+        may_be_issued: Callable[[int], bool],
     ) -> None:
         self._connections = connections
         self._connector = connector
@@ -75,7 +85,9 @@ class Inbox:
         """What comes in; None while nothing can."""
         self._doubted = False
         """True if it may be at another server than the calls."""
-        self._turn = make_mutex()  # reentrant: in the middle of it, a signal handler or a destructor may sleep for a claim too
+        # Reentrant: in the middle of it, a signal handler or a destructor may sleep for a claim
+        # too.
+        self._turn = make_mutex()
         """Whoever has it reads."""
         self._reader: Waker | None = None
         self._sleepers: dict[Waker, None] = {}
@@ -89,7 +101,8 @@ class Inbox:
     def open(self, listener: Listener, timeout_seconds: float) -> None:
         """Have it opened, and wait for that, at most so long. Does nothing when that was done.
 
-        If it can't be opened, waiters ask by themselves, and more often; so a server or a proxy without pub/sub costs latency only.
+        If it can't be opened, waiters ask by themselves, and more often; so a server or a proxy
+        without pub/sub costs latency only.
         """
         if self._tried.is_set() or self._closed:
             return
@@ -178,7 +191,10 @@ class Inbox:
         while not self._closed:
             stream = self._stream
             if stream is None:
-                if self._connection is not None and now_seconds() >= self._opened_at + STEADY_SECONDS:
+                if (
+                    self._connection is not None
+                    and now_seconds() >= self._opened_at + STEADY_SECONDS
+                ):
                     pause = 0.0
                 self._disconnect()
                 if pause:
@@ -241,7 +257,9 @@ class Inbox:
     def _leave_if_elsewhere(self, stream: _Stream) -> None:
         """Let go of the connection if the server to which calls go does not know of it: doorbells from another one are of another past."""
         try:
-            _, listeners = self._connections.ask(pack("PUBSUB", "NUMSUB", self._channel), self._timeout_seconds)
+            _, listeners = self._connections.ask(
+                pack("PUBSUB", "NUMSUB", self._channel), self._timeout_seconds
+            )
         except BackendUnavailableError:
             self._doubted = True
             self._keeper.wait(LONGEST_PAUSE_SECONDS)
@@ -249,7 +267,9 @@ class Inbox:
         except (BackendError, TypeError, ValueError):
             return  # no permission: the scripts can't look either, and ring in any case
         if listeners == 0 and self._stream is stream:
-            logger.debug("fencedlock: the inbox was at another server than the calls, and is opened anew")
+            logger.debug(
+                "fencedlock: the inbox was at another server than the calls, and is opened anew"
+            )
             stream.hang_up()
             self._let_go(stream)
 
@@ -265,8 +285,8 @@ class Inbox:
         if not self._warned:
             self._warned = True
             logger.warning(
-                "fencedlock: doorbells can't be heard, so a hand-off takes up to half a second instead of milliseconds. The user needs the "
-                "permissions +subscribe and &%s*: %s",
+                "fencedlock: doorbells can't be heard, so a hand-off takes up to half a second "
+                "instead of milliseconds. The user needs the permissions +subscribe and &%s*: %s",
                 self._channel.rpartition(":")[0] + ":",
                 error,
             )
@@ -285,7 +305,9 @@ class _Stream:
         self._may_be_issued = may_be_issued
         self._unread = b""
         self._silent_at = now_seconds() + SILENCE_SECONDS
-        """If nothing comes in until then, the server is asked whether it lives, or was asked and does not."""
+        """If nothing comes in until then, the server is asked whether it lives, or was asked and
+        does not.
+        """
         self._asked = False
         self._kick, self._kicked = socket.socketpair()
         self._kick.setblocking(False)
@@ -293,12 +315,16 @@ class _Stream:
         limit_waiting(sock, SILENCE_SECONDS)
 
     def read_until(self, bell: Waker, until: float) -> None:
-        """Read until the bell rings, at most until then; look at least once. Sets :attr:`cut` when the connection has ended."""
+        """Read until the bell rings, at most until then; look at least once.
+
+        Sets :attr:`cut` when the connection has ended.
+        """
         try:
             while not self.cut:
                 bell.alarm = self.wake
                 seconds = 0.0 if bell.rung else min(until, self._silent_at) - now_seconds()
-                poll, self._poll = self._poll or self._make_poll(), None  # one that is in use can't be used again inside
+                # One that is in use can't be used again inside.
+                poll, self._poll = self._poll or self._make_poll(), None
                 ready = poll.poll(1000 * max(0.0, seconds))
                 bell.alarm, self._poll = None, poll
                 for descriptor, _ in ready:
@@ -372,7 +398,8 @@ class _Stream:
     def _read(self, received: bytes) -> None:
         if not self._unread:
             lines = received.split(b"\r\n")
-            if len(lines) == _MESSAGE_LINES and lines[2] == b"message" and not lines[-1]:  # one message, as on the way of most hand-offs
+            # One message, as on the way of most hand-offs.
+            if len(lines) == _MESSAGE_LINES and lines[2] == b"message" and not lines[-1]:
                 self._deliver(lines[-2])
                 return
         unread, end = self._unread + received, 0
@@ -388,11 +415,14 @@ class _Stream:
             if self._may_be_issued(token):
                 self._listener.doorbell(claim_id, token, words[2] == b"1")
             else:
-                self._listener.look_again(claim_id)  # the floor may have been raised: the server knows
+                # The floor may have been raised: the server knows.
+                self._listener.look_again(claim_id)
         elif len(words) == 2 and words[1] == b"look":
             self._listener.look_again(words[0].decode(errors="replace"))
         else:
-            logger.warning("fencedlock: ignored a message on the inbox that is no doorbell: %r", message[:100])
+            logger.warning(
+                "fencedlock: ignored a message on the inbox that is no doorbell: %r", message[:100]
+            )
 
 
 class _Select:

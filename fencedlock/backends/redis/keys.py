@@ -14,8 +14,8 @@ _GLOB = re.compile(r"([*?\[\]^\\-])")
 def lock_key(namespace: str, name: str) -> str:
     """The key of the lock's hash: ``namespace:{name}``, the name in braces so that all its keys share a hash slot.
 
-    Braces, the percent sign and control characters are percent-encoded, so two names never share a key.
-    Raises ConfigurationError for what can't be a name.
+    Braces, the percent sign and control characters are percent-encoded, so two names never share a
+    key. Raises ConfigurationError for what can't be a name.
     """
     return f"{namespace}:{{{encoded(checked_name(name), _NEEDS_ENCODING)}}}"
 

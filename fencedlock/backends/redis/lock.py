@@ -27,23 +27,28 @@ class RedisLock:
 
     def acquire(self, claim: Claim, queue: bool, timeout_seconds: float) -> ClaimAnswer:
         server, before_us, late = self._server, claim.unanswered, 0
-        # One that has waited takes no second place: it may have been granted the lock meanwhile, by a message that others have read, and
-        # whoever knows a claim that waits could let it in.
+        # One that has waited takes no second place: it may have been granted the lock meanwhile, by
+        # a message that others have read, and whoever knows a claim that waits could let it in.
         mode = "try" if not queue else "queue" if claim.issued is None else "beat"
         while late < MOST_LATE:
             asked_at = now_seconds()
             not_after_us = int((asked_at + timeout_seconds) * 1e6 + server.ahead_us)
             pack = partial(self.pack_acquire, claim, not_after_us, mode)
-            # First, for another thread may close the client meanwhile. Like what follows, it is on the way of each acquisition.
+            # First, for another thread may close the client meanwhile. Like what follows, it is on
+            # the way of each acquisition.
             claim.unanswered = not_after_us if not_after_us > before_us else before_us  # noqa: FURB136
             try:
-                reply, sent = server.connections.converse(pack(), timeout_seconds, asked_at, repack=pack)
+                reply, sent = server.connections.converse(
+                    pack(), timeout_seconds, asked_at, repack=pack
+                )
             except BackendUnavailableError as error:
                 if not error.sent:
                     claim.unanswered = before_us
                 raise
             if type(reply) is not bytes:
-                reply, sent = server.call_with_text(self._scripts.acquire, pack(), asked_at + timeout_seconds, 1, reply, sent)
+                reply, sent = server.call_with_text(
+                    self._scripts.acquire, pack(), asked_at + timeout_seconds, 1, reply, sent
+                )
             if sent == 1:
                 claim.unanswered = before_us
             answer = server.read_claim_answer(claim, reply, asked_at)
@@ -55,10 +60,13 @@ class RedisLock:
 
     def pack_acquire(self, claim: Claim, not_after_us: int, mode: str) -> bytes:
         """The call of acquire.lua."""
-        # One f-string, for it is on the way of each acquisition. All of these are ASCII, so that they are as long in bytes.
+        # One f-string, for it is on the way of each acquisition. All of these are ASCII, so that
+        # they are as long in bytes.
         claim_id, server = claim.id, self._server
         floors = server.floors
-        floor = str(floors.of(self.name, int(now_seconds() * 1e6)) if floors.of_lifted else floors.of_all)
+        floor = str(
+            floors.of(self.name, int(now_seconds() * 1e6)) if floors.of_lifted else floors.of_all
+        )
         not_after = str(not_after_us)
         return (
             f"{self._scripts.acquire.head}{self._keys}${len(claim_id)}\r\n{claim_id}\r\n"
@@ -68,8 +76,8 @@ class RedisLock:
 
     def pack_renew(self, hold: Hold, not_after_us: int) -> bytes:
         """The call of renew.lua."""
-        # Before what it stands for: the thread that holds the lock may change both meanwhile. The lease of before under the latest number
-        # would undo a renewal that has been answered.
+        # Before what it stands for: the thread that holds the lock may change both meanwhile. The
+        # lease of before under the latest number would undo a renewal that has been answered.
         operation = hold.operation
         return self._scripts.renew.pack(
             self._keys,
@@ -84,14 +92,20 @@ class RedisLock:
     def release(self, hold: Hold, timeout_seconds: float, attempts: int = 1) -> ReleaseAnswer:
         claim, token, server = hold.claim, str(hold.number), self._server
         claim_id = claim.id
-        terms = bulks(str(claim.unanswered), server.channels) if claim.unanswered else server.release_terms
+        terms = (
+            bulks(str(claim.unanswered), server.channels)
+            if claim.unanswered
+            else server.release_terms
+        )
         packed = (  # as in pack_acquire
             f"{self._scripts.release.head}{self._keys}${len(claim_id)}\r\n{claim_id}\r\n${len(token)}\r\n{token}\r\n{terms}"
         ).encode()
         asked_at = now_seconds()
         reply, sent = server.connections.converse(packed, timeout_seconds, asked_at, attempts)
         if type(reply) is not bytes:
-            reply, sent = server.call_with_text(self._scripts.release, packed, asked_at + timeout_seconds, attempts, reply, sent)
+            reply, sent = server.call_with_text(
+                self._scripts.release, packed, asked_at + timeout_seconds, attempts, reply, sent
+            )
         if reply == b"+released\r\n":
             return RELEASED
         return NotOurs(ended=_number(reply, b"+lost"), replayed=sent > 1)
@@ -100,7 +114,9 @@ class RedisLock:
         """Nothing to do: each hold has a lease of its own."""
 
     def withdraw(self, claim: Claim, timeout_seconds: float) -> None:
-        packed = self._scripts.withdraw.pack(self._keys, claim.id, str(claim.unanswered), self._server.channels)
+        packed = self._scripts.withdraw.pack(
+            self._keys, claim.id, str(claim.unanswered), self._server.channels
+        )
         self._server.call(self._scripts.withdraw, packed, timeout_seconds)
 
     def force_release(self, token: int, timeout_seconds: float) -> bool:
@@ -113,7 +129,9 @@ class RedisLock:
         self._server.call(self._scripts.raise_floor, packed, timeout_seconds, attempts=2)
 
     def inspect(self, timeout_seconds: float) -> LockInfo:
-        reply = self._server.call_for_array(self._scripts.inspect, self._scripts.inspect.pack(self._keys), timeout_seconds)
+        reply = self._server.call_for_array(
+            self._scripts.inspect, self._scripts.inspect.pack(self._keys), timeout_seconds
+        )
         try:
             owner, holder, token, count, remaining_ms, issued, ahead_us, line = reply
             waiters = tuple(
@@ -130,10 +148,13 @@ class RedisLock:
                 remaining=remaining_ms / 1000,
                 issued=int(issued) if issued else None,
                 waiters=waiters,
-                held_since=(int(token) - int(ahead_us)) / 1e6 if token else None,  # a token is the time of its grant
+                # A token is the time of its grant.
+                held_since=(int(token) - int(ahead_us)) / 1e6 if token else None,
             )
         except (AttributeError, TypeError, ValueError) as error:
-            raise BackendError(f"what stands at the lock's keys makes no sense: {reply!r:.200}", lock=self.name) from error
+            raise BackendError(
+                f"what stands at the lock's keys makes no sense: {reply!r:.200}", lock=self.name
+            ) from error
 
 
 def _host_and_thread(holder: bytes) -> str:

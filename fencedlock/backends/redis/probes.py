@@ -24,7 +24,10 @@ def speaks_tls(host: str, port: int) -> bool:
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     try:
-        with socket.create_connection((host, port), PROBE_SECONDS) as probe, context.wrap_socket(probe):
+        with (
+            socket.create_connection((host, port), PROBE_SECONDS) as probe,
+            context.wrap_socket(probe),
+        ):
             return True
     except ssl.SSLError as error:
         return "CERTIFICATE_REQUIRED" in str(error.reason)

@@ -1,7 +1,7 @@
 """What a Redis server's errors, and those of the connection to it, mean for a lock: one table.
 
-redis-py takes the code from errors that it knows, so classes are looked at as well as words. Inside a script, servers before 7.0 put the
-code in the middle of a sentence.
+redis-py takes the code from errors that it knows, so classes are looked at as well as words. Inside
+a script, servers before 7.0 put the code in the middle of a sentence.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ class Meaning(Enum):
     PASSES = auto()
     """The server can't serve now. It is asked again within the caller's time."""
     MOVED_AWAY = auto()
-    """The same, and this server is no master any more: every connection is closed, so that the name is looked up anew."""
+    """The same, and this server is no master any more: every connection is closed, so that the name
+    is looked up anew.
+    """
     MISCONFIGURED = auto()
     """It stays so until somebody changes a setting or a permission."""
     NO_SCRIPT = auto()
@@ -30,7 +32,8 @@ _PASSES = Meaning.PASSES
 _MISCONFIGURED = Meaning.MISCONFIGURED
 
 _CLUSTER_ADVICE = (
-    "it is a node of a Redis Cluster, and this client is for a single server: give it the address of one, without cluster mode"
+    "it is a node of a Redis Cluster, and this client is for a single server: give it the address "
+    "of one, without cluster mode"
 )
 
 _BY_CODE: dict[str, tuple[Meaning, str]] = {
@@ -41,13 +44,19 @@ _BY_CODE: dict[str, tuple[Meaning, str]] = {
     "TRYAGAIN": (_PASSES, "its cluster is moving the keys"),
     "NOREPLICAS": (_PASSES, "it has fewer replicas than min-replicas-to-write asks for"),
     "MISCONF": (_PASSES, "it can't write to its disk: see its log and its free space"),
-    "READONLY": (Meaning.MOVED_AWAY, "it is a replica: after a failover the name or address should lead to the new master"),
+    "READONLY": (
+        Meaning.MOVED_AWAY,
+        "it is a replica: after a failover the name or address should lead to the new master",
+    ),
     "MOVED": (_MISCONFIGURED, _CLUSTER_ADVICE),
     "ASK": (_MISCONFIGURED, _CLUSTER_ADVICE),
     "CROSSSLOT": (_MISCONFIGURED, _CLUSTER_ADVICE),
     "NOAUTH": (_MISCONFIGURED, "it wants a password: put it into the URL or the client"),
     "WRONGPASS": (_MISCONFIGURED, "it does not know this user or password"),
-    "NOPERM": (_MISCONFIGURED, "the user's permissions are too few: the documentation lists those that locks need"),
+    "NOPERM": (
+        _MISCONFIGURED,
+        "the user's permissions are too few: the documentation lists those that locks need",
+    ),
     "DENIED": (_MISCONFIGURED, "it is in protected mode: set a password, or bind it to an address"),
     "NOSCRIPT": (Meaning.NO_SCRIPT, ""),
 }
@@ -84,13 +93,20 @@ _BY_WORDS: tuple[tuple[str, str], ...] = (
 _CODE = re.compile(r"(?:^|[ :]-)([A-Z][A-Z0-9]+)(?= )")
 """A code at the beginning, or after the sentence that servers before 7.0 put before it."""
 
-_NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "PACKET_LENGTH_TOO_LONG")
+_NO_TLS = (
+    "WRONG_VERSION_NUMBER",
+    "RECORD_LAYER_FAILURE",
+    "HTTP_REQUEST",
+    "UNKNOWN_PROTOCOL",
+    "PACKET_LENGTH_TOO_LONG",
+)
 _TLS_ALERT = re.compile(r"\\x15\\x03|Protocol Error: b'\\x15|Protocol Error: b'\\x16")
 
 
 def meaning_of(error: Exception) -> tuple[Meaning, str]:
     """What an error that the server answered means, and what to say besides its words; empty if nothing is known."""
-    words = str(error).partition(", with args beginning with")[0]  # what follows are our own words, a lock's name perhaps
+    # What follows are our own words, a lock's name perhaps.
+    words = str(error).partition(", with args beginning with")[0]
     for part, code in _BY_WORDS:
         if part in words:
             return _known(code, words)
@@ -118,10 +134,13 @@ def tls_fault(error: BaseException) -> str:
             break
         if isinstance(found, ssl.SSLCertVerificationError):
             return (
-                f"its certificate is not trusted: {found.verify_message or found}. Name the authority that signed it, as "
-                "rediss://host?ssl_ca_certs=ca.pem, and the host by the name that stands in the certificate"
+                f"its certificate is not trusted: {found.verify_message or found}. Name the "
+                "authority that signed it, as rediss://host?ssl_ca_certs=ca.pem, and the host by "
+                "the name that stands in the certificate"
             )
-        if isinstance(found, ssl.SSLError) and not isinstance(found, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
+        if isinstance(found, ssl.SSLError) and not isinstance(
+            found, (ssl.SSLEOFError, ssl.SSLZeroReturnError)
+        ):
             reason = found.reason or ""
             if reason in _NO_TLS:
                 return "it does not speak TLS at this port: use redis://, or the port for TLS"

@@ -28,7 +28,9 @@ class Script:
         """Prepare the calls of the present text."""
         sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
         self.head: str = f"*{3 + KEYS + self._arguments}\r\n{bulks('EVALSHA', sha, str(KEYS))}"
-        """What a call begins with; the keys of a lock and the arguments follow. It is text, for text is put together faster than bytes."""
+        """What a call begins with; the keys of a lock and the arguments follow. It is text, for
+        text is put together faster than bytes.
+        """
 
     def pack(self, keys: str, *arguments: str) -> bytes:
         """The call for a lock with these keys, which are packed already."""
@@ -37,7 +39,9 @@ class Script:
     def with_text(self, packed: bytes) -> bytes:
         """The same call with the script's text, for a server that answered NOSCRIPT; it loads the script too."""
         count, _, _ = self.head.partition("\r\n")
-        return f"{count}\r\n{bulks('EVAL', self.text, str(KEYS))}".encode() + packed[len(self.head) :]
+        return (
+            f"{count}\r\n{bulks('EVAL', self.text, str(KEYS))}".encode() + packed[len(self.head) :]
+        )
 
 
 def _read(name: str) -> str:
@@ -55,7 +59,9 @@ KEYS: Final = 5
 """The keys of a lock: see lua/keys.lua."""
 
 TOKEN_MEMORY_SECONDS: Final = 7 * 86400.0
-"""The server remembers a lock's last token at least so long after its last use, unless a client is told otherwise."""
+"""The server remembers a lock's last token at least so long after its last use, unless a client is
+told otherwise.
+"""
 
 
 class Scripts:

@@ -24,10 +24,14 @@ _DEAF_RECHECK_MS = 500
 
 _BUSY = Busy()
 _TOKEN_BYTES = len(b":1000000000\r\n")
-"""The answer of an ordinary grant, a time in µs, is at least so long; a smaller number answers something else."""
+"""The answer of an ordinary grant, a time in µs, is at least so long; a smaller number answers
+something else.
+"""
 _MOST_TTL_MS = 1000 * MOST_TTL_SECONDS
 _MOST_TERMS = 1000
-"""So many are remembered: with more threads and leases than that, all are forgotten now and then."""
+"""So many are remembered: with more threads and leases than that, all are forgotten now and
+then.
+"""
 
 
 class _Terms(dict[tuple[str, float, str, bool], str]):
@@ -42,7 +46,9 @@ class _Terms(dict[tuple[str, float, str, bool], str]):
         span_ms = min(lease_ms, round(MOST_SPAN_SECONDS * 1000))
         if len(self) >= _MOST_TERMS:
             self.clear()
-        terms = self[kind] = bulks(f"{lease_ms} {holder}", str(lease_ms), mode, f"{fair:d} {span_ms} {self._channels}")
+        terms = self[kind] = bulks(
+            f"{lease_ms} {holder}", str(lease_ms), mode, f"{fair:d} {span_ms} {self._channels}"
+        )
         return terms
 
 
@@ -65,22 +71,33 @@ class RedisServer:
         self._namespace = checked_namespace(namespace)
         self.connections: Connections = Connections(connector, request_timeout_seconds)
         inbox_prefix = f"{namespace}:inbox:"
-        self._inbox = Inbox(self.connections, connector, inbox_prefix + client_id, request_timeout_seconds, self._may_be_issued)
+        self._inbox = Inbox(
+            self.connections,
+            connector,
+            inbox_prefix + client_id,
+            request_timeout_seconds,
+            self._may_be_issued,
+        )
         self.connections.on_new = self._connected_anew
         self.connections.on_switch = self._inbox.hang_up
         self.channels: str = f"1 {inbox_prefix}"
-        """The last argument of scripts that hand over: that the server knows who listens, and where the inboxes are."""
+        """The last argument of scripts that hand over: that the server knows who listens, and where
+        the inboxes are.
+        """
         self.release_terms: str = bulks("0", self.channels)
         """The last arguments of a release whose claim has no packet unanswered."""
         self.terms: _Terms = _Terms(self.channels)
         self.floors: Floors = Floors()
         self.ahead_us: float = 0.0
-        """The server's time minus this process's, as of the last answer; 0 before the first one, which teaches it."""
+        """The server's time minus this process's, as of the last answer; 0 before the first one,
+        which teaches it.
+        """
 
     def _connected_anew(self) -> None:
         """A connection was opened, perhaps to another server than before, whose clock is behind.
 
-        No token may be lower than what that one may have issued by now, though we were not told of it.
+        No token may be lower than what that one may have issued by now, though we were not told of
+        it.
         """
         if self.ahead_us:
             self.floors.of_all = max(self.floors.of_all, self.server_us(now_seconds()))
@@ -93,18 +110,35 @@ class RedisServer:
     # --- for the locks of this server
 
     def call(
-        self, script: Script, packed: bytes, timeout_seconds: float, attempts: int = 1, repack: Callable[[], bytes] | None = None
+        self,
+        script: Script,
+        packed: bytes,
+        timeout_seconds: float,
+        attempts: int = 1,
+        repack: Callable[[], bytes] | None = None,
     ) -> tuple[bytes, int]:
         """The line that a packed call of a script answers, with its sign and end, and how often it was sent."""
         asked_at = now_seconds()
-        reply, sent = self.connections.converse(packed, timeout_seconds, asked_at, attempts, None, repack)
+        reply, sent = self.connections.converse(
+            packed, timeout_seconds, asked_at, attempts, None, repack
+        )
         if type(reply) is bytes:
             return reply, sent
         if repack is not None:
             packed = repack()
-        return self.call_with_text(script, packed, asked_at + timeout_seconds, attempts, reply, sent)
+        return self.call_with_text(
+            script, packed, asked_at + timeout_seconds, attempts, reply, sent
+        )
 
-    def call_with_text(self, script: Script, packed: bytes, until: float, attempts: int, error: Exception, sent: int) -> tuple[bytes, int]:
+    def call_with_text(
+        self,
+        script: Script,
+        packed: bytes,
+        until: float,
+        attempts: int,
+        error: Exception,
+        sent: int,
+    ) -> tuple[bytes, int]:
         """The same after this error, if it says that the server has not loaded the script; otherwise it is raised.
 
         The caller has time until then, for the first of the attempts.
@@ -112,7 +146,9 @@ class RedisServer:
         if not isinstance(error, self._connector.exceptions.NoScriptError):
             raise self.connections.refusal(error) from error
         now = now_seconds()
-        reply, more = self.connections.converse(script.with_text(packed), max(LEAST_WAIT_SECONDS, until - now), now, attempts)
+        reply, more = self.connections.converse(
+            script.with_text(packed), max(LEAST_WAIT_SECONDS, until - now), now, attempts
+        )
         if isinstance(reply, Exception):
             raise self.connections.refusal(reply) from reply
         return reply, sent + more - 1

@@ -14,7 +14,9 @@ _NOT_TEXT = re.compile(
     r"self|args|kwargs|parser|retry|socket_type|\w+_(options|class|func|provider|packer|dispatcher|context|registry|state|info)"
     r"|maint\w*|orig_\w+|oss_\w+"
 )
-"""Arguments of redis-py's connections that take an object, or are its own affair: no text can be one."""
+"""Arguments of redis-py's connections that take an object, or are its own affair: no text can be
+one.
+"""
 
 _YES_AND_NO = {
     **dict.fromkeys(("1", "true", "t", "yes", "y", "on"), True),
@@ -54,23 +56,36 @@ def _within(least: int, text: str, most: int) -> int:
 def settings_of(address: Address, socket_timeout_seconds: float) -> dict[str, Any]:
     """The arguments of ``redis.ConnectionPool`` for this URL. No I/O.
 
-    Raises ConfigurationError for options that redis-py does not know, and for values that can't be theirs.
+    Raises ConfigurationError for options that redis-py does not know, and for values that can't be
+    theirs.
     """
     import redis
 
-    classes: dict[str, Any] = {"rediss": redis.SSLConnection, "unix": redis.UnixDomainSocketConnection}
+    classes: dict[str, Any] = {
+        "rediss": redis.SSLConnection,
+        "unix": redis.UnixDomainSocketConnection,
+    }
     connection_class = classes.get(address.scheme, redis.Connection)
     kinds = _kinds_of(connection_class)
-    address.refuse_other_options(kinds, "it takes those options of redis-py's connections that can be written as text")
+    address.refuse_other_options(
+        kinds, "it takes those options of redis-py's connections that can be written as text"
+    )
     settings = {}
     for name, text in address.options.items():
         if text and name not in SETTINGS:  # redis-py too takes an empty one for none
             settings[name] = _read(address, name, text, kinds[name])
     settings.update(_place_of(address))
-    settings.update({name: value for name, value in (("username", address.user), ("password", address.password)) if value})
+    settings.update(
+        {
+            name: value
+            for name, value in (("username", address.user), ("password", address.password))
+            if value
+        }
+    )
     settings["socket_timeout"] = socket_timeout_seconds
     if address.scheme == "rediss" and settings.get("ssl_cert_reqs") != "none":
-        settings.setdefault("ssl_check_hostname", True)  # redis-py before 6 takes any name's certificate unless told
+        # Redis-py before 6 takes any name's certificate unless told.
+        settings.setdefault("ssl_check_hostname", True)
     settings.pop(_OF_POOL, None)
     _try(address, connection_class, settings)
     return {"connection_class": connection_class, **settings}
@@ -79,17 +94,23 @@ def settings_of(address: Address, socket_timeout_seconds: float) -> dict[str, An
 def _place_of(address: Address) -> dict[str, Any]:
     """Which server, and which database."""
     if len(address.hosts) != 1:
-        raise address.error(f"names {len(address.hosts)} hosts, and a lock on Redis lives on one server: name one")
+        raise address.error(
+            f"names {len(address.hosts)} hosts, and a lock on Redis lives on one server: name one"
+        )
     host = address.hosts[0]
     if address.scheme == "unix":
         if host.text or host.port:
-            raise address.error("names a host, and a socket has none: write unix:///path/to.sock with three slashes")
+            raise address.error(
+                "names a host, and a socket has none: write unix:///path/to.sock with three slashes"
+            )
         if not address.path.strip("/") and not address.options.get("path"):
             raise address.error("names no socket: write unix:///path/to.sock")
         return {"path": address.path} if address.path else {}
     database = address.path.strip("/")
     if database and not re.fullmatch("[0-9]{1,9}", database):
-        raise address.error("must have a number behind its host's slash, the database, as redis://host:6379/0")
+        raise address.error(
+            "must have a number behind its host's slash, the database, as redis://host:6379/0"
+        )
     place: dict[str, Any] = {}
     if host.text:
         place["host"] = host.name
@@ -115,10 +136,14 @@ def _kinds_of(connection_class: type) -> dict[str, _Kind]:
             parser = URL_QUERY_ARGUMENT_PARSERS.get(name)
             if name in _SPECIAL:
                 kinds[name] = _SPECIAL[name]
-            elif getattr(parser, "__name__", "") == "to_bool" or isinstance(parameter.default, bool):
+            elif getattr(parser, "__name__", "") == "to_bool" or isinstance(
+                parameter.default, bool
+            ):
                 kinds[name] = _YES_NO  # redis-py's own takes each unknown word for yes
             elif parser is not None:
-                kinds[name] = _NUMBERS.get(parser) or _Kind(cast("Callable[[str], Any]", parser), "what redis-py takes there")
+                kinds[name] = _NUMBERS.get(parser) or _Kind(
+                    cast("Callable[[str], Any]", parser), "what redis-py takes there"
+                )
             else:
                 kinds[name] = _NUMBERS.get(type(parameter.default), _TEXT)
     return kinds

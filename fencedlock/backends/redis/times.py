@@ -24,4 +24,6 @@ def left_of(timeout_seconds: float, asked_at: float) -> float:
 
 def clock_jumps() -> BackendUnavailableError:
     """The error for a server to which each packet is late."""
-    return BackendUnavailableError(f"the lock server's clock jumps: it called {MOST_LATE} packets in a row late")
+    return BackendUnavailableError(
+        f"the lock server's clock jumps: it called {MOST_LATE} packets in a row late"
+    )

@@ -23,7 +23,9 @@ class DjangoDriver(Driver):
     """One of Django's database connections."""
 
     begin_words = "open one ('with transaction.atomic():')"
-    create_words = "add 'fencedlock.fencing.django' to INSTALLED_APPS and run migrate, or call create()"
+    create_words = (
+        "add 'fencedlock.fencing.django' to INSTALLED_APPS and run migrate, or call create()"
+    )
 
     def in_transaction(self) -> bool:
         return bool(self.connection.in_atomic_block or not self.connection.get_autocommit())
@@ -49,20 +51,28 @@ class DjangoDriver(Driver):
 class DjangoFence:
     """Fences in any of Django's databases, inside ``transaction.atomic()``.
 
-    PostgreSQL, MySQL, MariaDB and SQLite get the statements of their own rooms, and are to be used as these say (SQLite with
-    ``"transaction_mode": "IMMEDIATE"`` in its OPTIONS); other databases get plain SQL. The migration of the app
-    ``fencedlock.fencing.django`` makes the table "fences"; for another name there are :meth:`ddl` and :meth:`create`.
+    PostgreSQL, MySQL, MariaDB and SQLite get the statements of their own rooms, and are to be used
+    as these say (SQLite with ``"transaction_mode": "IMMEDIATE"`` in its OPTIONS); other databases
+    get plain SQL. The migration of the app ``fencedlock.fencing.django`` makes the table "fences";
+    for another name there are :meth:`ddl` and :meth:`create`.
 
     A database is named by its alias, or by its connection.
     """
 
-    rooms: ClassVar[Mapping[str, type[SQLFence]]] = {"postgresql": PostgreSQLFence, "mysql": MySQLFence, "sqlite": SQLiteFence}
+    rooms: ClassVar[Mapping[str, type[SQLFence]]] = {
+        "postgresql": PostgreSQLFence,
+        "mysql": MySQLFence,
+        "sqlite": SQLiteFence,
+    }
     """By the vendor."""
 
     def __init__(self, table: str = "fences") -> None:
         self.table: str = table
         if len(parts_of(table)) > 1:
-            raise ConfigurationError(f"DjangoFence can't name a schema, as {table!r} does: put it on the database's search path")
+            raise ConfigurationError(
+                f"DjangoFence can't name a schema, as {table!r} does: put it on the database's "
+                "search path"
+            )
 
     def __repr__(self) -> str:
         return f"DjangoFence({self.table!r})"
@@ -83,8 +93,12 @@ class DjangoFence:
             with connection.schema_editor() as editor:
                 editor.create_model(self._model())
 
-    def check(self, using: str | BaseDatabaseWrapper, token: FencingToken, resource: str | None = None) -> None:
-        """Let this transaction go on only if the resource has seen no higher token. Call it **first**, before anything is read.
+    def check(
+        self, using: str | BaseDatabaseWrapper, token: FencingToken, resource: str | None = None
+    ) -> None:
+        """Let this transaction go on only if the resource has seen no higher token.
+
+        Call it **first**, before anything is read.
 
         As :meth:`fencedlock.fencing.sql.SQLFence.check`, and raises the same.
         """
@@ -92,16 +106,28 @@ class DjangoFence:
         self._check(using, lambda room: room.check_steps(token, name))
 
     def check_row(
-        self, using: str | BaseDatabaseWrapper, token: FencingToken, table: str, key: Mapping[str, Any], *, column: str = "fence"
+        self,
+        using: str | BaseDatabaseWrapper,
+        token: FencingToken,
+        table: str,
+        key: Mapping[str, Any],
+        *,
+        column: str = "fence",
     ) -> None:
         """Keep the token in a column of the guarded row itself: as :meth:`fencedlock.fencing.sql.SQLFence.check_row`."""
         checked_resource(token, None)
         self._check(using, lambda room: room.row_steps(token, table, key, column))
 
-    def _check(self, using: str | BaseDatabaseWrapper, steps_of: Callable[[SQLFence], Steps]) -> None:
+    def _check(
+        self, using: str | BaseDatabaseWrapper, steps_of: Callable[[SQLFence], Steps]
+    ) -> None:
         connection = self._connection(using)
         native = self.rooms.get(connection.vendor)
-        room = PortableFence(self.table, connection.ops.quote_name) if native is None else native(self.table)
+        room = (
+            PortableFence(self.table, connection.ops.quote_name)
+            if native is None
+            else native(self.table)
+        )
         driver = DjangoDriver(connection)
         room.run(driver, room.steps(driver, steps_of(room)))
 
@@ -111,7 +137,10 @@ class DjangoFence:
             return connections[using]
         if hasattr(using, "schema_editor") and hasattr(using, "in_atomic_block"):
             return using
-        raise TypeError(f"name the database by its alias, as 'default', or by its connection, and not by {type(using).__name__}")
+        raise TypeError(
+            "name the database by its alias, as 'default', or by its connection, and not by "
+            f"{type(using).__name__}"
+        )
 
     def _model(self) -> Any:
         """A model of this table that no registry knows."""

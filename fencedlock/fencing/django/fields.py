@@ -20,13 +20,19 @@ class ExactTextField(_CharField):
 
     def db_type(self, connection: BaseDatabaseWrapper) -> str | None:
         """As the rooms of the databases have it."""
-        known = {"mysql": f"varbinary({self.max_length})", "postgresql": 'pg_catalog.text COLLATE "C"', "sqlite": "text"}
+        known = {
+            "mysql": f"varbinary({self.max_length})",
+            "postgresql": 'pg_catalog.text COLLATE "C"',
+            "sqlite": "text",
+        }
         # not "text": Django would make a second index, for LIKE, which this collation does not need
         if connection.vendor in known:
             return known[connection.vendor]
         return models.CharField(max_length=MOST_PORTABLE_CHARACTERS).db_type(connection)
 
-    def get_db_prep_value(self, value: Any, connection: BaseDatabaseWrapper, prepared: bool = False) -> Any:
+    def get_db_prep_value(
+        self, value: Any, connection: BaseDatabaseWrapper, prepared: bool = False
+    ) -> Any:
         """Bytes on MySQL and MariaDB."""
         value = super().get_db_prep_value(value, connection, prepared)
         return value.encode() if connection.vendor == "mysql" and isinstance(value, str) else value

@@ -10,7 +10,13 @@ from typing import Any
 from fencedlock.errors import ConfigurationError, StaleTokenError
 from fencedlock.fencing.http.header import HEADER
 from fencedlock.fencing.http.middleware import Middleware
-from fencedlock.fencing.http.problem import CONTENT_TYPE, Problem, RefusedError, problem_of, token_of
+from fencedlock.fencing.http.problem import (
+    CONTENT_TYPE,
+    Problem,
+    RefusedError,
+    problem_of,
+    token_of,
+)
 from fencedlock.fencing.memory import MonotonicFence
 from fencedlock.token import FencingToken
 
@@ -20,26 +26,34 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-_turns: weakref.WeakKeyDictionary[MonotonicFence, weakref.WeakValueDictionary[str, asyncio.Lock]] = weakref.WeakKeyDictionary()
-"""Of each fence, which several middlewares may share: whose request of a resource is being handled."""
+_turns: weakref.WeakKeyDictionary[
+    MonotonicFence, weakref.WeakValueDictionary[str, asyncio.Lock]
+] = weakref.WeakKeyDictionary()
+"""Of each fence, which several middlewares may share: whose request of a resource is being
+handled.
+"""
 
 
 class ASGIFencing(Middleware[ASGIApp, Scope]):
     """Middleware that refuses the stale requests of an ASGI service.
 
     Without a ``fence`` it reads the header and puts the :class:`~fencedlock.FencingToken` into
-    ``scope["state"]["fencing_token"]``, for the service to check it in the transaction of its own database; a
-    :class:`~fencedlock.StaleTokenError` that the service raises is answered with 409. That is right for every service with
-    more than one process.
+    ``scope["state"]["fencing_token"]``, for the service to check it in the transaction of its own
+    database; a
+    :class:`~fencedlock.StaleTokenError` that the service raises is answered with 409. That is right
+    for every service with more than one process.
 
-    With a :class:`~fencedlock.fencing.memory.MonotonicFence`, for a service of one process that keeps its own state, it
-    checks the token when the request comes, reads its body, and handles the requests of one resource one after another, each after another
-    check: so no check is overtaken while its request is handled. What a handler leaves running after its end, as a thread that goes on
-    when the request was cancelled, is not covered. A handler that sends a request of its own for the same resource waits for itself.
+    With a :class:`~fencedlock.fencing.memory.MonotonicFence`, for a service of one process that
+    keeps its own state, it checks the token when the request comes, reads its body, and handles the
+    requests of one resource one after another, each after another check: so no check is overtaken
+    while its request is handled. What a handler leaves running after its end, as a thread that goes
+    on when the request was cancelled, is not covered. A handler that sends a request of its own for
+    the same resource waits for itself.
 
-    ``methods`` are those that need a token, all but GET, HEAD, OPTIONS and TRACE unless given, in upper or lower case; a token that comes
-    with another one is checked as well. ``resource`` names the resource of a ``scope``; without it the resource is the lock's
-    name. Only HTTP requests are looked at: websockets pass.
+    ``methods`` are those that need a token, all but GET, HEAD, OPTIONS and TRACE unless given, in
+    upper or lower case; a token that comes with another one is checked as well. ``resource`` names
+    the resource of a ``scope``; without it the resource is the lock's name. Only HTTP requests are
+    looked at: websockets pass.
     """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -48,7 +62,9 @@ class ASGIFencing(Middleware[ASGIApp, Scope]):
             await self._app(scope, receive, send)
             return
         name = HEADER.lower().encode()
-        values = [value.decode("latin-1") for header, value in scope["headers"] if header.lower() == name]
+        values = [
+            value.decode("latin-1") for header, value in scope["headers"] if header.lower() == name
+        ]
         started = False
 
         async def noting_send(message: Message) -> None:
@@ -70,10 +86,13 @@ class ASGIFencing(Middleware[ASGIApp, Scope]):
                 raise
             await _send_problem(scope, send, problem)
 
-    async def _handle_in_turn(self, scope: Scope, receive: Receive, send: Send, token: FencingToken, fence: MonotonicFence) -> None:
+    async def _handle_in_turn(
+        self, scope: Scope, receive: Receive, send: Send, token: FencingToken, fence: MonotonicFence
+    ) -> None:
         resource = self._resource(scope) if self._resource else None
         fence.check(token, resource)
-        body = await _whole_body(receive)  # before its turn: an older holder's upload that stalls must hold nobody up
+        # Before its turn: an older holder's upload that stalls must hold nobody up.
+        body = await _whole_body(receive)
         if body is None:
             return  # the client has gone
         turns = _turns.setdefault(fence, weakref.WeakValueDictionary())
@@ -104,6 +123,11 @@ def _replaying(body: bytes, receive: Receive) -> Receive:
 
 
 async def _send_problem(scope: Scope, send: Send, problem: Problem) -> None:
-    headers = [(b"content-type", CONTENT_TYPE.encode()), (b"content-length", str(len(problem.body)).encode())]
+    headers = [
+        (b"content-type", CONTENT_TYPE.encode()),
+        (b"content-length", str(len(problem.body)).encode()),
+    ]
     await send({"type": "http.response.start", "status": problem.status, "headers": headers})
-    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else problem.body})
+    await send(
+        {"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else problem.body}
+    )

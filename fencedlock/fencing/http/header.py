@@ -11,7 +11,9 @@ from fencedlock.token import FencingToken
 HEADER = "Fencing-Token"
 
 _PLAIN = " !#$&'()*+,/:;<=>?@[]^`{|}"
-_WRITTEN = re.compile(r'"((?:[\x20\x21\x23\x24\x26-\x5b\x5d-\x7e]|%[0-9A-Fa-f]{2})+)"[ \t]*;[ \t]*([0-9]{1,19})')
+_WRITTEN = re.compile(
+    r'"((?:[\x20\x21\x23\x24\x26-\x5b\x5d-\x7e]|%[0-9A-Fa-f]{2})+)"[ \t]*;[ \t]*([0-9]{1,19})'
+)
 
 
 def format_token(token: FencingToken) -> str:
@@ -30,4 +32,6 @@ def parse_token(value: str) -> FencingToken:
             return token
     except (TypeError, ValueError):
         pass
-    raise ValueError(f'a {HEADER} header looks like "orders/42";1795217931444040, not {value!r:.200}')
+    raise ValueError(
+        f'a {HEADER} header looks like "orders/42";1795217931444040, not {value!r:.200}'
+    )

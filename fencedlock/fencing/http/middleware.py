@@ -28,7 +28,10 @@ class Middleware(Generic[App, Request]):
         resource: Callable[[Request], str | None] | None = None,
     ) -> None:
         if resource is not None and fence is None:
-            raise ConfigurationError("resource= is for the middleware's own fence: without one, name the resource in the service's check")
+            raise ConfigurationError(
+                "resource= is for the middleware's own fence: without one, name the resource in "
+                "the service's check"
+            )
         self._app = app
         self._fence = fence
         self._methods = None if methods is None else _checked_methods(methods)
@@ -38,9 +41,13 @@ class Middleware(Generic[App, Request]):
 def _checked_methods(methods: Collection[str]) -> frozenset[str]:
     """The methods in upper case. Raises ConfigurationError for what can't be one."""
     if isinstance(methods, (str, bytes)) or not hasattr(methods, "__iter__"):
-        raise ConfigurationError(f"methods must be a collection of names, as {{'POST', 'PUT'}}, not {methods!r:.80}")
+        raise ConfigurationError(
+            f"methods must be a collection of names, as {{'POST', 'PUT'}}, not {methods!r:.80}"
+        )
     names = list(methods)
     for name in names:
         if not isinstance(name, str) or not _METHOD.fullmatch(name):
-            raise ConfigurationError(f"methods must be names as 'POST', and {name!r:.80} can be no request's")
+            raise ConfigurationError(
+                f"methods must be names as 'POST', and {name!r:.80} can be no request's"
+            )
     return frozenset(name.upper() for name in names)

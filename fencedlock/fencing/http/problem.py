@@ -32,7 +32,11 @@ class RefusedError(Exception):
 
     def __init__(self, status: int, phrase: str, detail: str) -> None:
         super().__init__(detail)
-        self.problem: Problem = _problem(status, phrase, {"type": "about:blank", "title": phrase, "status": status, "detail": detail})
+        self.problem: Problem = _problem(
+            status,
+            phrase,
+            {"type": "about:blank", "title": phrase, "status": status, "detail": detail},
+        )
 
 
 def bad_request(detail: str) -> RefusedError:
@@ -40,15 +44,24 @@ def bad_request(detail: str) -> RefusedError:
     return RefusedError(400, "Bad Request", detail)
 
 
-def token_of(values: list[str], method: str, methods: Collection[str] | None) -> FencingToken | None:
-    """The token of a request with these headers. Raises RefusedError: 428 if one is needed and there is none, 400 for a bad one.
+def token_of(
+    values: list[str], method: str, methods: Collection[str] | None
+) -> FencingToken | None:
+    """The token of a request with these headers.
 
-    ``methods``, in upper case, are those that need one. The case of ``method`` makes no difference, as it makes none to many a service.
+    Raises RefusedError: 428 if one is needed and there is none, 400 for a bad one.
+
+    ``methods``, in upper case, are those that need one. The case of ``method`` makes no difference,
+    as it makes none to many a service.
     """
     if not values:
         name = method.upper()
         if name not in SAFE_METHODS if methods is None else name in methods:
-            raise RefusedError(428, "Precondition Required", f"this request needs a {HEADER} header: acquire the lock, and send its token")
+            raise RefusedError(
+                428,
+                "Precondition Required",
+                f"this request needs a {HEADER} header: acquire the lock, and send its token",
+            )
         return None
     try:
         if len(values) == 1:

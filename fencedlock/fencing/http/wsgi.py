@@ -10,7 +10,13 @@ from typing import Any
 from fencedlock.errors import ConfigurationError, StaleTokenError
 from fencedlock.fencing.http.header import HEADER
 from fencedlock.fencing.http.middleware import Middleware
-from fencedlock.fencing.http.problem import CONTENT_TYPE, RefusedError, bad_request, problem_of, token_of
+from fencedlock.fencing.http.problem import (
+    CONTENT_TYPE,
+    RefusedError,
+    bad_request,
+    problem_of,
+    token_of,
+)
 
 WSGIApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
@@ -28,11 +34,14 @@ _ENVIRON_HEADER = "HTTP_" + HEADER.upper().replace("-", "_")
 class WSGIFencing(Middleware[WSGIApp, Mapping[str, Any]]):
     """Middleware that refuses the stale requests of a WSGI service: as :class:`ASGIFencing`, and with the same arguments.
 
-    The token is ``environ["fencedlock.token"]``; ``resource`` names the resource of an ``environ``. The answer to a request with a token
-    is collected before it is sent, so that nothing of the service runs after its check. Other requests pass as they are.
+    The token is ``environ["fencedlock.token"]``; ``resource`` names the resource of an ``environ``.
+    The answer to a request with a token is collected before it is sent, so that nothing of the
+    service runs after its check. Other requests pass as they are.
     """
 
-    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    def __call__(
+        self, environ: dict[str, Any], start_response: Callable[..., Any]
+    ) -> Iterable[bytes]:
         """Handle one request, as PEP 3333 says."""
         values = [environ[_ENVIRON_HEADER]] if _ENVIRON_HEADER in environ else []
         try:
@@ -45,14 +54,18 @@ class WSGIFencing(Middleware[WSGIApp, Mapping[str, Any]]):
             resource = self._resource(environ) if self._resource else None
             length = _body_length(environ)
             self._fence.check(token, resource)
-            _read_body(environ, length)  # before its turn: an older holder's upload that stalls must hold nobody up
+            # Before its turn: an older holder's upload that stalls must hold nobody up.
+            _read_body(environ, length)
             with self._fence.guard(token, resource):
                 return self._collect(environ, start_response)
         except (RefusedError, StaleTokenError, ConfigurationError) as error:
             problem = problem_of(error)
             if problem is None:
                 raise
-        start_response(f"{problem.status} {problem.phrase}", [("Content-Type", CONTENT_TYPE), ("Content-Length", str(len(problem.body)))])
+        start_response(
+            f"{problem.status} {problem.phrase}",
+            [("Content-Type", CONTENT_TYPE), ("Content-Length", str(len(problem.body)))],
+        )
         return [] if environ["REQUEST_METHOD"] == "HEAD" else [problem.body]
 
     def _collect(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
@@ -60,7 +73,9 @@ class WSGIFencing(Middleware[WSGIApp, Mapping[str, Any]]):
         begun: tuple[Any, ...] | None = None
         parts: list[bytes] = []
 
-        def note(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], None]:
+        def note(
+            status: str, headers: list[tuple[str, str]], exc_info: Any = None
+        ) -> Callable[[bytes], None]:
             nonlocal begun
             if begun is not None and exc_info is None:
                 raise AssertionError("the service called start_response twice without exc_info")
@@ -81,17 +96,26 @@ class WSGIFencing(Middleware[WSGIApp, Mapping[str, Any]]):
 
 
 def _body_length(environ: Mapping[str, Any]) -> int | None:
-    """How many bytes the body has; None if it goes on to its end. Raises RefusedError, 400, for what can be no length."""
+    """How many bytes the body has; None if it goes on to its end.
+
+    Raises RefusedError, 400, for what can be no length.
+    """
     text = environ.get("CONTENT_LENGTH") or ""
     if not text:
         return None if environ.get("wsgi.input_terminated") else 0
     if not _LENGTH.fullmatch(text):
-        raise bad_request(f"a Content-Length header has a number of bytes, from 0 to {10**_MOST_DIGITS - 1}, not {text!r:.80}")
+        raise bad_request(
+            f"a Content-Length header has a number of bytes, from 0 to {10**_MOST_DIGITS - 1}, not "
+            f"{text!r:.80}"
+        )
     return int(text)
 
 
 def _read_body(environ: dict[str, Any], length: int | None) -> None:
-    """Read the body, for the service to read it again. Raises RefusedError, 400, if it ends too soon."""
+    """Read the body, for the service to read it again.
+
+    Raises RefusedError, 400, if it ends too soon.
+    """
     if length == 0:
         return
     source = environ["wsgi.input"]
@@ -103,6 +127,8 @@ def _read_body(environ: dict[str, Any], length: int | None) -> None:
             parts.append(part)
             left -= len(part)
         if left:
-            raise bad_request(f"the body ended {left} bytes before the {length} of its Content-Length header")
+            raise bad_request(
+                f"the body ended {left} bytes before the {length} of its Content-Length header"
+            )
         body = b"".join(parts)
     environ["wsgi.input"] = io.BytesIO(body)

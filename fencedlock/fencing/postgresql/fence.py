@@ -6,7 +6,16 @@ from collections.abc import Coroutine, Mapping
 from importlib import resources
 from typing import Any, ClassVar, overload
 
-from fencedlock.fencing.sql import AsyncConnection, Driver, Gives, Mistake, SQLFence, Statement, Steps, Style
+from fencedlock.fencing.sql import (
+    AsyncConnection,
+    Driver,
+    Gives,
+    Mistake,
+    SQLFence,
+    Statement,
+    Steps,
+    Style,
+)
 from fencedlock.token import FencingToken
 
 IDLE = 0
@@ -25,7 +34,8 @@ class PsycopgDriver(Driver):
         from psycopg import Cursor
         from psycopg.rows import tuple_row
 
-        with Cursor(self.connection, row_factory=tuple_row) as cursor:  # whatever kind the connection's own are
+        # Whatever kind the connection's own are.
+        with Cursor(self.connection, row_factory=tuple_row) as cursor:
             cursor.execute(sql, parameters)
             return cursor.fetchone() if gives is Gives.ROW else None
 
@@ -77,8 +87,9 @@ class AsyncpgDriver(Driver):
 class PostgreSQLFence(SQLFence):
     """Fences in PostgreSQL 13 or newer, by psycopg 3 (also asynchronous), psycopg2 or asyncpg.
 
-    Use it at READ COMMITTED, the default: at REPEATABLE READ and SERIALIZABLE a check that had to wait for another holder's
-    transaction answers with a serialization failure (40001) instead, and the whole transaction is to be run again.
+    Use it at READ COMMITTED, the default: at REPEATABLE READ and SERIALIZABLE a check that had to
+    wait for another holder's transaction answers with a serialization failure (40001) instead, and
+    the whole transaction is to be run again.
     """
 
     drivers: ClassVar[Mapping[tuple[str, str], type[Driver]]] = {
@@ -106,7 +117,9 @@ class PostgreSQLFence(SQLFence):
 
     def create_steps(self) -> Steps:
         """Make the table; two who do so at once would otherwise meet in PostgreSQL's catalogue."""
-        (found,) = yield Statement(f"SELECT CAST(to_regclass('{self._table}') AS text)", {}, Gives.ROW)
+        (found,) = yield Statement(
+            f"SELECT CAST(to_regclass('{self._table}') AS text)", {}, Gives.ROW
+        )
         if found is not None:
             return  # a role that may not create tables can run this too
         yield Statement("SELECT pg_advisory_xact_lock(hashtext('fencedlock'))")
@@ -114,13 +127,15 @@ class PostgreSQLFence(SQLFence):
 
     def check_steps(self, token: FencingToken, resource: str) -> Steps:
         passed = yield Statement(
-            f"WITH raised AS ({self.upsert_sql()}) SELECT set_config('fencedlock.passed', CAST(txid_current() AS text), true) FROM raised",
+            f"WITH raised AS ({self.upsert_sql()}) SELECT set_config('fencedlock.passed', "
+            "CAST(txid_current() AS text), true) FROM raised",
             {"resource": resource, "token": int(token), "lock": token.lock},
             Gives.ROW,
         )
         if passed is None:
             found = yield Statement(
-                f"SELECT token, lock_name, set_config('fencedlock.passed', '', true) FROM {self._table} WHERE resource = :resource",
+                "SELECT token, lock_name, set_config('fencedlock.passed', '', true) FROM "
+                f"{self._table} WHERE resource = :resource",
                 {"resource": resource},
                 Gives.ROW,
             )
@@ -140,14 +155,16 @@ class PostgreSQLFence(SQLFence):
     def protect(self, connection: Any, table: str) -> Any:
         """From the commit on, let no transaction change the rows of ``table`` unless it has passed a :meth:`check` before.
 
-        INSERT, UPDATE, DELETE, TRUNCATE, MERGE and COPY of any session are refused with SQLSTATE 42501
-        (``insufficient_privilege``), on the table and on all partitions and children that it has now; and on partitions that
-        are added later, except for a TRUNCATE of such a partition itself: call it again for that, and for new children by
-        inheritance. Any passed check opens all protected tables to its transaction.
+        INSERT, UPDATE, DELETE, TRUNCATE, MERGE and COPY of any session are refused with SQLSTATE
+        42501 (``insufficient_privilege``), on the table and on all partitions and children that it
+        has now; and on partitions that are added later, except for a TRUNCATE of such a partition
+        itself: call it again for that, and for new children by inheritance. Any passed check opens
+        all protected tables to its transaction.
 
-        It guards against what was forgotten, not against ill will, and not against DDL (ALTER, ATTACH, DETACH, DROP) nor
-        what logical replication brings to a subscriber. The role needs to own the table, and CREATE on the schema of the
-        table of fences, where the triggers' function is made.
+        It guards against what was forgotten, not against ill will, and not against DDL (ALTER,
+        ATTACH, DETACH, DROP) nor what logical replication brings to a subscriber. The role needs to
+        own the table, and CREATE on the schema of the table of fences, where the triggers' function
+        is made.
 
         Calling it twice does nothing. To be awaited with an asynchronous connection.
         """
@@ -173,7 +190,9 @@ class PostgreSQLFence(SQLFence):
 
     def _filled(self, file: str, table: str) -> str:
         text = (resources.files(__package__) / file).read_text("utf-8")
-        return text.replace("{function}", self._quoted(f"{self.table}_fencedlock_check")).replace("{table}", self._quoted(table))
+        return text.replace("{function}", self._quoted(f"{self.table}_fencedlock_check")).replace(
+            "{table}", self._quoted(table)
+        )
 
 
 def _statements(sql: str) -> Steps:

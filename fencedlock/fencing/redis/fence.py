@@ -31,40 +31,82 @@ _MOST_UNPACKED = 7000
 class RedisFence:
     """Fences in the Redis that keeps the data, by a client of redis-py or valkey-py.
 
-    The fence of a resource is the hash ``prefix:{resource}``; in a cluster the data's keys need the same hash tag, as
-    ``{resource}:balance``. ``ttl`` is how many seconds a fence lives at least after its last use, 7 days unless given (and
-    twice that at most), and None lets it live for ever: a holder that slept longer than that is not refused. Where memory is
-    short and ``maxmemory-policy`` is not ``noeviction``, Redis may evict a fence.
+    The fence of a resource is the hash ``prefix:{resource}``; in a cluster the data's keys need the
+    same hash tag, as ``{resource}:balance``. ``ttl`` is how many seconds a fence lives at least
+    after its last use, 7 days unless given (and twice that at most), and None lets it live for
+    ever: a holder that slept longer than that is not refused. Where memory is short and
+    ``maxmemory-policy`` is not ``noeviction``, Redis may evict a fence.
     """
 
     def __init__(self, prefix: str = "fences", *, ttl: float | None = LIFE_SECONDS) -> None:
         self.prefix: str = checked_namespace(prefix)
-        if ttl is not None and (isinstance(ttl, bool) or not isinstance(ttl, int | float) or not 1 <= ttl <= 10**9):
-            raise ConfigurationError(f"ttl must be a number of seconds from 1 to 10**9, or None, not {ttl!r}")
+        if ttl is not None and (
+            isinstance(ttl, bool) or not isinstance(ttl, int | float) or not 1 <= ttl <= 10**9
+        ):
+            raise ConfigurationError(
+                f"ttl must be a number of seconds from 1 to 10**9, or None, not {ttl!r}"
+            )
         self._life_ms = 0 if ttl is None else round(ttl * 1000)
 
     def __repr__(self) -> str:
         return f"RedisFence({self.prefix!r})"
 
     def key(self, resource: str) -> str:
-        """The key of the resource's fence. Braces, percent signs and control characters are percent-encoded."""
+        """The key of the resource's fence.
+
+        Braces, percent signs and control characters are percent-encoded.
+        """
         return lock_key(self.prefix, resource)
 
-    def set(self, client: Any, token: FencingToken, key: Any, value: Any, *, ttl: float | None = None, resource: str | None = None) -> None:
-        """``SET key value``, if the token is not stale; with ``ttl`` in seconds the key expires. Raises StaleTokenError."""
-        if ttl is not None and (isinstance(ttl, bool) or not isinstance(ttl, int | float) or not ttl >= LEAST_TTL_SECONDS):
-            raise ValueError(f"ttl must be a number of seconds, at least {LEAST_TTL_SECONDS}, not {ttl!r}")
+    def set(
+        self,
+        client: Any,
+        token: FencingToken,
+        key: Any,
+        value: Any,
+        *,
+        ttl: float | None = None,
+        resource: str | None = None,
+    ) -> None:
+        """``SET key value``, if the token is not stale; with ``ttl`` in seconds the key expires.
+
+        Raises StaleTokenError.
+        """
+        if ttl is not None and (
+            isinstance(ttl, bool)
+            or not isinstance(ttl, int | float)
+            or not ttl >= LEAST_TTL_SECONDS
+        ):
+            raise ValueError(
+                f"ttl must be a number of seconds, at least {LEAST_TTL_SECONDS}, not {ttl!r}"
+            )
         options = () if ttl is None else ("PX", round(ttl * 1000))
         self.script(_SET)(client, token, [key], [value, *options], resource=resource)
 
-    def hset(self, client: Any, token: FencingToken, key: Any, mapping: Mapping[Any, Any], *, resource: str | None = None) -> int:
-        """``HSET key field value …``, if the token is not stale; the number of new fields. Raises StaleTokenError."""
+    def hset(
+        self,
+        client: Any,
+        token: FencingToken,
+        key: Any,
+        mapping: Mapping[Any, Any],
+        *,
+        resource: str | None = None,
+    ) -> int:
+        """``HSET key field value …``, if the token is not stale; the number of new fields.
+
+        Raises StaleTokenError.
+        """
         pairs = [part for pair in mapping.items() for part in pair]
         self._raise_if_long(pairs)
         return int(self.script(_HSET)(client, token, [key], pairs, resource=resource))
 
-    def delete(self, client: Any, token: FencingToken, *keys: Any, resource: str | None = None) -> int:
-        """``DEL key …``, if the token is not stale; the number of keys that there were. Raises StaleTokenError."""
+    def delete(
+        self, client: Any, token: FencingToken, *keys: Any, resource: str | None = None
+    ) -> int:
+        """``DEL key …``, if the token is not stale; the number of keys that there were.
+
+        Raises StaleTokenError.
+        """
         self._raise_if_long(keys)
         return int(self.script(_DELETE)(client, token, keys, resource=resource))
 
@@ -73,28 +115,40 @@ class RedisFence:
         return FencedScript(self, text)
 
     def check(self, pipeline: Any, token: FencingToken, resource: str | None = None) -> None:
-        """Guard a MULTI. Call it **first** on a ``client.pipeline()``; then read, ``multi()``, queue the writes, and ``execute()``.
+        """Guard a MULTI.
 
-        What is called before ``multi()`` runs at once, unguarded: only read there. It raises the resource's token at once,
-        and WATCHes it: if another holder comes before ``execute()``, that raises redis-py's ``WatchError``. Then begin
-        again, and this check tells whether the token has become stale.
+        Call it **first** on a ``client.pipeline()``; then read, ``multi()``, queue the writes, and
+        ``execute()``.
 
-        Raises StaleTokenError, and ConfigurationError after ``multi()``, for a token of another lock than the resource's, or
-        without a transaction.
+        What is called before ``multi()`` runs at once, unguarded: only read there. It raises the
+        resource's token at once, and WATCHes it: if another holder comes before ``execute()``, that
+        raises redis-py's ``WatchError``. Then begin again, and this check tells whether the token
+        has become stale.
+
+        Raises StaleTokenError, and ConfigurationError after ``multi()``, for a token of another
+        lock than the resource's, or without a transaction.
         """
         name = checked_resource(token, resource)
         needed = ("immediate_execute_command", "watch", "explicit_transaction")
-        if ".asyncio" in type(pipeline).__module__ or not all(hasattr(pipeline, attribute) for attribute in needed):
+        if ".asyncio" in type(pipeline).__module__ or not all(
+            hasattr(pipeline, attribute) for attribute in needed
+        ):
             raise TypeError(
-                f"RedisFence.check takes a pipeline first ('with client.pipeline() as pipeline:'), and not {type(pipeline).__name__}; "
-                "for single writes, and in a cluster, there are set(), hset(), delete() and script()"
+                "RedisFence.check takes a pipeline first ('with client.pipeline() as pipeline:'), "
+                f"and not {type(pipeline).__name__}; for single writes, and in a cluster, there "
+                "are set(), hset(), delete() and script()"
             )
-        if not pipeline.transaction or pipeline.explicit_transaction or (pipeline.command_stack and not pipeline.watching):
+        if (
+            not pipeline.transaction
+            or pipeline.explicit_transaction
+            or (pipeline.command_stack and not pipeline.watching)
+        ):
             raise ConfigurationError(
-                "the check comes first in a pipeline(transaction=True), before multi() and before anything is queued: "
-                "check, read, multi(), write"
+                "the check comes first in a pipeline(transaction=True), before multi() and before "
+                "anything is queued: check, read, multi(), write"
             )
-        # Raised before it is watched: our own change of a watched key would fail our own EXEC. What came in between is seen by the second.
+        # Raised before it is watched: our own change of a watched key would fail our own EXEC. What
+        # came in between is seen by the second.
         script = self.script(_CHECK)
         script.call(pipeline.immediate_execute_command, token, name, [], [])
         pipeline.watch(self.key(name).encode())
@@ -107,7 +161,10 @@ class RedisFence:
     @staticmethod
     def _raise_if_long(parts: Sequence[Any]) -> None:
         if not 0 < len(parts) <= _MOST_UNPACKED:
-            raise ValueError(f"from 1 to {_MOST_UNPACKED} values can go into one call, not {len(parts)}: write them in several")
+            raise ValueError(
+                f"from 1 to {_MOST_UNPACKED} values can go into one call, not {len(parts)}: write "
+                "them in several"
+            )
 
 
 class FencedScript:
@@ -118,19 +175,42 @@ class FencedScript:
         self._text, self._sha = _guarded(text)
 
     def __call__(
-        self, client: Any, token: FencingToken, keys: Sequence[Any] = (), args: Sequence[Any] = (), *, resource: str | None = None
+        self,
+        client: Any,
+        token: FencingToken,
+        keys: Sequence[Any] = (),
+        args: Sequence[Any] = (),
+        *,
+        resource: str | None = None,
     ) -> Any:
-        """Run it on a client; what the script returns. ``resource`` is the lock's name unless given.
+        """Run it on a client; what the script returns.
 
-        Raises StaleTokenError, and runs nothing, if the resource has seen a higher token. Raises ConfigurationError for a
-        token of another lock than the resource's; TypeError for what is no token; and what the client raises.
+        ``resource`` is the lock's name unless given.
+
+        Raises StaleTokenError, and runs nothing, if the resource has seen a higher token. Raises
+        ConfigurationError for a token of another lock than the resource's; TypeError for what is no
+        token; and what the client raises.
         """
         name = checked_resource(token, resource)
-        if not hasattr(client, "execute_command") or hasattr(client, "command_stack") or ".asyncio" in type(client).__module__:
-            raise TypeError(f"a fenced write takes the client first, a redis.Redis or the like, and not {type(client).__name__}")
+        if (
+            not hasattr(client, "execute_command")
+            or hasattr(client, "command_stack")
+            or ".asyncio" in type(client).__module__
+        ):
+            raise TypeError(
+                "a fenced write takes the client first, a redis.Redis or the like, and not "
+                f"{type(client).__name__}"
+            )
         return self.call(client.execute_command, token, name, keys, args)
 
-    def call(self, execute: Any, token: FencingToken, resource: str, keys: Sequence[Any], args: Sequence[Any]) -> Any:
+    def call(
+        self,
+        execute: Any,
+        token: FencingToken,
+        resource: str,
+        keys: Sequence[Any],
+        args: Sequence[Any],
+    ) -> Any:
         """Run it by whatever executes a command."""
         key = self._fence.key(resource)
         operands = [1 + len(keys), key.encode(), *keys, *self._fence.arguments(token), *args]
@@ -146,11 +226,14 @@ class FencedScript:
             if kind == "FENCEDLOCKSTALE":
                 raise stale_token(token, resource, int(rest.split(" ")[0])) from None
             if kind == "FENCEDLOCKOTHER":
-                raise other_lock(token, resource, bytes.fromhex(rest.split(" ")[0]).decode()) from None
+                raise other_lock(
+                    token, resource, bytes.fromhex(rest.split(" ")[0]).decode()
+                ) from None
             if type(error).__name__ in _SLOT_ERRORS and "slot" in str(error):
                 tag = key.removeprefix(f"{self._fence.prefix}:")
                 raise ConfigurationError(
-                    f"in a cluster all keys of one call must share a slot with the fence {key!r}: name them '{tag}:…', or pass resource="
+                    f"in a cluster all keys of one call must share a slot with the fence {key!r}: "
+                    f"name them '{tag}:…', or pass resource="
                 ) from error
             raise
 

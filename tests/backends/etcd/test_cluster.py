@@ -20,7 +20,9 @@ CONTENDERS = 4
 
 
 class Holds:
-    """What contenders wrote down: who believed to hold the lock, from when to when, with which token."""
+    """What contenders wrote down: who believed to hold the lock, from when to when, with which
+    token.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

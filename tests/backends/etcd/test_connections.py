@@ -42,24 +42,36 @@ def status(connection: Connections, seconds: float = 10) -> str:
 
 
 class TestCalls:
-    def test_transactions_and_leases(self, start: Callable[..., EtcdServer], open_connection: Callable[..., Connections]) -> None:
+    def test_transactions_and_leases(
+        self, start: Callable[..., EtcdServer], open_connection: Callable[..., Connections]
+    ) -> None:
         connection = open_connection(start().endpoint)
         lease = connection.call(wire.LEASE_GRANT, M.LeaseGrantRequest(TTL=60), 10)
         assert lease.TTL == 60
         create = M.TxnRequest(
-            compare=[M.Compare(result=EQUAL, target=CREATE, key=b"p/", range_end=b"p0", create_revision=0)],
+            compare=[
+                M.Compare(
+                    result=EQUAL, target=CREATE, key=b"p/", range_end=b"p0", create_revision=0
+                )
+            ],
             success=[M.RequestOp(request_put=M.PutRequest(key=b"p/1", value=b"x", lease=lease.ID))],
             failure=[M.RequestOp(request_range=M.RangeRequest(key=b"p/", range_end=b"p0"))],
         )
         first, again = (connection.call(wire.TXN, create, 10) for _ in range(2))
         assert (first.succeeded, again.succeeded) == (True, False)
         (found,) = again.responses[0].response_range.kvs
-        assert (found.key, found.create_revision, found.lease) == (b"p/1", first.header.revision, lease.ID)
+        assert (found.key, found.create_revision, found.lease) == (
+            b"p/1",
+            first.header.revision,
+            lease.ID,
+        )
         assert [connection.keep_alive(each, b"p/", 10)[1] for each in (lease.ID, 12345)] == [60, 0]
         connection.call(wire.LEASE_REVOKE, M.LeaseRevokeRequest(ID=lease.ID), 10)
         assert connection.call(wire.RANGE, M.RangeRequest(key=b"p/1"), 10).count == 0
 
-    def test_errors_are_told_in_our_words(self, start: Callable[..., EtcdServer], open_connection: Callable[..., Connections]) -> None:
+    def test_errors_are_told_in_our_words(
+        self, start: Callable[..., EtcdServer], open_connection: Callable[..., Connections]
+    ) -> None:
         connection = open_connection(start().endpoint)
         with pytest.raises(LeaseGoneError, match="requested lease not found"):
             connection.call(wire.LEASE_REVOKE, M.LeaseRevokeRequest(ID=77), 10)
@@ -69,12 +81,16 @@ class TestCalls:
         with pytest.raises(BackendUnavailableError, match="closed"):
             status(connection)
 
-    def test_a_watch_sees_what_happens(self, start: Callable[..., EtcdServer], open_connection: Callable[..., Connections]) -> None:
+    def test_a_watch_sees_what_happens(
+        self, start: Callable[..., EtcdServer], open_connection: Callable[..., Connections]
+    ) -> None:
         connection = open_connection(start().endpoint)
         done = threading.Event()
 
         def requests() -> Iterator[object]:
-            yield M.WatchRequest(create_request=M.WatchCreateRequest(key=b"w/", range_end=b"w0", watch_id=5))
+            yield M.WatchRequest(
+                create_request=M.WatchCreateRequest(key=b"w/", range_end=b"w0", watch_id=5)
+            )
             done.wait(20)
 
         with connection.stream(wire.WATCH, requests()) as stream:
@@ -135,10 +151,13 @@ class TestUsers:
         connection._auth_token = "expired"
         connection.call(wire.PUT, M.PutRequest(key=b"a", value=b"2"), 10)
         assert connection._auth_token not in (first, "expired", None)
-        guarded.ctl("user", "add", "new:new", user="root:sesame")  # the revision of the users changes
+        # The revision of the users changes.
+        guarded.ctl("user", "add", "new:new", user="root:sesame")
         connection.call(wire.PUT, M.PutRequest(key=b"a", value=b"3"), 10)
 
-    def test_others_do_not(self, guarded: EtcdServer, open_connection: Callable[..., Connections]) -> None:
+    def test_others_do_not(
+        self, guarded: EtcdServer, open_connection: Callable[..., Connections]
+    ) -> None:
         put = M.PutRequest(key=b"a", value=b"1")
         with pytest.raises(BackendMisconfiguredError, match=r"etcd://user:password@host"):
             open_connection(guarded.endpoint).call(wire.PUT, put, 10)
@@ -148,10 +167,15 @@ class TestUsers:
             open_connection(guarded.endpoint, user="joe", password="secret").call(wire.PUT, put, 10)
 
 
-def test_tls_and_mutual_tls(start: Callable[..., EtcdServer], open_connection: Callable[..., Connections], tmp_path: Path) -> None:
+def test_tls_and_mutual_tls(
+    start: Callable[..., EtcdServer], open_connection: Callable[..., Connections], tmp_path: Path
+) -> None:
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    for name, certificate in (("server", authority.issue_cert("127.0.0.1", "localhost")), ("client", authority.issue_cert("joe"))):
+    for name, certificate in (
+        ("server", authority.issue_cert("127.0.0.1", "localhost")),
+        ("client", authority.issue_cert("joe")),
+    ):
         certificate.private_key_pem.write_to_path(str(tmp_path / f"{name}.key"))
         certificate.cert_chain_pems[0].write_to_path(str(tmp_path / f"{name}.pem"))
     ca, cert, key = (str(tmp_path / name) for name in ("ca.pem", "server.pem", "server.key"))
@@ -165,7 +189,9 @@ def test_tls_and_mutual_tls(start: Callable[..., EtcdServer], open_connection: C
 
 
 @pytest.mark.parametrize("parent", ["idle", "calling"])
-def test_a_forked_child_calls_by_itself(start: Callable[..., EtcdServer], open_connection: Callable[..., Connections], parent: str) -> None:
+def test_a_forked_child_calls_by_itself(
+    start: Callable[..., EtcdServer], open_connection: Callable[..., Connections], parent: str
+) -> None:
     connection = open_connection(start().endpoint)
     assert status(connection)
     stop = threading.Event()
@@ -196,10 +222,18 @@ def test_a_forked_child_calls_by_itself(start: Callable[..., EtcdServer], open_c
 
 
 def test_a_fork_knows_of_a_channel_that_was_opened_while_it_waited(
-    start: Callable[..., EtcdServer], open_connection: Callable[..., Connections], monkeypatch: pytest.MonkeyPatch
+    start: Callable[..., EtcdServer],
+    open_connection: Callable[..., Connections],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The child of a fork that does not wait for the end of gRPC's threads may be stuck in its first call."""
-    connection, inside, waits = open_connection(start().endpoint), threading.Event(), threading.Event()
+    """The child of a fork that does not wait for the end of gRPC's threads may be stuck in its
+    first call.
+    """
+    connection, inside, waits = (
+        open_connection(start().endpoint),
+        threading.Event(),
+        threading.Event(),
+    )
     wait_until_empty = connection._gate.wait_until_empty
 
     def tell_and_wait(timeout_seconds: float) -> None:
@@ -240,8 +274,14 @@ sys.exit(os.waitpid(child, 0)[1])
 """
 
 
-def test_a_child_that_is_forked_during_the_first_call_is_not_stuck(start: Callable[..., EtcdServer]) -> None:
-    """Importing gRPC takes a while, and who is forked in its middle would wait for ever for a thread that it does not have."""
+def test_a_child_that_is_forked_during_the_first_call_is_not_stuck(
+    start: Callable[..., EtcdServer],
+) -> None:
+    """Importing gRPC takes a while, and who is forked in its middle would wait for ever for a
+    thread that it does not have.
+    """
     server = start()
     for _ in range(3):
-        subprocess.run([sys.executable, "-W", "ignore", "-c", FORK_AT_ONCE, server.url], check=True, timeout=30)
+        subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", FORK_AT_ONCE, server.url], check=True, timeout=30
+        )

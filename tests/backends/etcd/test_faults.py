@@ -1,4 +1,6 @@
-"""What a review found: each was a lock that two believed in, or that nobody could get, before it was mended."""
+"""What a review found: each was a lock that two believed in, or that nobody could get, before it
+was mended.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +65,11 @@ def test_a_manual_renewal_is_asked_again_while_a_member_has_no_leader(
 
 
 def test_a_waiter_whose_place_had_no_answer_is_served(
-    wire: EtcdProxy, client: fencedlock.Client, connect: Callable[..., fencedlock.Client], contender: Callable[..., Contender], name: str
+    wire: EtcdProxy,
+    client: fencedlock.Client,
+    connect: Callable[..., fencedlock.Client],
+    contender: Callable[..., Contender],
+    name: str,
 ) -> None:
     remote = connect(wire.url, ttl=5, socket_timeout=0.3)
     with remote.RLock("warm up"):
@@ -73,7 +79,9 @@ def test_a_waiter_whose_place_had_no_answer_is_served(
         lost = iter([LOSE_REPLY])
         wire.rule = lambda request: next(lost, None) if wire.is_call(request, "acquire") else None
         waiter.tell("acquire", name)
-        wire.wait_for(lambda: sum(wire.is_call(request, "acquire") for request in wire.requests) > 2)
+        wire.wait_for(
+            lambda: sum(wire.is_call(request, "acquire") for request in wire.requests) > 2
+        )
         eventually(lambda: client.inspect(name).waiters)
         released = time.monotonic()
     assert waiter.answer() is True
@@ -86,7 +94,11 @@ def test_a_late_packet_finds_its_claim_buried_though_the_hold_has_moved_to_anoth
     remote = connect(wire.url, ttl=6, socket_timeout=0.3)
     with remote.RLock(f"{name}/other"):  # keeps the lease of six seconds alive
         wire.rule = lambda request: (
-            HOLD if not wire.held and name.encode() in request.body.replace(b"%2F", b"/") and is_acquire(request) else None
+            HOLD
+            if not wire.held
+            and name.encode() in request.body.replace(b"%2F", b"/")
+            and is_acquire(request)
+            else None
         )
         lock = remote.RLock(name)
         lock.acquire()
@@ -117,7 +129,10 @@ def test_a_release_goes_on_as_long_as_the_lease_is_kept_alive(
 
 
 def test_a_lease_that_is_not_granted_costs_no_hold_on_another_one(
-    wire: EtcdProxy, connect: Callable[..., fencedlock.Client], contender: Callable[..., Contender], name: str
+    wire: EtcdProxy,
+    connect: Callable[..., fencedlock.Client],
+    contender: Callable[..., Contender],
+    name: str,
 ) -> None:
     remote = connect(wire.url, ttl=2, socket_timeout=5)
     stuck = contender("thread", remote)
@@ -144,7 +159,10 @@ def put_dead_places(backend: EtcdServer, name: str, count: int) -> None:
 
 
 def test_a_newcomer_does_not_overtake_who_waits_behind_the_dead(
-    backend: EtcdServer, client: fencedlock.Client, connect: Callable[..., fencedlock.Client], name: str
+    backend: EtcdServer,
+    client: fencedlock.Client,
+    connect: Callable[..., fencedlock.Client],
+    name: str,
 ) -> None:
     order: list[str] = []
 
@@ -154,17 +172,23 @@ def test_a_newcomer_does_not_overtake_who_waits_behind_the_dead(
 
     with client.FairLock(name):
         put_dead_places(backend, name, 3)
-        patient = threading.Thread(target=enter, args=("patient", connect(backend.url).FairLock(name)))
+        patient = threading.Thread(
+            target=enter, args=("patient", connect(backend.url).FairLock(name))
+        )
         patient.start()
         eventually(lambda: len(client.inspect(name).waiters) == 4)
-    newcomer = threading.Thread(target=enter, args=("newcomer", connect(backend.url).FairLock(name)))
+    newcomer = threading.Thread(
+        target=enter, args=("newcomer", connect(backend.url).FairLock(name))
+    )
     newcomer.start()
     patient.join(60)
     newcomer.join(60)
     assert order == ["patient", "newcomer"]
 
 
-def test_one_try_takes_a_free_lock_from_the_dead(backend: EtcdServer, client: fencedlock.Client, name: str) -> None:
+def test_one_try_takes_a_free_lock_from_the_dead(
+    backend: EtcdServer, client: fencedlock.Client, name: str
+) -> None:
     put_dead_places(backend, name, 2)
     lock = client.RLock(name)
     assert lock.acquire(blocking=False) is True
@@ -173,7 +197,9 @@ def test_one_try_takes_a_free_lock_from_the_dead(backend: EtcdServer, client: fe
     lock.release()
 
 
-def test_a_floor_is_never_lowered_on_an_idle_cluster(start: Callable[..., EtcdServer], connect: Callable[..., fencedlock.Client]) -> None:
+def test_a_floor_is_never_lowered_on_an_idle_cluster(
+    start: Callable[..., EtcdServer], connect: Callable[..., fencedlock.Client]
+) -> None:
     client = connect(start().url)
     client.raise_floor(FencingToken("x", 1_000_000))
     client.raise_floor(FencingToken("x", 5_000))
@@ -234,7 +260,9 @@ def give_up(lock: fencedlock.RLock) -> None:
 def test_what_was_lost_in_an_outage_blocks_nobody_after_it(
     own_server: Callable[..., EtcdServer], connect: Callable[..., fencedlock.Client]
 ) -> None:
-    """A restart gives every lease a whole new term, so what nobody holds or waits for any more would live for one more lease."""
+    """A restart gives every lease a whole new term, so what nobody holds or waits for any more
+    would live for one more lease.
+    """
     ttl = 6
     server = own_server(any_etcd())
     client = connect(server.url, ttl=ttl, socket_timeout=0.5)
@@ -264,9 +292,15 @@ def test_what_was_lost_in_an_outage_blocks_nobody_after_it(
 
 
 def test_a_grant_that_came_under_an_older_lease_is_tied_to_the_present_one(
-    wire: EtcdProxy, backend: EtcdServer, client: fencedlock.Client, connect: Callable[..., fencedlock.Client], name: str
+    wire: EtcdProxy,
+    backend: EtcdServer,
+    client: fencedlock.Client,
+    connect: Callable[..., fencedlock.Client],
+    name: str,
 ) -> None:
-    """Its answer was lost, and its lease over by our clock alone: who believes in the new lease must not lose the lock with the old."""
+    """Its answer was lost, and its lease over by our clock alone: who believes in the new lease
+    must not lose the lock with the old.
+    """
     remote = connect(wire.url, ttl=2, socket_timeout=0.3)
     with remote.RLock(f"{name}/first"):
         pass
@@ -286,7 +320,8 @@ def test_a_grant_that_came_under_an_older_lease_is_tied_to_the_present_one(
     look = M.RangeRequest(key=lock_keys("fencedlock", name).holder)
     (first,) = eventually(lambda: connections.call(calls.RANGE, look, 5).kvs)
     until = time.monotonic() + 3
-    while time.monotonic() < until:  # somebody else's luck: as after a restart, the old lease lives on at the server
+    # Somebody else's luck: as after a restart, the old lease lives on at the server.
+    while time.monotonic() < until:
         connections.keep_alive(first.lease, look.key, 5)
         time.sleep(0.2)
     wire.rule = lambda request: None

@@ -55,7 +55,11 @@ class TestLeases:
             assert again > later
 
     def test_a_waiter_whose_lease_was_revoked_queues_again(
-        self, backend: EtcdServer, client: fencedlock.Client, connect: Callable[..., fencedlock.Client], name: str
+        self,
+        backend: EtcdServer,
+        client: fencedlock.Client,
+        connect: Callable[..., fencedlock.Client],
+        name: str,
     ) -> None:
         waiting = connect(backend.url, ttl=3)
         waiter = threading.Thread(target=visit, args=(waiting.FairLock(name),))
@@ -85,11 +89,16 @@ class TestLeases:
     ) -> None:
         before = set(backend.ctl("lease", "list").split()[3:])
         with connect(backend.url, ttl=10) as client:
-            locks = [client.RLock(f"{name}/{number}", ttl=ttl) for number in range(4) for ttl in (9.5, 10)]
+            locks = [
+                client.RLock(f"{name}/{number}", ttl=ttl)
+                for number in range(4)
+                for ttl in (9.5, 10)
+            ]
             for lock in locks[::2]:
                 lock.acquire()
             locks[0].renew(ttl=20)
-            assert len(set(backend.ctl("lease", "list").split()[3:]) - before) <= 3  # 10 s, 20 s, and the one that all share
+            # 10 s, 20 s, and the one that all share.
+            assert len(set(backend.ctl("lease", "list").split()[3:]) - before) <= 3
         assert len(set(backend.ctl("lease", "list").split()[3:]) - before) <= 1
         assert backend.leftovers(f"{name}/0") == set()
 
@@ -121,12 +130,19 @@ def test_a_forced_release_is_noticed_though_another_thread_of_the_client_has_the
 
 
 def test_a_delayed_delete_of_an_old_claim_leaves_the_new_holder_alone(
-    backend: EtcdServer, client: fencedlock.Client, connect: Callable[..., fencedlock.Client], name: str
+    backend: EtcdServer,
+    client: fencedlock.Client,
+    connect: Callable[..., fencedlock.Client],
+    name: str,
 ) -> None:
-    """etcd's own recipe deletes its key by name: late, or in another session, it deletes the key of whoever has it by then."""
+    """etcd's own recipe deletes its key by name: late, or in another session, it deletes the key of
+    whoever has it by then.
+    """
     proxy = backend.proxy()
     try:
-        proxy.rule = lambda request: "hold" if not proxy.held and proxy.is_call(request, "release") else None
+        proxy.rule = lambda request: (
+            "hold" if not proxy.held and proxy.is_call(request, "release") else None
+        )
         with connect(proxy.url, ttl=3, socket_timeout=0.3).RLock(name):
             pass
         (held,) = proxy.held
@@ -159,7 +175,9 @@ def test_a_compaction_during_a_wait_costs_nothing(
     assert waiters[1 - waiters.index(first)].answer() is True
 
 
-def test_a_watch_that_the_server_cancels_is_opened_anew(client: fencedlock.Client, contender: Callable[..., Contender], name: str) -> None:
+def test_a_watch_that_the_server_cancels_is_opened_anew(
+    client: fencedlock.Client, contender: Callable[..., Contender], name: str
+) -> None:
     """As by a compaction that overtakes a slow watcher."""
     waiter = contender("thread", client)
     inbox = client._table.backend.inbox  # type: ignore[attr-defined]
@@ -183,20 +201,29 @@ def test_others_hear_who_leaves_the_queue_and_who_stood_before_them(
     contender: Callable[..., Contender],
     name: str,
 ) -> None:
-    """Who comes is not watched, so that it wakes nobody. Who goes is, or its turn would be waited for."""
+    """Who comes is not watched, so that it wakes nobody.
+
+    Who goes is, or its turn would be waited for.
+    """
     holder, other = connect(backend.url, ttl=10), connect(backend.url, ttl=10)
     bound, inbox = client._table.resource(name).bound, client._table.backend.inbox  # type: ignore[attr-defined]
     assert isinstance(bound, EtcdLock)
 
     def line() -> list[str]:
         watch = inbox._watches.get(bound.keys.queue)
-        return [] if watch is None or not watch.queue.revision else [place.partition("/")[0] for place in watch.queue._places]
+        return (
+            []
+            if watch is None or not watch.queue.revision
+            else [place.partition("/")[0] for place in watch.queue._places]
+        )
 
     for _ in range(3):  # the watch lives on
         waiter = contender("thread", client)
         with holder.FairLock(name):
             cancellation = fencedlock.Cancellation()
-            leaver = threading.Thread(target=wait_until_cancelled, args=(other.FairLock(name), cancellation))
+            leaver = threading.Thread(
+                target=wait_until_cancelled, args=(other.FairLock(name), cancellation)
+            )
             leaver.start()
             eventually(lambda: len(client.inspect(name).waiters) == 1)
             waiter.tell("acquire", name)
@@ -209,9 +236,14 @@ def test_others_hear_who_leaves_the_queue_and_who_stood_before_them(
 
 
 def test_places_use_the_same_key_again(
-    backend: EtcdServer, client: fencedlock.Client, connect: Callable[..., fencedlock.Client], name: str
+    backend: EtcdServer,
+    client: fencedlock.Client,
+    connect: Callable[..., fencedlock.Client],
+    name: str,
 ) -> None:
-    """etcd's index keeps a deleted key until it is compacted: with keys of their own, claims would make all later ones slower."""
+    """etcd's index keeps a deleted key until it is compacted: with keys of their own, claims would
+    make all later ones slower.
+    """
     keys, connections = lock_keys("fencedlock", name), backend.connections()
 
     def places(revision: int = 0) -> Any:
@@ -227,7 +259,11 @@ def test_places_use_the_same_key_again(
             assert waiting.FairLock(name).acquire(timeout=0.01) is False
         waiter.join()
     after = places().header.revision
-    seen = [(kv.key, kv.create_revision) for revision in range(before, after + 1) for kv in places(revision).kvs]
+    seen = [
+        (kv.key, kv.create_revision)
+        for revision in range(before, after + 1)
+        for kv in places(revision).kvs
+    ]
     connections.close()
     assert len(set(seen)) == 10
     assert len({key for key, _ in seen}) == 2
@@ -243,13 +279,19 @@ def test_a_withdrawal_that_was_sent_twice_leaves_the_next_place_alone(
     """Once by each endpoint; the first copy comes when another claim waits."""
     proxies = [backend.proxy(), backend.proxy()]
     try:
-        remote = connect("etcd://" + ",".join(f"127.0.0.1:{proxy.port}" for proxy in proxies), ttl=10)
+        remote = connect(
+            "etcd://" + ",".join(f"127.0.0.1:{proxy.port}" for proxy in proxies), ttl=10
+        )
         with remote.RLock("warm up"):
             remote._table.listen(5)
         waiter = contender("thread", remote)
         with client.FairLock(name):
             for proxy in proxies:
-                proxy.rule = lambda request: HOLD if proxies[0].is_call(request, "withdraw") and not any(p.held for p in proxies) else None
+                proxy.rule = lambda request: (
+                    HOLD
+                    if proxies[0].is_call(request, "withdraw") and not any(p.held for p in proxies)
+                    else None
+                )
             assert remote.FairLock(name).acquire(timeout=0.1) is False
             (slow,) = [proxy for proxy in proxies if proxy.held]
             waiter.tell("acquire", name)
@@ -270,7 +312,10 @@ def wait_until_cancelled(lock: fencedlock.RLock, cancellation: fencedlock.Cancel
 
 class TestUsers:
     def test_an_expired_token_during_acquire_wait_and_renewal_is_renewed(
-        self, guarded: EtcdServer, connect: Callable[..., fencedlock.Client], contender: Callable[..., Contender]
+        self,
+        guarded: EtcdServer,
+        connect: Callable[..., fencedlock.Client],
+        contender: Callable[..., Contender],
     ) -> None:
         url = f"etcd://root:sesame@{guarded.endpoint}"
         client, waiting = connect(url, ttl=30), connect(url, ttl=30)
@@ -283,7 +328,8 @@ class TestUsers:
         tokens = [each._auth_token for each in clients]
         waiter.tell("acquire", "x")
         eventually(lambda: lock.info().waiters)
-        until = time.monotonic() + 11  # tokens last a second unless they are used; beats come every ten, or every 3.3 seconds
+        # Tokens last a second unless they are used; beats come every ten, or every 3.3 seconds.
+        until = time.monotonic() + 11
         while time.monotonic() < until:
             lock.ensure_held()
             time.sleep(0.05)
@@ -301,14 +347,21 @@ class TestUsers:
         assert lock.acquire(False)
         lock.release()
 
-    def test_who_may_not_is_told_so(self, guarded: EtcdServer, connect: Callable[..., fencedlock.Client]) -> None:
+    def test_who_may_not_is_told_so(
+        self, guarded: EtcdServer, connect: Callable[..., fencedlock.Client]
+    ) -> None:
         with pytest.raises(fencedlock.BackendMisconfiguredError, match="permission denied"):
             connect(f"etcd://joe:secret@{guarded.endpoint}").RLock("x").acquire()
-        with pytest.raises(fencedlock.BackendMisconfiguredError, match=r"etcd://user:password@host"):
+        with pytest.raises(
+            fencedlock.BackendMisconfiguredError, match=r"etcd://user:password@host"
+        ):
             connect(guarded.url).RLock("x").acquire()
 
     def test_the_role_that_the_documentation_names_is_enough(
-        self, guarded: EtcdServer, connect: Callable[..., fencedlock.Client], contender: Callable[..., Contender]
+        self,
+        guarded: EtcdServer,
+        connect: Callable[..., fencedlock.Client],
+        contender: Callable[..., Contender],
     ) -> None:
         named = "etcdctl role grant-permission locker --prefix=true readwrite fencedlock/"
         assert named in (Path(__file__).parents[3] / "docs" / "operations.rst").read_text()
@@ -341,14 +394,21 @@ def connections_to(port: int) -> int:
     for table in ("tcp", "tcp6"):
         for line in Path("/proc/self/net", table).read_text().splitlines()[1:]:
             words = line.split()
-            if words[2].endswith(f":{port:04X}") and words[3] == "01" and f"socket:[{words[9]}]" in inodes:
+            if (
+                words[2].endswith(f":{port:04X}")
+                and words[3] == "01"
+                and f"socket:[{words[9]}]" in inodes
+            ):
                 count += 1
     return count
 
 
 @pytest.mark.timeout(400)  # beside eight busy processes
 def test_a_thousand_waiting_claims_need_one_stream_one_lease_and_one_connection(
-    backend: EtcdServer, connect: Callable[..., fencedlock.Client], contender: Callable[..., Contender], name: str
+    backend: EtcdServer,
+    connect: Callable[..., fencedlock.Client],
+    contender: Callable[..., Contender],
+    name: str,
 ) -> None:
     holding = contender("process", connect(backend.url, ttl=60))
     names = [f"{name}/{number}" for number in range(1000)]
@@ -364,16 +424,27 @@ def test_a_thousand_waiting_claims_need_one_stream_one_lease_and_one_connection(
     threading.stack_size(old_limit)
     for waiter in waiters:
         waiter.start()
-    eventually(lambda: len(inbox._watches) == 1000 and all(watch.queue.revision for watch in inbox._watches.values()), 200)
+    eventually(
+        lambda: (
+            len(inbox._watches) == 1000
+            and all(watch.queue.revision for watch in inbox._watches.values())
+        ),
+        200,
+    )
     assert connections_to(backend.port) == 1
     assert len(crowd._table.backend.connections._channels) == 1  # type: ignore[attr-defined]
     assert len(crowd._table.backend.connections._streams) == 1  # type: ignore[attr-defined]
     assert len(set(backend.ctl("lease", "list").split()[3:]) - leases) == 1
 
     def ours() -> set[str]:
-        return {thread.name for thread in threading.enumerate() if thread not in waiters and thread.name.startswith("fencedlock")}
+        return {
+            thread.name
+            for thread in threading.enumerate()
+            if thread not in waiters and thread.name.startswith("fencedlock")
+        }
 
-    eventually(lambda: ours() == {"fencedlock-inbox", "fencedlock-heartbeat"})  # the latter from the first beat on
+    # The latter from the first beat on.
+    eventually(lambda: ours() == {"fencedlock-inbox", "fencedlock-heartbeat"})
     assert threading.active_count() - len(waiters) - before <= 4  # and gRPC's two for the stream
     for each in names:
         holding.ask("release", each)
@@ -403,7 +474,9 @@ def test_forked_children_can_lock_and_release(
                 for _ in range(3):
                     with lock as token, lock as nested:
                         status = 0 if token == nested else 2
-                if client.FairLock(held).acquire(False) or client.FairLock(held).acquire(timeout=0.05):
+                if client.FairLock(held).acquire(False) or client.FairLock(held).acquire(
+                    timeout=0.05
+                ):
                     status = 3
             finally:
                 os._exit(status)

@@ -18,7 +18,9 @@ from tests.conftest import eventually
 from tests.etcd_servers import EtcdServer
 
 
-def test_locks_waits_and_hands_over(backend: EtcdServer, connect: Callable[..., fencedlock.Client], name: str) -> None:
+def test_locks_waits_and_hands_over(
+    backend: EtcdServer, connect: Callable[..., fencedlock.Client], name: str
+) -> None:
     etcd = ready_client(backend)
     client = connect(etcd, ttl=3)
     lock = client.FairLock(name)
@@ -45,7 +47,9 @@ def test_locks_waits_and_hands_over(backend: EtcdServer, connect: Callable[..., 
     assert etcd.get("still")[0] == b"works"
 
 
-def test_its_channel_metadata_and_timeout_are_read_at_every_call(guarded: EtcdServer, connect: Callable[..., fencedlock.Client]) -> None:
+def test_its_channel_metadata_and_timeout_are_read_at_every_call(
+    guarded: EtcdServer, connect: Callable[..., fencedlock.Client]
+) -> None:
     etcd = ready_client(guarded, user="root", password="sesame", timeout=3)
     lock = connect(etcd, ttl=9).RLock("x")
     with lock:
@@ -70,7 +74,9 @@ def test_its_channel_metadata_and_timeout_are_read_at_every_call(guarded: EtcdSe
         guarded.thaw()
 
 
-def test_a_forked_child_is_told_to_connect_anew(backend: EtcdServer, connect: Callable[..., fencedlock.Client], name: str) -> None:
+def test_a_forked_child_is_told_to_connect_anew(
+    backend: EtcdServer, connect: Callable[..., fencedlock.Client], name: str
+) -> None:
     lock = connect(ready_client(backend)).RLock(name)
     with lock:
         pass
@@ -88,13 +94,24 @@ def test_a_forked_child_is_told_to_connect_anew(backend: EtcdServer, connect: Ca
         pass
 
 
-def test_a_copy_that_was_forked_in_c_gets_one_clear_error_by_url_too(backend: EtcdServer, name: str) -> None:
+def test_a_copy_that_was_forked_in_c_gets_one_clear_error_by_url_too(
+    backend: EtcdServer, name: str
+) -> None:
     ready_client(backend)  # skips where there is none
-    command = [sys.executable, "-m", "tests.environments.copying", "used_by_another_on_etcd", backend.url, name]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.environments.copying",
+        "used_by_another_on_etcd",
+        backend.url,
+        name,
+    ]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert (ran.returncode, ran.stdout) == (0, "done\n"), ran.stderr
 
 
-def test_its_locks_can_not_be_pickled(backend: EtcdServer, connect: Callable[..., fencedlock.Client], name: str) -> None:
+def test_its_locks_can_not_be_pickled(
+    backend: EtcdServer, connect: Callable[..., fencedlock.Client], name: str
+) -> None:
     with pytest.raises(TypeError, match="connect with a URL"):
         pickle.dumps(connect(ready_client(backend)).RLock(name))

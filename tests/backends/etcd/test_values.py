@@ -49,7 +49,9 @@ def test_a_holder_that_is_none(value: bytes) -> None:
 
 
 @given(st.lists(st.integers(1, 10**15), max_size=4), st.integers(1, 1000))
-def test_floors_keep_the_tokens_of_holds_and_raise_the_next(additions: list[int], revision: int) -> None:
+def test_floors_keep_the_tokens_of_holds_and_raise_the_next(
+    additions: list[int], revision: int
+) -> None:
     floors = Floors.read(None)
     tokens = []
     total = 0
@@ -57,7 +59,9 @@ def test_floors_keep_the_tokens_of_holds_and_raise_the_next(additions: list[int]
         tokens.append((revision, floors.token_of(revision)))
         total += addition
         revision += 1
-        floors = Floors.read(SimpleNamespace(key=b"k", value=floors.raised_by(total), mod_revision=revision))
+        floors = Floors.read(
+            SimpleNamespace(key=b"k", value=floors.raised_by(total), mod_revision=revision)
+        )
         revision += 1
     tokens.append((revision, floors.token_of(revision)))
     for granted_at, token in tokens:

@@ -48,7 +48,11 @@ def clocked(short_folder: Path, tmp_path: Path) -> Iterator[_Clocked]:
 @pytest.mark.parametrize("lease", ["as granted", "renewed for longer", "nested"])
 @pytest.mark.parametrize("first", ["step", "crash", "step and beat"])
 def test_a_holder_that_dies_blocks_others_for_its_lease_though_the_clock_was_set_back(
-    first: str, lease: str, clocked: _Clocked, connect: Callable[..., fencedlock.Client], contender: Callable[..., Contender]
+    first: str,
+    lease: str,
+    clocked: _Clocked,
+    connect: Callable[..., fencedlock.Client],
+    contender: Callable[..., Contender],
 ) -> None:
     client = connect(clocked.server.url, ttl=TTL_SECONDS)
     holder, waiter = contender("process", client), contender("thread", client)
@@ -67,20 +71,27 @@ def test_a_holder_that_dies_blocks_others_for_its_lease_though_the_clock_was_set
     else:
         clocked.step(-STEP_SECONDS)
         if first == "step and beat":
-            eventually(lambda: client.inspect("x").remaining <= ttl, 10)  # a beat sets the lease, and does not only lengthen it
+            # A beat sets the lease, and does not only lengthen it.
+            eventually(lambda: client.inspect("x").remaining <= ttl, 10)
             assert not waiter.answered(), "the holder lives"
         holder.kill()
     begun = time.monotonic()
     assert waiter.answer(30) is True
-    assert time.monotonic() - begun < 2 * ttl + 2  # what was left when it was looked at, and a beat of the waiter
+    # What was left when it was looked at, and a beat of the waiter.
+    assert time.monotonic() - begun < 2 * ttl + 2
     waiter.ask("release", "x")
 
 
 def test_a_holder_keeps_the_lock_while_others_shorten_what_is_left_too_long(
-    clocked: _Clocked, connect: Callable[..., fencedlock.Client], contender: Callable[..., Contender]
+    clocked: _Clocked,
+    connect: Callable[..., fencedlock.Client],
+    contender: Callable[..., Contender],
 ) -> None:
     client = connect(clocked.server.url, ttl=TTL_SECONDS)
-    lock, other = client.RLock("x"), contender("thread", connect(clocked.server.url, ttl=TTL_SECONDS))
+    lock, other = (
+        client.RLock("x"),
+        contender("thread", connect(clocked.server.url, ttl=TTL_SECONDS)),
+    )
     with lock:
         clocked.step(-STEP_SECONDS)
         until = time.monotonic() + 2 * TTL_SECONDS
@@ -91,7 +102,9 @@ def test_a_holder_keeps_the_lock_while_others_shorten_what_is_left_too_long(
 
 
 def test_tokens_rise_through_steps_of_the_clock_by_hand_overs_too(
-    clocked: _Clocked, connect: Callable[..., fencedlock.Client], contender: Callable[..., Contender]
+    clocked: _Clocked,
+    connect: Callable[..., fencedlock.Client],
+    contender: Callable[..., Contender],
 ) -> None:
     client = connect(clocked.server.url, ttl=10)
     others = [connect(clocked.server.url, ttl=10) for _ in range(2)]
@@ -120,7 +133,8 @@ def test_tokens_rise_through_steps_of_the_clock_by_hand_overs_too(
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"), [(-10, "10.0 s behind"), (10, "10.0 s ahead of"), (-3, "3.0 s behind"), (0.4, None), (0, None)]
+    ("seconds", "words"),
+    [(-10, "10.0 s behind"), (10, "10.0 s ahead of"), (-3, "3.0 s behind"), (0.4, None), (0, None)],
 )
 def test_a_clock_that_is_more_than_a_second_off_is_told(
     seconds: float, words: str, clocked: _Clocked, connect: Callable[..., fencedlock.Client]

@@ -1,4 +1,6 @@
-"""A server that is replaced by its replica, behind a name or an address that leads to the new one from then on."""
+"""A server that is replaced by its replica, behind a name or an address that leads to the new one
+from then on.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ class _Pair:
             eventually(lambda: new.get("mark") == old.get("mark"))
 
     def promote(self, *, demote: bool = True) -> None:
-        """The replica becomes the master; the old one is its replica then, and what is open stays with it."""
+        """The replica becomes the master; the old one is its replica then, and what is open stays
+        with it.
+        """
         with self.replica.client() as new:
             new.replicaof("NO", "ONE")
         if demote:
@@ -54,7 +58,9 @@ def pair(own_server: Callable[..., Any], proxy: Callable[[RedisServer], Proxy]) 
 
 
 @pytest.fixture
-def slow_pair(short_folder: Path, tmp_path: Path, proxy: Callable[[RedisServer], Proxy]) -> Iterator[_Pair]:
+def slow_pair(
+    short_folder: Path, tmp_path: Path, proxy: Callable[[RedisServer], Proxy]
+) -> Iterator[_Pair]:
     """The clock of the replica is ten seconds behind."""
     reason = why_not()
     if reason:
@@ -102,7 +108,9 @@ def test_tokens_rise_after_a_grant_was_lost_and_the_new_servers_clock_is_behind(
     elif asks_first == "a beat":
         beats = len(wire.requests)
         stays._table.heartbeat.add(held._owned(), 0.0)
-        wire.wait_for(lambda: any(wire.is_call(request, "renew") for request in wire.requests[beats:]))
+        wire.wait_for(
+            lambda: any(wire.is_call(request, "renew") for request in wire.requests[beats:])
+        )
         eventually(lambda: held.remaining() > 29)
     elif asks_first == "the clock":
         held.renew()
@@ -116,7 +124,9 @@ def test_tokens_rise_after_a_grant_was_lost_and_the_new_servers_clock_is_behind(
 def test_nobody_is_let_in_by_a_message_that_travelled_down_replication(
     pair: _Pair, connect: Callable[..., fencedlock.Client], contender: Callable[..., Contender]
 ) -> None:
-    """The waiter's inbox stays at the old master, which hears what is published at the new one, and nobody else does."""
+    """The waiter's inbox stays at the old master, which hears what is published at the new one, and
+    nobody else does.
+    """
     holder, waiting = connect(pair.wire.url, ttl=6), connect(pair.wire.url, ttl=6)
     waiter = contender("thread", waiting)
     lock = holder.FairLock("x")
@@ -134,7 +144,13 @@ def test_nobody_is_let_in_by_a_message_that_travelled_down_replication(
         pair.promote()
         token = int(new.hget("fencedlock:{x}", "token"))
         owner = new.hget("fencedlock:{x}", "owner").decode()
-        release = scripts_of().release.pack(holder._table.backend.bind("x")._keys, owner, str(token), "0", holder._table.backend.channels)  # type: ignore[attr-defined]
+        release = scripts_of().release.pack(
+            holder._table.backend.bind("x")._keys,  # type: ignore[attr-defined]
+            owner,
+            str(token),
+            "0",
+            holder._table.backend.channels,  # type: ignore[attr-defined]
+        )
         with socket.create_connection(("127.0.0.1", pair.replica.port)) as direct:
             direct.sendall(scripts_of().release.with_text(release))
             assert direct.recv(100) == b"+released\r\n"  # at the new master, where nobody listens
@@ -152,7 +168,11 @@ def test_a_failover_within_the_lease_costs_nobody_the_lock_and_hand_offs_work_ag
     pair: _Pair, connect: Callable[..., fencedlock.Client], contender: Callable[..., Contender]
 ) -> None:
     holder, waiting = connect(pair.wire.url, ttl=6), connect(pair.wire.url, ttl=6)
-    held, wanted, waiter = holder.RLock("held"), holder.FairLock("wanted"), contender("thread", waiting)
+    held, wanted, waiter = (
+        holder.RLock("held"),
+        holder.FairLock("wanted"),
+        contender("thread", waiting),
+    )
     held.acquire()
     wanted.acquire()
     waiter.ask("make", "wanted", "FairLock")
@@ -162,7 +182,8 @@ def test_a_failover_within_the_lease_costs_nobody_the_lock_and_hand_offs_work_ag
     pair.promote()
     with pair.replica.client() as new:
         inbox = f"fencedlock:inbox:{waiting.id}"
-        eventually(lambda: new.pubsub_numsub(inbox)[0][1] == 1, 8)  # a beat has met the old master, and both were left
+        # A beat has met the old master, and both were left.
+        eventually(lambda: new.pubsub_numsub(inbox)[0][1] == 1, 8)
         wanted.release()
         begun = time.monotonic()
         assert waiter.answer() is True
@@ -190,7 +211,8 @@ def test_read_only_closes_all_connections_those_in_flight_and_the_inbox_too(
     with remote.RLock("x"):
         remote._table.listen(5)
     connections = remote._table.backend.connections  # type: ignore[attr-defined]
-    connections._idle.extend([connections._take(5), connections._take(5)])  # both lead to the old master
+    # Both lead to the old master.
+    connections._idle.extend([connections._take(5), connections._take(5)])
     pair.wait_until_replicated()
     pair.wire.rule = lambda request: LOSE if b"{slow}" in request else None
     slow.tell("acquire", "slow", timeout=20)
@@ -223,7 +245,8 @@ def test_an_inbox_that_is_at_another_server_is_found_out_though_the_first_questi
     remote = connect(wire.url, ttl=60, socket_timeout=0.5)
     with remote.RLock("x"):
         remote._table.listen(5)
-    eventually(lambda: "appendonly" in caplog.text)  # the look at the settings has given its connection back
+    # The look at the settings has given its connection back.
+    eventually(lambda: "appendonly" in caplog.text)
     asked = 0
 
     def rule(request: bytes) -> str | bytes | None:

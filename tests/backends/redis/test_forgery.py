@@ -1,4 +1,6 @@
-"""Messages on the inbox that somebody else has written, who may publish and listen, but has no right to any key."""
+"""Messages on the inbox that somebody else has written, who may publish and listen, but has no
+right to any key.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +24,21 @@ class _Forger:
     def __init__(self, server: RedisServer) -> None:
         with server.client() as raw:
             raw.execute_command(
-                "ACL", "SETUSER", "forger", "reset", "on", ">x", "allchannels", "+publish", "+psubscribe", "+pubsub", "+ping"
+                "ACL",
+                "SETUSER",
+                "forger",
+                "reset",
+                "on",
+                ">x",
+                "allchannels",
+                "+publish",
+                "+psubscribe",
+                "+pubsub",
+                "+ping",
             )
-        self._raw = redis.Redis(port=server.port, username="forger", password="x", decode_responses=True)
+        self._raw = redis.Redis(
+            port=server.port, username="forger", password="x", decode_responses=True
+        )
         self._ears = self._raw.pubsub(ignore_subscribe_messages=True)
         self._ears.psubscribe("*")
         eventually(lambda: self._ears.subscribed)
@@ -53,7 +67,20 @@ def forger(own_server: Callable[..., RedisServer]) -> Iterator[tuple[RedisServer
     forger.close()
 
 
-TOKENS = ["9" * 15, str(2**53), str(2**62), "9" * 16, "9" * 17, "9" * 400, "0", "-1", "1e15", "²", "٣", ""]
+TOKENS = [
+    "9" * 15,
+    str(2**53),
+    str(2**62),
+    "9" * 16,
+    "9" * 17,
+    "9" * 400,
+    "0",
+    "-1",
+    "1e15",
+    "²",
+    "٣",
+    "",
+]
 
 
 @pytest.mark.parametrize("cls", ["FairLock", "RLock"])
@@ -76,9 +103,34 @@ def test_whoever_guesses_lets_nobody_in_and_raises_no_token(
     owner = place.owner.rpartition("/")[0]
     for token in (str(now), *TOKENS):
         for number in range(1, 20):
-            evil.say(waiting, f"{waiting.id}/{number}/{number} {token} 0", f"{owner}/{number:x} {token} 1", f"{owner} {token} 0")
-        evil.say(waiting, f"{waiting.id} {token} 0", f"/ {token} 0", f" {token} 0", f"{owner}/ {token} 0", token, f"a {token} 0 0")
-    evil.say(waiting, "", " ", "\r\n", "\x00", f"{owner} look", f"{waiting.id} look", " look", "look", f"{owner} look look", "x" * 10**6)
+            evil.say(
+                waiting,
+                f"{waiting.id}/{number}/{number} {token} 0",
+                f"{owner}/{number:x} {token} 1",
+                f"{owner} {token} 0",
+            )
+        evil.say(
+            waiting,
+            f"{waiting.id} {token} 0",
+            f"/ {token} 0",
+            f" {token} 0",
+            f"{owner}/ {token} 0",
+            token,
+            f"a {token} 0 0",
+        )
+    evil.say(
+        waiting,
+        "",
+        " ",
+        "\r\n",
+        "\x00",
+        f"{owner} look",
+        f"{waiting.id} look",
+        " look",
+        "look",
+        f"{owner} look look",
+        "x" * 10**6,
+    )
     for _ in range(20):
         assert not waiter.answered(0.02), "a forged doorbell let somebody in"
         lock.ensure_held()
@@ -96,9 +148,13 @@ def test_whoever_guesses_lets_nobody_in_and_raises_no_token(
 
 
 def test_who_hears_what_is_published_learns_no_claim_that_waits(
-    forger: tuple[RedisServer, _Forger], connect: Callable[..., fencedlock.Client], contender: Callable[..., Contender]
+    forger: tuple[RedisServer, _Forger],
+    connect: Callable[..., fencedlock.Client],
+    contender: Callable[..., Contender],
 ) -> None:
-    """A hold with a short span makes the next in line look again: that message must not name the next one's claim."""
+    """A hold with a short span makes the next in line look again: that message must not name the
+    next one's claim.
+    """
     server, evil = forger
     holding = connect(server.url, ttl=10)
     others = [connect(server.url, ttl=ttl) for ttl in (1, 30)]
@@ -127,7 +183,10 @@ def test_a_claim_that_was_named_by_a_doorbell_is_not_used_to_wait_again(
     proxy: Callable[[RedisServer], Proxy],
     contender: Callable[..., Contender],
 ) -> None:
-    """Its doorbell came too late, so it asks anew. Whoever has read that message must not be able to let it in."""
+    """Its doorbell came too late, so it asks anew.
+
+    Whoever has read that message must not be able to let it in.
+    """
     server, evil = forger
     wire = proxy(server)
     holding, waiting = connect(server.url, ttl=10), connect(wire.url, ttl=10, socket_timeout=0.25)
@@ -148,7 +207,9 @@ def test_a_claim_that_was_named_by_a_doorbell_is_not_used_to_wait_again(
         eventually(lambda: holding.inspect("job").waiters)
         for _ in range(20):
             evil.say(waiting, f"{message.split()[0]} {int(token) + 1} 0")
-            assert not waiter.answered(0.02), "a doorbell that was forged after a true one let a second holder in"
+            assert not waiter.answered(0.02), (
+                "a doorbell that was forged after a true one let a second holder in"
+            )
             lock.ensure_held()
     assert waiter.answer() is True
     waiter.ask("release", "job")

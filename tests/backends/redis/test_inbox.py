@@ -25,7 +25,10 @@ from tests.servers import RedisServer
 
 
 def test_a_thousand_waiters_on_a_thousand_locks_need_two_threads_and_two_connections(
-    server: RedisServer, client: fencedlock.Client, connect: Callable[..., fencedlock.Client], name: str
+    server: RedisServer,
+    client: fencedlock.Client,
+    connect: Callable[..., fencedlock.Client],
+    name: str,
 ) -> None:
     crowd = connect(server.url, ttl=30)
     holds = [client.RLock(f"{name}/{number}") for number in range(1000)]
@@ -35,13 +38,17 @@ def test_a_thousand_waiters_on_a_thousand_locks_need_two_threads_and_two_connect
         strangers = {connection["id"] for connection in raw.client_list()}
         threads_before = threading.active_count()
         old_limit = threading.stack_size(256 * 1024)
-        waiters = [threading.Thread(target=visit, args=(crowd.FairLock(hold.name),)) for hold in holds]
+        waiters = [
+            threading.Thread(target=visit, args=(crowd.FairLock(hold.name),)) for hold in holds
+        ]
         threading.stack_size(old_limit)
         for waiter in waiters:
             waiter.start()
         eventually(lambda: all(client.inspect(hold.name).waiters for hold in holds), 60)
         assert threading.active_count() - len(waiters) - threads_before <= 2
-        eventually(lambda: len({connection["id"] for connection in raw.client_list()} - strangers) <= 2)
+        eventually(
+            lambda: len({connection["id"] for connection in raw.client_list()} - strangers) <= 2
+        )
     for hold in holds:
         hold.release()
     for waiter in waiters:
@@ -62,10 +69,14 @@ time.sleep(60)
 """
 
 
-def test_a_forked_child_does_not_keep_its_dead_parents_inbox(server: RedisServer, client: fencedlock.Client, name: str) -> None:
+def test_a_forked_child_does_not_keep_its_dead_parents_inbox(
+    server: RedisServer, client: fencedlock.Client, name: str
+) -> None:
     with client.FairLock(name):
         command = [sys.executable, "-W", "ignore", "-c", FORKING, server.url, name]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as parent:
             assert parent.stdin is not None
             assert parent.stdout is not None
             (waiter,) = eventually(lambda: client.inspect(name).waiters)
@@ -93,7 +104,8 @@ def test_a_grant_at_the_moment_of_the_timeout_is_handed_on(
     late, next_one = contender("thread", connect(wire.url, ttl=10)), contender("thread", client)
     late.ask("make", name, "FairLock")
     next_one.ask("make", name, "FairLock")
-    wire.reply_rule = lambda reply: HOLD if b"message" in reply else None  # the doorbell comes too late
+    # The doorbell comes too late.
+    wire.reply_rule = lambda reply: HOLD if b"message" in reply else None
     with client.FairLock(name):
         late.tell("acquire", name, timeout=1)
         eventually(lambda: len(client.inspect(name).waiters) == 1)
@@ -114,7 +126,11 @@ def test_a_grant_at_the_moment_of_the_timeout_is_handed_on(
 
 @pytest.mark.parametrize("leaves", ["granted", "out of time", "cancelled"])
 def test_who_reads_the_inbox_passes_it_on_when_it_leaves(
-    leaves: str, server: RedisServer, client: fencedlock.Client, connect: Callable[..., fencedlock.Client], name: str
+    leaves: str,
+    server: RedisServer,
+    client: fencedlock.Client,
+    connect: Callable[..., fencedlock.Client],
+    name: str,
 ) -> None:
     crowd, cancellation = connect(server.url, ttl=30), fencedlock.Cancellation()
     first, second = client.RLock(f"{name}/first"), client.RLock(f"{name}/second")
@@ -133,7 +149,10 @@ def test_who_reads_the_inbox_passes_it_on_when_it_leaves(
         except fencedlock.AcquireCancelledError:
             ends.append("cancelled")
 
-    reader, sleepers = threading.Thread(target=read), [threading.Thread(target=visit, args=(crowd.RLock(second.name),)) for _ in range(3)]
+    reader, sleepers = (
+        threading.Thread(target=read),
+        [threading.Thread(target=visit, args=(crowd.RLock(second.name),)) for _ in range(3)],
+    )
     reader.start()
     eventually(lambda: client.inspect(first.name).waiters)
     for sleeper in sleepers:
@@ -149,13 +168,17 @@ def test_who_reads_the_inbox_passes_it_on_when_it_leaves(
     second.release()
     for sleeper in sleepers:
         sleeper.join(60)
-    assert time.monotonic() - begun < 3  # a beat would tell them too, but after more than three seconds
+    # A beat would tell them too, but after more than three seconds.
+    assert time.monotonic() - begun < 3
     if leaves != "granted":
         first.release()
 
 
 def test_an_inbox_that_was_cut_while_nobody_slept_is_opened_for_the_next_who_does(
-    server: RedisServer, client: fencedlock.Client, connect: Callable[..., fencedlock.Client], name: str
+    server: RedisServer,
+    client: fencedlock.Client,
+    connect: Callable[..., fencedlock.Client],
+    name: str,
 ) -> None:
     late = connect(server.url, ttl=30)
     late._table.listen(5)
@@ -184,7 +207,9 @@ with client.RLock(sys.argv[2] + "/outer"):
 """
 
 
-def test_a_signal_handler_waits_while_its_thread_reads(server: RedisServer, client: fencedlock.Client, name: str) -> None:
+def test_a_signal_handler_waits_while_its_thread_reads(
+    server: RedisServer, client: fencedlock.Client, name: str
+) -> None:
     outer, inner = client.RLock(f"{name}/outer"), client.RLock(f"{name}/inner")
     outer.acquire()
     inner.acquire()
@@ -203,7 +228,10 @@ def test_a_signal_handler_waits_while_its_thread_reads(server: RedisServer, clie
 
 
 def test_beats_that_fall_due_about_the_same_time_share_an_exchange(
-    proxy: Callable[[RedisServer], Proxy], server: RedisServer, connect: Callable[..., fencedlock.Client], name: str
+    proxy: Callable[[RedisServer], Proxy],
+    server: RedisServer,
+    connect: Callable[..., fencedlock.Client],
+    name: str,
 ) -> None:
     wire = proxy(server)
     crowd = connect(wire.url, ttl=6)
@@ -230,14 +258,16 @@ def test_a_hand_off_that_was_missed_during_a_cut_is_made_up_for_at_the_reconnect
     monkeypatch: pytest.MonkeyPatch,
     name: str,
 ) -> None:
-    monkeypatch.setattr("fencedlock.core.claims.MOST_SPAN_SECONDS", 60.0)  # the waiter's own beats are 20 s apart
+    # The waiter's own beats are 20 s apart.
+    monkeypatch.setattr("fencedlock.core.claims.MOST_SPAN_SECONDS", 60.0)
     wire = proxy(server)
     far = connect(wire.url, ttl=60)
     lock = client.FairLock(name)
     lock.acquire()
     waiter = threading.Thread(target=visit, args=(far.FairLock(name),))
     waiter.start()
-    # It knows that it waits: a cut that came before this answer would make it ask again, and so take the lock at once.
+    # It knows that it waits: a cut that came before this answer would make it ask again, and so
+    # take the lock at once.
     eventually(lambda: any(claim.issued is not None for claim in list(far._table._claims.values())))
     wire.rule = lambda request: HOLD_AND_CUT if b"SUBSCRIBE" in request else None
     with server.client() as raw:
@@ -285,7 +315,9 @@ def test_every_message_is_read_wherever_the_stream_is_cut_into_pieces(seed: int)
         if kind == "pong":
             stream += b"*2\r\n$4\r\npong\r\n$0\r\n\r\n"
             continue
-        words = {"look": "look", "nonsense": "and so on"}.get(kind, f"{token} {kind == 'abandoned':d}")
+        words = {"look": "look", "nonsense": "and so on"}.get(
+            kind, f"{token} {kind == 'abandoned':d}"
+        )
         message = f"{claim} {words}"
         stream += f"*3\r\n$7\r\nmessage\r\n$5\r\ninbox\r\n${len(message)}\r\n{message}\r\n".encode()
         if kind != "nonsense":
@@ -294,7 +326,10 @@ def test_every_message_is_read_wherever_the_stream_is_cut_into_pieces(seed: int)
     with ours, theirs:
         reader = _Stream(ours, ears, _is_issued)
         while stream:
-            size = rng.choice([1, 7, 60, 300 if seed % 2 else stream.find(b"*", 1) % (len(stream) + 1)])  # also message by message
+            # Also message by message.
+            size = rng.choice(
+                [1, 7, 60, 300 if seed % 2 else stream.find(b"*", 1) % (len(stream) + 1)]
+            )
             theirs.sendall(stream[:size])
             stream = stream[size:]
             reader.read_until(Bell(), now_seconds())
@@ -305,11 +340,14 @@ def test_every_message_is_read_wherever_the_stream_is_cut_into_pieces(seed: int)
 
 def test_a_message_whose_end_comes_with_the_next_one_is_read_before_it() -> None:
     ears = _Ears()
-    first, second = (b"*3\r\n$7\r\nmessage\r\n$5\r\ninbox\r\n$9\r\nc/1/%d 7 0\r\n" % number for number in (1, 2))
+    first, second = (
+        b"*3\r\n$7\r\nmessage\r\n$5\r\ninbox\r\n$9\r\nc/1/%d 7 0\r\n" % number for number in (1, 2)
+    )
     ours, theirs = socket.socketpair()
     with ours, theirs:
         reader = _Stream(ours, ears, _is_issued)
-        for piece in (first[:-1], first[-1:] + second):  # what comes with the second piece has the lines of one whole message
+        # What comes with the second piece has the lines of one whole message.
+        for piece in (first[:-1], first[-1:] + second):
             theirs.sendall(piece)
             reader.read_until(Bell(), now_seconds())
         reader.close()

@@ -18,7 +18,9 @@ from tests.servers import REDIS_KINDS, LockServer, RedisServer
 
 
 @pytest.fixture(params=REDIS_KINDS)
-def server(request: pytest.FixtureRequest, _servers: dict[str, LockServer], short_folder: Path) -> RedisServer:
+def server(
+    request: pytest.FixtureRequest, _servers: dict[str, LockServer], short_folder: Path
+) -> RedisServer:
     """A server of each kind, because the scripts must run on each version."""
     return shared_server(_servers, short_folder, request.param)  # type: ignore[no-any-return]
 
@@ -48,9 +50,14 @@ def test_a_hold_begins_without_what_the_one_before_it_left(
 
 
 def test_a_try_that_passes_over_a_deaf_waiter_is_a_hold_like_others(
-    server: RedisServer, client: fencedlock.Client, connect: Callable[..., fencedlock.Client], name: str
+    server: RedisServer,
+    client: fencedlock.Client,
+    connect: Callable[..., fencedlock.Client],
+    name: str,
 ) -> None:
-    """The server sees that nobody listens to the waiter's inbox: it is granted nothing, and costs no token."""
+    """The server sees that nobody listens to the waiter's inbox: it is granted nothing, and costs
+    no token.
+    """
     deaf = connect(server.url, ttl=30)
     lock = client.FairLock(name, ttl=0.5)
     with lock as before, server.client() as raw:
@@ -63,7 +70,8 @@ def test_a_try_that_passes_over_a_deaf_waiter_is_a_hold_like_others(
     with server.client() as raw:
         issued, ended = raw.hmget(fence, "issued", "ended")
         assert int(lock.token) == int(issued) > int(ended) == int(before)
-        raw.delete(f"fencedlock:{{{name}}}", f"fencedlock:{{{name}}}:queue")  # as if its lease had run out
+        # As if its lease had run out.
+        raw.delete(f"fencedlock:{{{name}}}", f"fencedlock:{{{name}}}:queue")
         other = connect(server.url).FairLock(name)
         assert other.acquire(False)
         assert other.abandoned
@@ -87,7 +95,9 @@ def test_tokens_rise_above_what_this_client_has_seen_when_the_servers_clock_goes
         assert seen < int(token) < seen + MOST_TEST_US
 
 
-def test_the_lease_of_the_ordinary_grant_ends_here_before_it_ends_there(client: fencedlock.Client, name: str) -> None:
+def test_the_lease_of_the_ordinary_grant_ends_here_before_it_ends_there(
+    client: fencedlock.Client, name: str
+) -> None:
     with client.RLock(name):
         pass
     lock = client.RLock(name, ttl=7.0004)  # the server counts whole milliseconds
@@ -96,7 +106,9 @@ def test_the_lease_of_the_ordinary_grant_ends_here_before_it_ends_there(client: 
         assert 0 < lock.remaining() < there + 0.001
 
 
-def test_a_release_compares_the_token_too(server: RedisServer, client: fencedlock.Client, name: str) -> None:
+def test_a_release_compares_the_token_too(
+    server: RedisServer, client: fencedlock.Client, name: str
+) -> None:
     lock, key = client.RLock(name), f"fencedlock:{{{name}}}"
     lock.acquire()
     with server.client() as raw:
@@ -112,7 +124,9 @@ MOST_TEST_US = 60 * 1_000_000
 
 
 @pytest.fixture
-def hand_over(contender: Callable[..., Contender], name: str) -> Callable[[fencedlock.RLock, fencedlock.Client], int]:
+def hand_over(
+    contender: Callable[..., Contender], name: str
+) -> Callable[[fencedlock.RLock, fencedlock.Client], int]:
     """Hands the held lock over to a waiter of this client; its token."""
 
     def make(lock: fencedlock.RLock, client: fencedlock.Client) -> int:
@@ -141,7 +155,8 @@ def test_tokens_rise_by_a_hand_over_when_the_servers_clock_goes_back(
         raw.hset(f"fencedlock:{{{name}}}:fence", mapping={"issued": ahead, "ended": ahead})
     lock.acquire()
     assert int(lock.token) == ahead + 1
-    assert hand_over(lock, connect(server.url)) == ahead + 2  # to a client that has not seen these tokens
+    # To a client that has not seen these tokens.
+    assert hand_over(lock, connect(server.url)) == ahead + 2
 
 
 def test_tokens_rise_by_a_hand_over_above_what_the_next_one_has_seen(
@@ -199,9 +214,15 @@ def test_a_name_is_remembered_for_the_clients_own_time(
 
 @pytest.mark.parametrize("lost", ["a day ago", "with the fence"])
 def test_a_hand_over_lets_the_fence_live_for_another_week(
-    lost: str, server: RedisServer, client: fencedlock.Client, hand_over: Callable[[fencedlock.RLock, fencedlock.Client], int], name: str
+    lost: str,
+    server: RedisServer,
+    client: fencedlock.Client,
+    hand_over: Callable[[fencedlock.RLock, fencedlock.Client], int],
+    name: str,
 ) -> None:
-    """It is not told with each grant, but with the first of a day, and with one that makes the fence anew."""
+    """It is not told with each grant, but with the first of a day, and with one that makes the
+    fence anew.
+    """
     lock, fence = client.FairLock(name), f"fencedlock:{{{name}}}:fence"
     with lock:
         pass
@@ -267,7 +288,9 @@ def crowd(server: RedisServer, name: str) -> Iterator[_Crowd]:
     crowd.close()
 
 
-@pytest.mark.parametrize(("head", "silent_seconds", "stays"), [("deaf", 1, True), ("lapsed", 11, False)])
+@pytest.mark.parametrize(
+    ("head", "silent_seconds", "stays"), [("deaf", 1, True), ("lapsed", 11, False)]
+)
 def test_a_hand_over_passes_over_the_deaf_and_who_was_silent_for_its_span(
     head: str,
     silent_seconds: int,
@@ -286,7 +309,9 @@ def test_a_hand_over_passes_over_the_deaf_and_who_was_silent_for_its_span(
     assert [waiter.owner for waiter in lock.info().waiters] == [f"{head}/1/1"] * stays
 
 
-def test_a_hand_over_lasts_for_a_span_when_the_servers_clock_went_back(client: fencedlock.Client, crowd: _Crowd, name: str) -> None:
+def test_a_hand_over_lasts_for_a_span_when_the_servers_clock_went_back(
+    client: fencedlock.Client, crowd: _Crowd, name: str
+) -> None:
     """The place was taken by the clock of before."""
     lock = client.FairLock(name)
     lock.acquire()

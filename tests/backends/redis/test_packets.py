@@ -21,7 +21,9 @@ def wire(server: RedisServer, proxy: Callable[[RedisServer], Proxy]) -> Proxy:
 
 @pytest.fixture
 def remote(wire: Proxy, connect: Callable[..., fencedlock.Client]) -> fencedlock.Client:
-    """A client behind the proxy, whose requests time out soon, with everything opened that it opens once."""
+    """A client behind the proxy, whose requests time out soon, with everything opened that it opens
+    once.
+    """
     remote = connect(wire.url, ttl=3, socket_timeout=0.25)
     with remote.RLock("warm up"):
         remote._table.listen(5)
@@ -38,7 +40,9 @@ def test_a_late_beat_of_a_claim_that_was_served_does_nothing(
 ) -> None:
     waiter = contender("thread", remote)
     with client.FairLock(name):
-        wire.rule = lambda request: HOLD if not wire.held and wire.is_call(request, "acquire", b"beat") else None
+        wire.rule = lambda request: (
+            HOLD if not wire.held and wire.is_call(request, "acquire", b"beat") else None
+        )
         waiter.tell("acquire", name)
         wire.wait_for(lambda: bool(wire.held))
     assert waiter.answer() is True
@@ -49,7 +53,11 @@ def test_a_late_beat_of_a_claim_that_was_served_does_nothing(
 
 
 def test_a_stale_doorbell_lets_nobody_in(
-    client: fencedlock.Client, remote: fencedlock.Client, wire: Proxy, contender: Callable[..., Contender], name: str
+    client: fencedlock.Client,
+    remote: fencedlock.Client,
+    wire: Proxy,
+    contender: Callable[..., Contender],
+    name: str,
 ) -> None:
     waiter = contender("thread", remote)
     waiter.ask("make", name, "FairLock", ttl=0.5)
@@ -79,19 +87,24 @@ def test_an_old_answer_does_not_lengthen_a_shorter_lease(
     remote = connect(wire.url, ttl=60)
     lock = remote.RLock(name)
     with lock:
-        wire.reply_rule = lambda reply: HOLD if b"renewed" in reply and not wire.held_replies else None
+        wire.reply_rule = lambda reply: (
+            HOLD if b"renewed" in reply and not wire.held_replies else None
+        )
         remote._table.heartbeat.add(lock._owned(), 0.0)  # a beat, whose answer is slow
         wire.wait_for(lambda: bool(wire.held_replies))
         lock.renew(ttl=5)
         wire.reply_rule = lambda reply: HOLD if b"renewed" in reply else None
         wire.deliver_replies()
         remote._table.heartbeat.add(lock._owned(), 0.0)
-        wire.wait_for(lambda: bool(wire.held_replies))  # the next beat is on its way: so the old answer has been read
+        # The next beat is on its way: so the old answer has been read.
+        wire.wait_for(lambda: bool(wire.held_replies))
         assert lock.remaining() <= 5
         wire.reply_rule = lambda reply: None
 
 
-def test_a_hold_is_renewed_while_settings_are_not_answered(connect: Callable[..., fencedlock.Client], wire: Proxy, name: str) -> None:
+def test_a_hold_is_renewed_while_settings_are_not_answered(
+    connect: Callable[..., fencedlock.Client], wire: Proxy, name: str
+) -> None:
     wire.rule = lambda request: LOSE if b"CONFIG" in request else None
     lock = connect(wire.url, ttl=1).RLock(name)
     with lock:
@@ -102,16 +115,23 @@ def test_a_hold_is_renewed_while_settings_are_not_answered(connect: Callable[...
 
 
 def test_an_answer_that_comes_in_two_pieces_is_read_as_one(
-    connect: Callable[..., fencedlock.Client], wire: Proxy, contender: Callable[..., Contender], name: str
+    connect: Callable[..., fencedlock.Client],
+    wire: Proxy,
+    contender: Callable[..., Contender],
+    name: str,
 ) -> None:
     owner = contender("thread", connect(wire.url, ttl=30))
-    for ask in ("acquire", "release"):  # after which the connection is open, and the scripts are loaded
+    # After which the connection is open, and the scripts are loaded.
+    for ask in ("acquire", "release"):
         owner.ask(ask, name)
     before = len(wire.requests)
     wire.reply_rule = lambda reply: SPLIT if reply.startswith((b":", b"+rel")) else None
-    for ask in ("acquire", "release") * 10:  # sometimes the second piece comes so soon that both are read at once
+    # Sometimes the second piece comes so soon that both are read at once.
+    for ask in ("acquire", "release") * 10:
         owner.tell(ask, name)
         wire.wait_for(lambda: bool(wire.held_replies))
         wire.deliver_replies()
         assert owner.answer() is (True if ask == "acquire" else None)
-    assert sum(Proxy.is_call(request, "release") for request in wire.requests[before:]) == 10, "none was sent again"
+    assert sum(Proxy.is_call(request, "release") for request in wire.requests[before:]) == 10, (
+        "none was sent again"
+    )

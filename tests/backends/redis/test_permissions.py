@@ -1,4 +1,6 @@
-"""The permissions that the documentation names: enough for all that the library does, and for nothing else."""
+"""The permissions that the documentation names: enough for all that the library does, and for
+nothing else.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +75,9 @@ def test_they_are_enough(
             for waiter in (first, second):
                 waiter.ask("make", "x", "FairLock")
                 waiter.tell("acquire", "x")
-                eventually(lambda waiters=(waiter is first and 1) or 2: len(lock.info().waiters) == waiters)  # type: ignore[misc]
+                eventually(
+                    lambda waiters=(waiter is first and 1) or 2: len(lock.info().waiters) == waiters  # type: ignore[misc]
+                )
             with lock:
                 assert [info.name for info in client.locks()] == ["x"]
                 lock.renew(20)
@@ -133,7 +137,10 @@ FORBIDDEN = [
 
 def test_they_are_no_more_than_that(limited: RedisServer) -> None:
     make_user(limited)
-    with limited.client() as raw, redis.Redis(port=limited.port, username="locker", password="password") as user:
+    with (
+        limited.client() as raw,
+        redis.Redis(port=limited.port, username="locker", password="password") as user,
+    ):
         raw.set("others", "are safe")
         for line in FORBIDDEN:
             command = line.split()
@@ -149,7 +156,10 @@ def test_they_are_no_more_than_that(limited: RedisServer) -> None:
 
 @pytest.mark.parametrize("missing", ["-subscribe", "-publish", "resetchannels", "-pubsub"])
 def test_without_channels_locks_work_and_hand_offs_take_half_a_second(
-    missing: str, own_server: Callable[..., Any], connect: Callable[..., fencedlock.Client], contender: Callable[..., Contender]
+    missing: str,
+    own_server: Callable[..., Any],
+    connect: Callable[..., fencedlock.Client],
+    contender: Callable[..., Contender],
 ) -> None:
     client = connect(make_user(own_server(), missing), ttl=10)
     waiter = contender("thread", client)
@@ -160,11 +170,14 @@ def test_without_channels_locks_work_and_hand_offs_take_half_a_second(
     begun = time.monotonic()
     lock.release()
     assert waiter.answer() is True
-    assert time.monotonic() - begun < (4 if missing == "-publish" else 1.5)  # who listens waits for a bell, and beats
+    # Who listens waits for a bell, and beats.
+    assert time.monotonic() - begun < (4 if missing == "-publish" else 1.5)
     waiter.ask("release", "x")
 
 
-def test_another_database_needs_to_be_selected(own_server: Callable[..., Any], connect: Callable[..., fencedlock.Client]) -> None:
+def test_another_database_needs_to_be_selected(
+    own_server: Callable[..., Any], connect: Callable[..., fencedlock.Client]
+) -> None:
     server = own_server()
     with pytest.raises(fencedlock.BackendMisconfiguredError):
         connect(make_user(server).replace("/0", "/1")).RLock("x").acquire()
@@ -173,9 +186,13 @@ def test_another_database_needs_to_be_selected(own_server: Callable[..., Any], c
 
 
 def test_an_error_that_is_answered_ends_no_connection(
-    own_server: Callable[..., Any], proxy: Callable[[RedisServer], Proxy], connect: Callable[..., fencedlock.Client]
+    own_server: Callable[..., Any],
+    proxy: Callable[[RedisServer], Proxy],
+    connect: Callable[..., fencedlock.Client],
 ) -> None:
-    """Nobody may ask who listens: so the inbox is not checked, and that costs no connection for each call."""
+    """Nobody may ask who listens: so the inbox is not checked, and that costs no connection for
+    each call.
+    """
     server = own_server()
     make_user(server, "-pubsub", "-scan", "+client|setname")
     wire = proxy(server)
@@ -186,5 +203,10 @@ def test_an_error_that_is_answered_ends_no_connection(
             pass
         with pytest.raises(fencedlock.BackendMisconfiguredError):
             list(client.locks())
-        eventually(lambda number=number: number > 3 or any(b"NUMSUB" in request and b"EVAL" not in request for request in wire.requests))  # type: ignore[misc]
+        eventually(
+            lambda number=number: (  # type: ignore[misc]
+                number > 3
+                or any(b"NUMSUB" in request and b"EVAL" not in request for request in wire.requests)
+            )
+        )
     assert sum(b"SETNAME" in request for request in wire.requests) <= 5

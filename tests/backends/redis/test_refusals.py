@@ -1,4 +1,6 @@
-"""What a server says when it does not serve: what passes is waited out, and what stays is one clear error at once."""
+"""What a server says when it does not serve: what passes is waited out, and what stays is one clear
+error at once.
+"""
 
 from __future__ import annotations
 
@@ -41,8 +43,10 @@ STAYS = {
     "WRONGPASS": "WRONGPASS invalid username-password pair or user is disabled.",
     "NOPERM": "NOPERM User locker has no permissions to run the 'evalsha' command",
     "NOPERM of keys": "NOPERM No permissions to access a key",
-    "in a script": "ERR ACL failure in script: User locker has no permissions to run the 'hset' command",
-    "in a script of 6.2": "ERR Error running script (call to f_1): The user executing the script can't run this command or subcommand",
+    "in a "
+    "script": "ERR ACL failure in script: User locker has no permissions to run the 'hset' command",
+    "in a script of "
+    "6.2": "ERR Error running script (call to f_1): The user executing the script can't run this command or subcommand",
     "DENIED": "DENIED Redis is running in protected mode because protected mode is enabled and no password is set for the default user.",
 }
 REFUSED = {
@@ -55,12 +59,27 @@ REFUSED = {
 def _in_script(words: str) -> list[str]:
     """As servers say it of a command, before 7.0 of one in a script, and since then."""
     if words.startswith(
-        ("ERR ", "MOVED", "ASK", "CROSSSLOT", "NOAUTH", "WRONGPASS", "DENIED", "LOADING", "BUSY", "CLUSTERDOWN", "TRYAGAIN")
+        (
+            "ERR ",
+            "MOVED",
+            "ASK",
+            "CROSSSLOT",
+            "NOAUTH",
+            "WRONGPASS",
+            "DENIED",
+            "LOADING",
+            "BUSY",
+            "CLUSTERDOWN",
+            "TRYAGAIN",
+        )
     ):
         return [words]  # never of a command in a script
     return [
         words,
-        f"ERR Error running script (call to f_1b936e3fe509bcbc9cd0664897bbe8fd0cac101b): @user_script:12: @user_script: 12: -{words}",
+        (
+            "ERR Error running script (call to f_1b936e3fe509bcbc9cd0664897bbe8fd0cac101b): "
+            f"@user_script:12: @user_script: 12: -{words}"
+        ),
         f"{words} script: 1b936e3fe509bcbc9cd0664897bbe8fd0cac101b, on @user_script:12.",
     ]
 
@@ -79,7 +98,9 @@ def _in_script(words: str) -> list[str]:
         ("NOSCRIPT No matching script. Please use EVAL.", Meaning.NO_SCRIPT),
     ],
 )
-def test_each_has_its_meaning_as_either_package_reads_it(package: str, words: str, meaning: Meaning) -> None:
+def test_each_has_its_meaning_as_either_package_reads_it(
+    package: str, words: str, meaning: Meaning
+) -> None:
     parser = import_module(f"{package}._parsers.base").BaseParser
     assert meaning_of(parser.parse_error(words))[0] is meaning
 
@@ -112,7 +133,11 @@ class _Says:
 
 @pytest.mark.parametrize("words", PASSES.values(), ids=list(PASSES))
 def test_what_passes_is_waited_out(
-    words: str, connect: Callable[..., fencedlock.Client], client: fencedlock.Client, wire: Proxy, name: str
+    words: str,
+    connect: Callable[..., fencedlock.Client],
+    client: fencedlock.Client,
+    wire: Proxy,
+    name: str,
 ) -> None:
     lock = connect(wire.url, ttl=3).RLock(name)
     for acquire in (lambda: lock.acquire(timeout=10), lock.acquire):
@@ -148,12 +173,16 @@ def test_what_passes_is_waited_out(
 
 
 @pytest.mark.parametrize("words", [*STAYS.values(), *REFUSED.values()], ids=[*STAYS, *REFUSED])
-def test_what_stays_is_one_error_at_once(words: str, connect: Callable[..., fencedlock.Client], wire: Proxy, name: str) -> None:
+def test_what_stays_is_one_error_at_once(
+    words: str, connect: Callable[..., fencedlock.Client], wire: Proxy, name: str
+) -> None:
     lock = connect(wire.url, ttl=10).RLock(name)
     with lock:
         pass
     _Says(wire, words, 1000)
-    kind = fencedlock.BackendMisconfiguredError if words in STAYS.values() else fencedlock.BackendError
+    kind = (
+        fencedlock.BackendMisconfiguredError if words in STAYS.values() else fencedlock.BackendError
+    )
     for call in (lambda: lock.acquire(timeout=10), lock.acquire, lambda: lock.acquire(False)):
         begun = time.monotonic()
         with pytest.raises(kind) as caught:
@@ -268,14 +297,24 @@ def test_a_real_server_that_does_not_serve_for_a_while_is_waited_for(
         waiter.ask("release", "x")
 
 
-def test_a_node_of_a_cluster_says_what_it_is(own_server: Callable[..., Any], connect: Callable[..., fencedlock.Client]) -> None:
+def test_a_node_of_a_cluster_says_what_it_is(
+    own_server: Callable[..., Any], connect: Callable[..., fencedlock.Client]
+) -> None:
     one, other = (own_server(cluster_enabled="yes") for _ in range(2))
     with one.client() as raw, other.client() as peer:
         raw.execute_command("CLUSTER", "ADDSLOTS", *range(8192))
         peer.execute_command("CLUSTER", "ADDSLOTS", *range(8192, 16384))
         raw.execute_command("CLUSTER", "MEET", "127.0.0.1", other.port)
-        eventually(lambda: all("state:ok" in str(node.execute_command("CLUSTER", "INFO")) for node in (raw, peer)), 60)
-        names = {raw.execute_command("CLUSTER", "KEYSLOT", f"n{number}") < 8192: f"n{number}" for number in range(50)}
+        eventually(
+            lambda: all(
+                "state:ok" in str(node.execute_command("CLUSTER", "INFO")) for node in (raw, peer)
+            ),
+            60,
+        )
+        names = {
+            raw.execute_command("CLUSTER", "KEYSLOT", f"n{number}") < 8192: f"n{number}"
+            for number in range(50)
+        }
     client = connect(one.url, ttl=5)
     with client.FairLock(names[True]):
         pass
@@ -289,13 +328,23 @@ def test_a_node_of_a_cluster_says_what_it_is(own_server: Callable[..., Any], con
 
 @pytest.fixture
 def tls(own_server: Callable[..., Any], tmp_path: Path) -> tuple[RedisServer, int, Path]:
-    """A server with a port for TLS besides the other one, and the authority that signed its certificate."""
+    """A server with a port for TLS besides the other one, and the authority that signed its
+    certificate.
+    """
     authority, port = trustme.CA(), free_port()
     certificate = authority.issue_cert("127.0.0.1")
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     certificate.private_key_and_cert_chain_pem.write_to_path(tmp_path / "own.pem")
-    settings = {"tls_port": str(port), "tls_cert_file": "own.pem", "tls_key_file": "own.pem", "tls_ca_cert_file": "ca.pem"}
-    files = {key: str(tmp_path / value) if key.endswith("file") else value for key, value in settings.items()}
+    settings = {
+        "tls_port": str(port),
+        "tls_cert_file": "own.pem",
+        "tls_key_file": "own.pem",
+        "tls_ca_cert_file": "ca.pem",
+    }
+    files = {
+        key: str(tmp_path / value) if key.endswith("file") else value
+        for key, value in settings.items()
+    }
     try:
         return own_server("redis", tls_auth_clients="no", **files), port, tmp_path / "ca.pem"
     except RuntimeError:
@@ -303,7 +352,9 @@ def tls(own_server: Callable[..., Any], tmp_path: Path) -> tuple[RedisServer, in
 
 
 def test_tls_works_with_the_authority_named(
-    tls: tuple[RedisServer, int, Path], connect: Callable[..., fencedlock.Client], contender: Callable[..., Contender]
+    tls: tuple[RedisServer, int, Path],
+    connect: Callable[..., fencedlock.Client],
+    contender: Callable[..., Contender],
 ) -> None:
     _, port, authority = tls
     client = connect(f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={authority}", ttl=10)
@@ -327,15 +378,24 @@ def test_tls_works_with_the_authority_named(
     ],
 )
 def test_tls_that_is_set_up_wrongly_is_one_clear_error_at_once(
-    url: str, words: str, call: str, tls: tuple[RedisServer, int, Path], connect: Callable[..., fencedlock.Client]
+    url: str,
+    words: str,
+    call: str,
+    tls: tuple[RedisServer, int, Path],
+    connect: Callable[..., fencedlock.Client],
 ) -> None:
     server, port, authority = tls
     lock = connect(url.format(tls=port, plain=server.port, authority=authority), ttl=30).RLock("x")
-    ways: dict[str, dict[str, Any]] = {"acquire": {}, "try": {"blocking": False}, "acquire in time": {"timeout": 4}}
+    ways: dict[str, dict[str, Any]] = {
+        "acquire": {},
+        "try": {"blocking": False},
+        "acquire in time": {"timeout": 4},
+    }
     for _ in range(2):
         begun = time.monotonic()
         with pytest.raises(fencedlock.BackendMisconfiguredError, match=words) as caught:
             lock.acquire(**ways[call])
         assert time.monotonic() - begun < 2
         assert "password" not in str(caught.value)
-    eventually(lambda: not lock._client._table.backend.connections._dials)  # type: ignore[attr-defined] # before the server goes
+    # Before the server goes
+    eventually(lambda: not lock._client._table.backend.connections._dials)  # type: ignore[attr-defined]

@@ -1,4 +1,6 @@
-"""A renewal by hand beside a beat of the background: whichever comes first, no more is believed than the server keeps."""
+"""A renewal by hand beside a beat of the background: whichever comes first, no more is believed
+than the server keeps.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,9 @@ def _renewals(wire: Proxy) -> Callable[[], int]:
     return lambda: len(answers)
 
 
-def assert_believed(lock: fencedlock.RLock, client: fencedlock.Client, lease_seconds: float) -> None:
+def assert_believed(
+    lock: fencedlock.RLock, client: fencedlock.Client, lease_seconds: float
+) -> None:
     """The holder believes in about this lease, and in no more than the server keeps."""
     kept = client.inspect(lock.name).remaining
     believed = lock.remaining()

@@ -1,4 +1,6 @@
-"""A Redis server, or the way to it, that goes silent: what is idle, what is being opened, what is asked."""
+"""A Redis server, or the way to it, that goes silent: what is idle, what is being opened, what is
+asked.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ CALLS_OF_A_FREE_LOCK: dict[str, Callable[[fencedlock.Client, fencedlock.RLock], 
     "locks": lambda client, lock: list(client.locks(lock.name)) == [],
     "ping": lambda client, lock: client.ping() > 0,
     "force_release": lambda client, lock: client.force_release(lock.name) is None,
-    "raise_floor": lambda client, lock: client.raise_floor(fencedlock.FencingToken(lock.name, 7)) or True,  # type: ignore[func-returns-value]
+    "raise_floor": lambda client, lock: (
+        client.raise_floor(fencedlock.FencingToken(lock.name, 7)) or True  # type: ignore[func-returns-value]
+    ),
 }
 
 
@@ -68,7 +72,12 @@ def test_a_hold_survives_that_idle_connections_were_forgotten(
 ) -> None:
     lock = connect(wire.url, ttl=30).RLock(name)
     lock.acquire()
-    steps: list[tuple[Callable[[], object], int]] = [(lock.acquire, 2), (lock.renew, 2), (lock.release, 1), (lock.release, 0)]
+    steps: list[tuple[Callable[[], object], int]] = [
+        (lock.acquire, 2),
+        (lock.renew, 2),
+        (lock.release, 1),
+        (lock.release, 0),
+    ]
     for step, count in steps:
         wire.forget()
         begun = time.monotonic()
@@ -80,7 +89,9 @@ def test_a_hold_survives_that_idle_connections_were_forgotten(
 
 
 @pytest.mark.usefixtures("rested")
-def test_a_beat_survives_that_its_idle_connection_was_forgotten(connect: Callable[..., fencedlock.Client], wire: Proxy, name: str) -> None:
+def test_a_beat_survives_that_its_idle_connection_was_forgotten(
+    connect: Callable[..., fencedlock.Client], wire: Proxy, name: str
+) -> None:
     remote = connect(wire.url, ttl=3)
     lock = remote.RLock(name)
     with lock:
@@ -88,7 +99,12 @@ def test_a_beat_survives_that_its_idle_connection_was_forgotten(connect: Callabl
             before = len(wire.requests)
             wire.forget()
             remote._table.heartbeat.add(lock._owned(), 0.0)
-            wire.wait_for(lambda before=before: any(wire.is_call(request, "renew") for request in wire.requests[before:]), 2)  # type: ignore[misc]
+            wire.wait_for(
+                lambda before=before: any(  # type: ignore[misc]
+                    wire.is_call(request, "renew") for request in wire.requests[before:]
+                ),
+                2,
+            )
             eventually(lambda: lock.remaining() > 2.5, 2)
             lock.ensure_held()
 
@@ -111,7 +127,8 @@ def test_waiters_get_the_lock_where_nobody_can_subscribe(
     holder.release()
     begun = time.monotonic()
     assert waiter.answer() is True
-    assert time.monotonic() - begun < 2.5  # half a second between two questions, and a second at the most until the first
+    # Half a second between two questions, and a second at the most until the first.
+    assert time.monotonic() - begun < 2.5
     begun = time.monotonic()
     assert second.ask("acquire", name, timeout=0.5) is False
     assert time.monotonic() - begun < 0.5 + SOON_SECONDS
@@ -129,7 +146,8 @@ def test_one_half_open_connection_costs_no_other_lock_its_short_lease(
         nonlocal lost
         if wire.is_call(request, "renew") and wire.mentions(request, patient.name.encode()):
             lost += 1
-            return LOSE  # and so is whatever else is sent there: the client gives this connection up
+            # And so is whatever else is sent there: the client gives this connection up.
+            return LOSE
         return None
 
     with patient, hasty:
@@ -147,7 +165,9 @@ def test_one_half_open_connection_costs_no_other_lock_its_short_lease(
 
 
 class _Silences:
-    """Ways in which a server says nothing; each takes the proxy in front of it, and gives the URL to use."""
+    """Ways in which a server says nothing; each takes the proxy in front of it, and gives the URL
+    to use.
+    """
 
     def __init__(self, wire: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
         self.wire = wire
@@ -185,7 +205,9 @@ class _Silences:
         return f"redis://:password@127.0.0.1:{self.wire.port}/0"
 
     def questions(self) -> str:
-        self.wire.rule = lambda request: LOSE if b"EVAL" in request or b"SUBSCRIBE" in request else None
+        self.wire.rule = lambda request: (
+            LOSE if b"EVAL" in request or b"SUBSCRIBE" in request else None
+        )
         return self.wire.url
 
     def questions_after_a_slow_connection(self) -> str:
@@ -236,7 +258,9 @@ def silences(wire: Proxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[_Silences
 
 
 @pytest.mark.parametrize("silent", SILENCES)
-def test_no_call_outlasts_its_callers_limit(silent: str, silences: _Silences, connect: Callable[..., fencedlock.Client], name: str) -> None:
+def test_no_call_outlasts_its_callers_limit(
+    silent: str, silences: _Silences, connect: Callable[..., fencedlock.Client], name: str
+) -> None:
     client = connect(getattr(silences, silent)(), ttl=30, socket_timeout=1.2)
     lock = client.FairLock(name)
     limits: list[tuple[Callable[[], object], float]] = [
@@ -249,7 +273,8 @@ def test_no_call_outlasts_its_callers_limit(silent: str, silences: _Silences, co
         begun = time.monotonic()
         with pytest.raises(fencedlock.BackendUnavailableError):
             call()
-        assert time.monotonic() - begun < limit + 0.55  # the withdrawal may take a quarter of a second, and the machine be busy
+        # The withdrawal may take a quarter of a second, and the machine be busy.
+        assert time.monotonic() - begun < limit + 0.55
     begun = time.monotonic()
     client.close()
     assert time.monotonic() - begun < 6
@@ -259,12 +284,16 @@ def test_no_call_outlasts_its_callers_limit(silent: str, silences: _Silences, co
 def test_a_new_connection_that_fails_costs_no_short_lease(
     fate: str, connect: Callable[..., fencedlock.Client], wire: Proxy, name: str
 ) -> None:
-    """What was open is cut, and the first connection after that is swallowed or closed while it is opened; the next one works."""
+    """What was open is cut, and the first connection after that is swallowed or closed while it is
+    opened; the next one works.
+    """
     lock = connect(f"{wire.url}?client_name=opened", ttl=1.5).RLock(name)
     with lock:
         for _ in range(3):
             failures = [fate]
-            wire.rule = lambda request, failures=failures: failures.pop() if failures and b"SETNAME" in request else None  # type: ignore[misc]
+            wire.rule = lambda request, failures=failures: (
+                failures.pop() if failures and b"SETNAME" in request else None
+            )  # type: ignore[misc]
             wire.cut()
             eventually(lambda failures=failures: not failures)  # type: ignore[misc]
             before = lock._owned().deadline
@@ -286,11 +315,16 @@ def test_a_new_connection_that_fails_does_not_cost_a_caller_its_time(
 
 
 def test_a_server_that_was_reached_is_not_probed_for_its_protocol(
-    connect: Callable[..., fencedlock.Client], wire: Proxy, monkeypatch: pytest.MonkeyPatch, name: str
+    connect: Callable[..., fencedlock.Client],
+    wire: Proxy,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
 ) -> None:
     """A probe takes a second of those who wait for a connection."""
     probes: list[object] = []
-    monkeypatch.setattr("fencedlock.backends.redis.connections.speaks_tls", lambda *where: probes.append(where))
+    monkeypatch.setattr(
+        "fencedlock.backends.redis.connections.speaks_tls", lambda *where: probes.append(where)
+    )
     lock = connect(f"{wire.url}?client_name=opened", ttl=30).RLock(name)
     with lock:
         pass

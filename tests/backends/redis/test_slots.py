@@ -62,7 +62,12 @@ FAILURES: dict[str, Callable[[], BaseException]] = {
 @pytest.mark.parametrize("failure", FAILURES)
 @pytest.mark.parametrize("place", ["init", "before", "after", "login", "send"])
 def test_a_connection_class_that_raises_costs_no_connection(
-    place: str, failure: str, server: RedisServer, connect: Callable[..., fencedlock.Client], monkeypatch: pytest.MonkeyPatch, name: str
+    place: str,
+    failure: str,
+    server: RedisServer,
+    connect: Callable[..., fencedlock.Client],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
 ) -> None:
     pool = redis.ConnectionPool(connection_class=_Failing, port=server.port)
     client = connect(redis.Redis(connection_pool=pool), ttl=10, socket_timeout=1)
@@ -122,7 +127,9 @@ print("works", flush=True)
 
 
 @pytest.mark.parametrize("start", ["cold", "warm"])
-def test_a_process_without_free_files_works_again_when_it_has_some(start: str, server: RedisServer, name: str) -> None:
+def test_a_process_without_free_files_works_again_when_it_has_some(
+    start: str, server: RedisServer, name: str
+) -> None:
     command = [sys.executable, "-c", OUT_OF_FILES, server.url, name, start]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.stdout == "works\n", done.stderr
@@ -169,7 +176,9 @@ print("works", flush=True)
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_exceptions_of_signal_handlers_cost_no_connection(seed: int, server: RedisServer, name: str) -> None:
+def test_exceptions_of_signal_handlers_cost_no_connection(
+    seed: int, server: RedisServer, name: str
+) -> None:
     command = [sys.executable, "-W", "ignore", "-c", INTERRUPTED, server.url, name, str(seed)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.stdout == "works\n", done.stderr

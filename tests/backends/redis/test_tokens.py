@@ -40,7 +40,9 @@ def test_tokens_rise_through_flushall_and_restart(
 def test_tokens_do_not_fall_below_what_the_client_has_seen(
     own_server: Callable[..., RedisServer], connect: Callable[..., fencedlock.Client]
 ) -> None:
-    """As after a failover to a server whose clock is behind: here the server's memory was ahead, and is lost."""
+    """As after a failover to a server whose clock is behind: here the server's memory was ahead,
+    and is lost.
+    """
     server = own_server()
     client = connect(server.url)
     ahead = int((time.time() + 3600) * 1e6)

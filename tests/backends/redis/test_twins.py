@@ -1,6 +1,9 @@
-"""Each fast path does what the general path beside it does, on generated states. docs/architecture.rst lists them.
+"""Each fast path does what the general path beside it does, on generated states.
 
-``FENCEDLOCK_EXAMPLES=10000 pytest tests/backends/redis/test_twins.py`` tries more states than the usual run.
+docs/architecture.rst lists them.
+
+``FENCEDLOCK_EXAMPLES=10000 pytest tests/backends/redis/test_twins.py`` tries more states than the
+usual run.
 """
 
 from __future__ import annotations
@@ -32,7 +35,10 @@ TTL_TOLERANCE_MS = 500
 CLIENTS = ("listens", "silent")
 
 many = settings(
-    max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+    max_examples=EXAMPLES,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 
 Keys = tuple[str, ...]
@@ -66,7 +72,9 @@ def without(text: str, *conditions: tuple[str, str]) -> str:
 
 ACQUIRE = at_that_time(scripts_of().acquire.text)
 RELEASE = at_that_time(scripts_of().release.text)
-GENERAL_ACQUIRE = without(ACQUIRE, ("and now_us < issued - issued", "and false and now_us < issued - issued"))
+GENERAL_ACQUIRE = without(
+    ACQUIRE, ("and now_us < issued - issued", "and false and now_us < issued - issued")
+)
 GENERAL_RELEASE = without(
     RELEASE,
     ("if ours and not first[1] and ARGV[3] == '0' then", "if false then"),
@@ -75,7 +83,17 @@ GENERAL_RELEASE = without(
 
 # --- states
 
-around_now = st.sampled_from([NOW_US - 2 * PERIOD_US, NOW_US - 5000, NOW_US - 5000, NOW_US - 1, NOW_US, NOW_US + 1, NOW_US + PERIOD_US])
+around_now = st.sampled_from(
+    [
+        NOW_US - 2 * PERIOD_US,
+        NOW_US - 5000,
+        NOW_US - 5000,
+        NOW_US - 1,
+        NOW_US,
+        NOW_US + 1,
+        NOW_US + PERIOD_US,
+    ]
+)
 claims = st.sampled_from([f"{client}/1/{number}" for client in CLIENTS for number in range(3)])
 spans_ms = st.sampled_from([10_000, 10_000, 10_000, 1_000, 300])
 since_us = st.sampled_from([-1000, -1000, -2_000_000, -20_000_000, 0, 500])
@@ -109,7 +127,11 @@ def states(draw: st.DrawFn, *, held: bool | None = None) -> dict[str, Any]:
         if ahead is not None:
             fence["ahead"] = ahead
     least = draw(st.sampled_from([1, 1, 1, 0])) if is_held or rarely(draw) else 0
-    waiting = draw(st.dictionaries(claims, waiter, min_size=least, max_size=least + draw(st.sampled_from([0, 0, 1, 2]))))
+    waiting = draw(
+        st.dictionaries(
+            claims, waiter, min_size=least, max_size=least + draw(st.sampled_from([0, 0, 1, 2]))
+        )
+    )
     return {
         "lock": lock,
         "fence": fence,
@@ -124,15 +146,21 @@ def states(draw: st.DrawFn, *, held: bool | None = None) -> dict[str, Any]:
 
 
 class Twins:
-    """Runs two scripts on equal states of one lock, in one transaction, and looks at what each has done."""
+    """Runs two scripts on equal states of one lock, in one transaction, and looks at what each has
+    done.
+    """
 
     def __init__(self, raw: Any, inbox: Any, name: str) -> None:
         self._raw = raw
         self._inbox = inbox
         self._keys: Keys = keys_of(lock_key("fencedlock", name))
 
-    def outcomes(self, scripts: tuple[str, str], state: dict[str, Any], arguments: list[Any]) -> list[tuple[Any, ...]]:
-        """For each script: its answer, what it has left at the keys, the TTLs, and the messages that it has sent."""
+    def outcomes(
+        self, scripts: tuple[str, str], state: dict[str, Any], arguments: list[Any]
+    ) -> list[tuple[Any, ...]]:
+        """For each script: its answer, what it has left at the keys, the TTLs, and the messages
+        that it has sent.
+        """
         with self._raw.pipeline(transaction=True) as pipe:
             for script in scripts:
                 self._restore(pipe, state)
@@ -146,12 +174,19 @@ class Twins:
             found.append((answers[-11], left[:5], left[5:]))
         messages = self._messages()
         each = len(messages) // 2
-        return [(*one, messages[:each] if number == 0 else messages[each:]) for number, one in enumerate(found)]
+        return [
+            (*one, messages[:each] if number == 0 else messages[each:])
+            for number, one in enumerate(found)
+        ]
 
     def _restore(self, pipe: Any, state: dict[str, Any]) -> None:
         lock, queue, waiters, fence, withdrawn = self._keys
         pipe.delete(*self._keys)
-        for key, hash_ in ((lock, state["lock"]), (fence, state["fence"]), (waiters, state["waiters"])):
+        for key, hash_ in (
+            (lock, state["lock"]),
+            (fence, state["fence"]),
+            (waiters, state["waiters"]),
+        ):
             if hash_:
                 pipe.hset(key, mapping=hash_)
                 pipe.pexpire(key, state["lease_left_ms"])
@@ -214,10 +249,20 @@ def acquire_arguments(draw: st.DrawFn) -> list[Any]:
     floor = draw(st.sampled_from([0, NOW_US, NOW_US + 50, 2**53])) if rarely(draw) else NOW_US - 1
     not_after_us = NOW_US + (-1 if rarely(draw) else 1000)
     mode, fair = draw(st.sampled_from(["try", "queue", "queue", "beat"])), draw(st.integers(0, 1))
-    return [draw(claims), floor, not_after_us, "30000 host/9/9", 30_000, mode, f"{fair} {draw(spans_ms)} {CHANNELS}"]
+    return [
+        draw(claims),
+        floor,
+        not_after_us,
+        "30000 host/9/9",
+        30_000,
+        mode,
+        f"{fair} {draw(spans_ms)} {CHANNELS}",
+    ]
 
 
-def check_acquire(twins: Twins, scripts: tuple[str, str], examples: int, *, derandomize: bool = False) -> None:
+def check_acquire(
+    twins: Twins, scripts: tuple[str, str], examples: int, *, derandomize: bool = False
+) -> None:
     @settings(many, max_examples=examples, derandomize=derandomize)
     @given(st.one_of(states(), states(held=False)), acquire_arguments())
     def check(state: dict[str, Any], arguments: list[Any]) -> None:
@@ -226,7 +271,9 @@ def check_acquire(twins: Twins, scripts: tuple[str, str], examples: int, *, dera
     check()
 
 
-def check_release(twins: Twins, scripts: tuple[str, str], examples: int, *, derandomize: bool = False) -> None:
+def check_release(
+    twins: Twins, scripts: tuple[str, str], examples: int, *, derandomize: bool = False
+) -> None:
     @settings(many, max_examples=examples, derandomize=derandomize)
     @given(states(held=True), whose_hold, st.sampled_from([0, 0, 0, NOW_US + 2000]))
     def check(state: dict[str, Any], whose: str, bury_until_us: int) -> None:
@@ -260,7 +307,12 @@ def test_a_release_ends_and_hands_over_as_the_functions_do(twins: Twins) -> None
 )
 def test_a_mutant_of_the_fast_acquire_is_caught(old: str, new: str, twins: Twins) -> None:
     with pytest.raises(AssertionError):
-        check_acquire(twins, (without(ACQUIRE, (old, new)), GENERAL_ACQUIRE), MUTANT_EXAMPLES, derandomize=True)
+        check_acquire(
+            twins,
+            (without(ACQUIRE, (old, new)), GENERAL_ACQUIRE),
+            MUTANT_EXAMPLES,
+            derandomize=True,
+        )
 
 
 @pytest.mark.parametrize(
@@ -268,10 +320,16 @@ def test_a_mutant_of_the_fast_acquire_is_caught(old: str, new: str, twins: Twins
     [
         ("if ours and not first[1] and ARGV[3] == '0' then", "if ours and not first[1] then"),
         (
-            "  if call('HSET', fence, 'ended', token) == 1 then\n    call('PEXPIRE', fence, FENCE_TTL_MS)\n  end\n  return",
+            (
+                "  if call('HSET', fence, 'ended', token) == 1 then\n"
+                "    call('PEXPIRE', fence, FENCE_TTL_MS)\n  end\n  return"
+            ),
             "  call('HSET', fence, 'ended', token)\n  return",
         ),
-        ("if ours and ARGV[3] == '0' and call('HLEN', lock) == 3 then", "if ours and ARGV[3] == '0' then"),
+        (
+            "if ours and ARGV[3] == '0' and call('HLEN', lock) == 3 then",
+            "if ours and ARGV[3] == '0' then",
+        ),
         ("(not counts or counts[2] ~= 0) and", ""),
         ("and tonumber(floor) < now_us", ""),
         ("and tonumber(span_ms) == MOST_SPAN_MS", ""),
@@ -282,7 +340,12 @@ def test_a_mutant_of_the_fast_acquire_is_caught(old: str, new: str, twins: Twins
 )
 def test_a_mutant_of_the_fast_release_is_caught(old: str, new: str, twins: Twins) -> None:
     with pytest.raises(AssertionError):
-        check_release(twins, (without(RELEASE, (old, new)), GENERAL_RELEASE), MUTANT_EXAMPLES, derandomize=True)
+        check_release(
+            twins,
+            (without(RELEASE, (old, new)), GENERAL_RELEASE),
+            MUTANT_EXAMPLES,
+            derandomize=True,
+        )
 
 
 # --- in Python
@@ -291,7 +354,9 @@ def test_a_mutant_of_the_fast_release_is_caught(old: str, new: str, twins: Twins
 @pytest.fixture
 def backends(connect: Callable[..., fencedlock.Client]) -> tuple[RedisBackend, RedisBackend]:
     """Two that never connect."""
-    one, other = (cast("RedisBackend", connect("redis://127.0.0.1:1")._table.backend) for _ in range(2))
+    one, other = (
+        cast("RedisBackend", connect("redis://127.0.0.1:1")._table.backend) for _ in range(2)
+    )
     return one, other
 
 
@@ -300,7 +365,11 @@ def seen(backend: RedisBackend) -> tuple[float, int, dict[str, int]]:
 
 
 @many
-@given(floor=st.integers(0, NOW_US + 10), ahead_us=st.floats(-1e7, 1e7), token=st.integers(NOW_US - 10**7, NOW_US + 10**7))
+@given(
+    floor=st.integers(0, NOW_US + 10),
+    ahead_us=st.floats(-1e7, 1e7),
+    token=st.integers(NOW_US - 10**7, NOW_US + 10**7),
+)
 def test_a_token_that_a_message_brings_counts_as_any_token_does(
     backends: tuple[RedisBackend, RedisBackend], floor: int, ahead_us: float, token: int
 ) -> None:
@@ -315,15 +384,24 @@ def test_a_token_that_a_message_brings_counts_as_any_token_does(
 
 
 @many
-@given(floor=st.integers(0, NOW_US + 10), token=st.integers(10**9, 2**52), asked_at=st.floats(1e3, 1e6))
+@given(
+    floor=st.integers(0, NOW_US + 10), token=st.integers(10**9, 2**52), asked_at=st.floats(1e3, 1e6)
+)
 def test_an_answer_that_is_a_number_is_a_grant_in_few_words(
-    backends: tuple[RedisBackend, RedisBackend], client: fencedlock.Client, name: str, floor: int, token: int, asked_at: float
+    backends: tuple[RedisBackend, RedisBackend],
+    client: fencedlock.Client,
+    name: str,
+    floor: int,
+    token: int,
+    asked_at: float,
 ) -> None:
     lease_ms = 30_000
     bound = client._table.backend.bind(name)
     claim = Claim("c/1/1", bound, this_thread.owner, lease_ms / 1000, fair=True, patient=True)
     answers = []
-    for backend, line in zip(backends, (f":{token}\r\n", f"+granted {token} {token} {lease_ms} 0\r\n"), strict=True):
+    for backend, line in zip(
+        backends, (f":{token}\r\n", f"+granted {token} {token} {lease_ms} 0\r\n"), strict=True
+    ):
         backend.floors.of_all = floor
         backend.floors.of_lifted.clear()
         answers.append((backend.read_claim_answer(claim, line.encode(), asked_at), seen(backend)))
@@ -357,6 +435,11 @@ def test_the_states_of_these_tests_take_the_fast_paths(twins: Twins, server: Red
 def test_a_standing_clock_is_what_the_scripts_read(server: RedisServer, name: str) -> None:
     keys = keys_of(lock_key("fencedlock", name))
     with server.client() as raw:
-        assert raw.eval(ACQUIRE, 5, *keys, "c/1/1", 0, NOW_US - 1, "h", 30_000, "try", f"0 1000 {CHANNELS}") == f"late {NOW_US}".encode()
+        assert (
+            raw.eval(
+                ACQUIRE, 5, *keys, "c/1/1", 0, NOW_US - 1, "h", 30_000, "try", f"0 1000 {CHANNELS}"
+            )
+            == f"late {NOW_US}".encode()
+        )
         with pytest.raises(redis.ResponseError):
             raw.eval("return redis.call('TIME', 1)", 0)

@@ -48,7 +48,9 @@ def test_what_is_moot_is_not_sent(client: fencedlock.Client) -> None:
 
 @pytest.mark.parametrize("server_is", ["slow", "away"])
 def test_beats_come_first(server_is: str, client: fencedlock.Client, name: str) -> None:
-    """Undos for many seconds are waiting; each takes as long as a slow answer, or as it is allowed to wait for none."""
+    """Undos for many seconds are waiting; each takes as long as a slow answer, or as it is allowed
+    to wait for none.
+    """
     undone = 0
 
     def undo(timeout_seconds: float) -> None:
@@ -74,7 +76,10 @@ def test_beats_come_first(server_is: str, client: fencedlock.Client, name: str) 
 
 
 def test_a_lock_is_kept_while_what_many_tries_left_is_undone(
-    server: RedisServer, connect: Callable[..., fencedlock.Client], proxy: Callable[[RedisServer], Proxy], name: str
+    server: RedisServer,
+    connect: Callable[..., fencedlock.Client],
+    proxy: Callable[[RedisServer], Proxy],
+    name: str,
 ) -> None:
     wire = proxy(server)
     client = connect(wire.url, ttl=1, socket_timeout=0.1)
@@ -82,7 +87,9 @@ def test_a_lock_is_kept_while_what_many_tries_left_is_undone(
         pass
     wire.rule = lambda request: LOSE if wire.is_operation(request) else None
     names = [f"{name}/{number}" for number in range(8)]
-    threads = [threading.Thread(target=_try_often, args=(client.FairLock(each, ttl=30),)) for each in names]
+    threads = [
+        threading.Thread(target=_try_often, args=(client.FairLock(each, ttl=30),)) for each in names
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -126,6 +133,8 @@ def test_an_undo_frees_no_newer_hold(
     with client.FairLock(name) as token:
         before = len(wire.requests)
         wire.rule = lambda request: None
-        wire.wait_for(lambda: any(wire.is_call(request, "release") for request in wire.requests[before:]))
+        wire.wait_for(
+            lambda: any(wire.is_call(request, "release") for request in wire.requests[before:])
+        )
         eventually(lambda: not lock._client._table.heartbeat._undos)
         assert client.inspect(name).token == int(token)

