@@ -71,6 +71,14 @@ class Signal(Protocol):
         """Report that the lease is lost."""
 
 
+class Ticket(Protocol):
+    """What a backend remembers of one claim and of its hold. The core keeps it and does not open it."""
+
+    @property
+    def unanswered(self) -> bool:
+        """True if a packet of the claim had no answer and may still be executed."""
+
+
 class BoundLock(Protocol):
     """The operations on one named lock.
 
@@ -80,6 +88,9 @@ class BoundLock(Protocol):
     @property
     def name(self) -> str:
         """The name of the lock, as the user wrote it."""
+
+    def begin(self) -> Ticket:
+        """Return the ticket of a new claim on this lock. No I/O."""
 
     def acquire(self, claim: Claim, queue: bool, timeout_seconds: float) -> ClaimAnswer:
         """Ask the server for the lock.
@@ -153,12 +164,6 @@ class Claim:
     """The local time at which the lease of the present holder ends unless it is renewed."""
     doorbell: tuple[int, bool] | None = None
     """Token and ``abandoned`` of a grant whose message came before the answer "wait"."""
-    unanswered: int = 0
-    """What the backend remembers of packets that had no answer and may still be executed. 0 if
-    there are none.
-    """
-    anchor: Any = None
-    """What the backend attaches to the claim: on etcd, its lease and its keys."""
 
     def __init__(
         self,
@@ -171,6 +176,8 @@ class Claim:
     ) -> None:
         self.id: str = claim_id
         self.bound: BoundLock = bound
+        self.ticket: Any = bound.begin()
+        """A :class:`Ticket`. The backend alone knows its class."""
         self.owner: Owner = owner
         self.lease_seconds: float = lease_seconds
         self.fair: bool = fair
@@ -293,11 +300,6 @@ class Hold:
     def owner(self) -> Owner:
         """The owner of the hold."""
         return self.claim.owner
-
-    @property
-    def anchor(self) -> Any:
-        """What the backend attached to the claim."""
-        return self.claim.anchor
 
     def wants_beats(self) -> bool:
         """Return True while the lease is neither lost nor released."""

@@ -548,7 +548,7 @@ class LockTable:
                 self.raise_if_lost(hold)
             except LockLostError:
                 self._forget(hold, LeaseEvent.RELEASED)
-                if hold.claim.unanswered or now_seconds() < hold.lasts_until:
+                if hold.claim.ticket.unanswered or now_seconds() < hold.lasts_until:
                     # An old packet may still be under way, or the server not know how short the
                     # lease was.
                     self._release_later(hold)

@@ -179,14 +179,14 @@ class Wait:
                 return claim.grant
             elif isinstance(outcome, Busy):
                 self._failing_since = None
-                claim.may_exist = claim.unanswered > 0
+                claim.may_exist = claim.ticket.unanswered
                 if not claim.patient:
                     return None
                 queue = True
             elif isinstance(outcome, Gone):
                 self._raise_if_ended()  # closing the client withdraws its claims
                 if claim.issued is not None:
-                    claim.spent, claim.may_exist = True, claim.unanswered > 0
+                    claim.spent, claim.may_exist = True, claim.ticket.unanswered
                     return None
                 raise BackendError(
                     "the lock server says that this claim was withdrawn, which nobody did",

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-from fencedlock.backends.etcd.anchor import Anchor
 from fencedlock.backends.etcd.cluster import EtcdCluster
 from fencedlock.backends.etcd.connections import RANGE, STATUS
 from fencedlock.backends.etcd.keys import after, lock_keys, locks_prefix, name_of
 from fencedlock.backends.etcd.leases import Lease
 from fencedlock.backends.etcd.lock import EtcdLock
 from fencedlock.backends.etcd.messages import messages
+from fencedlock.backends.etcd.ticket import EtcdTicket, ticket_of
 from fencedlock.clock import now_seconds
 from fencedlock.core.answers import ClaimAnswer, Gone, NotOurs, RenewAnswer, Renewed
 from fencedlock.core.backend import Backend, Listener
@@ -65,9 +65,9 @@ class EtcdBackend(EtcdCluster):
             start = answer.kvs[-1].key + b"\0"
 
     def forgets_at(self, target: Claim | Hold, since: float) -> float:
-        if target.anchor is None:
+        lease = ticket_of(target).maybe_lease
+        if lease is None:
             return since + target.lease_seconds
-        lease: Lease = target.anchor.lease
         return since if lease.gone else lease.deadline
 
     def ping(self, timeout_seconds: float) -> None:
@@ -142,11 +142,11 @@ class _Round:
 
     def beat(self, claim: Claim) -> ClaimAnswer:
         """Keep the place of a waiting claim."""
-        anchor, bound = claim.anchor, _lock_of(claim)
-        if anchor is None:
+        ticket, bound = ticket_of(claim), _lock_of(claim)
+        if ticket.maybe_lease is None:
             return Gone()
-        self._refresh(anchor.lease)
-        if not self._still_has(anchor, bound.keys.place_of(claim.id, anchor.number), anchor.place):
+        self._refresh(ticket.lease)
+        if not self._still_has(ticket, bound.keys.place_of(claim.id, ticket.number), ticket.place):
             return Gone()
         return bound.waiting(claim.recheck_at)
 
@@ -154,7 +154,7 @@ class _Round:
         """Keep a hold, and write what has not been written of it."""
         leases = self._backend.leases
         with _lock_of(hold).changing:
-            lease: Lease = hold.anchor.lease
+            lease = ticket_of(hold).lease
             # A renewal for another length had no answer.
             if lease.length != leases.length(hold.lease_seconds):
                 lease = leases.good(hold.lease_seconds, self._seconds_left())
@@ -172,15 +172,15 @@ class _Round:
             return self._renewed(hold, lease)
 
     def _renewed(self, hold: Hold, lease: Lease) -> RenewAnswer:
-        anchor, bound = hold.anchor, _lock_of(hold)
-        if anchor.revision < bound.last_grant:
+        ticket, bound = ticket_of(hold), _lock_of(hold)
+        if ticket.revision < bound.last_grant:
             return NotOurs()  # another thread of this client has it
-        if hold.operation != anchor.written or lease is not anchor.lease:
+        if hold.operation != ticket.written or lease is not ticket.lease:
             ours = not lease.gone and bound.write(hold, lease, self._seconds_left())
         else:
-            ours = self._still_has(anchor, bound.keys.holder, anchor.revision)
+            ours = self._still_has(ticket, bound.keys.holder, ticket.revision)
         # Of the lease that the key is known to have.
-        return Renewed(anchor.lease.deadline) if ours else NotOurs()
+        return Renewed(ticket.lease.deadline) if ours else NotOurs()
 
     def _refresh(self, lease: Lease) -> None:
         if lease.is_fresh(now_seconds()):
@@ -193,12 +193,12 @@ class _Round:
             self._failed[lease] = error
             raise
 
-    def _still_has(self, anchor: Anchor, key: bytes, revision: int) -> bool:
+    def _still_has(self, ticket: EtcdTicket, key: bytes, revision: int) -> bool:
         """True while the key is there as it was made."""
-        lease = anchor.lease
+        lease = ticket.lease
         if lease.gone:
             return False
-        if key in lease.keys or anchor.since >= lease.checked_at:
+        if key in lease.keys or ticket.since >= lease.checked_at:
             return True
         # The list of a lease's keys may be older than the last transaction: so the key's absence is
         # asked for.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from fencedlock.backends.etcd.anchor import Places
 from fencedlock.backends.etcd.connections import Connections
 from fencedlock.backends.etcd.inbox import Inbox
 from fencedlock.backends.etcd.leases import Leases
+from fencedlock.backends.etcd.ticket import Places
 from fencedlock.core.names import checked_namespace
 from fencedlock.errors import BackendMisconfiguredError
 

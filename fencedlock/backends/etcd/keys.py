@@ -50,7 +50,7 @@ class LockKeys:
         return self.holder + b"\0"
 
     def place_of(self, claim_id: str, number: int) -> bytes:
-        """The key of a place in the queue: its client's, by :class:`fencedlock.backends.etcd.anchor.Places`."""
+        """The key of a place in the queue: its client's, by :class:`fencedlock.backends.etcd.ticket.Places`."""
         return self.queue + f"{claim_id.partition('/')[0]}/{number}".encode()
 
     def tombstone_of(self, claim_id: str) -> bytes:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
-from fencedlock.backends.etcd.anchor import Anchor
 from fencedlock.backends.etcd.cluster import EtcdCluster
 from fencedlock.backends.etcd.connections import LEASE_TIME_TO_LIVE, RANGE, TXN, LeaseGoneError
 from fencedlock.backends.etcd.floors import Floors
@@ -25,6 +24,7 @@ from fencedlock.backends.etcd.messages import (
     messages,
 )
 from fencedlock.backends.etcd.queue import GRACE_SECONDS
+from fencedlock.backends.etcd.ticket import EtcdTicket, ticket_of
 from fencedlock.backends.etcd.values import (
     LockState,
     claims_in,
@@ -161,6 +161,9 @@ class EtcdLock:
 
     # --- acquire
 
+    def begin(self) -> EtcdTicket:
+        return EtcdTicket()
+
     def acquire(self, claim: Claim, queue: bool, timeout_seconds: float) -> ClaimAnswer:
         give_up_at = now_seconds() + timeout_seconds
         for _ in range(_MOST_LEASES):
@@ -169,69 +172,68 @@ class EtcdLock:
             except LeaseGoneError:
                 # Ours or the shared one. The place that was tied to ours is gone with it.
                 self.cluster.leases.forget_shared()
-                self.cluster.leases.renew(claim.anchor.lease, give_up_at - now_seconds())
+                self.cluster.leases.renew(ticket_of(claim).lease, give_up_at - now_seconds())
         raise BackendUnavailableError("etcd has forgotten three leases in a row")
 
     def _acquire(self, claim: Claim, *, queue: bool, give_up_at: float) -> ClaimAnswer:
         cluster = self.cluster
         shared_id = cluster.leases.shared_id(MARK_SECONDS, give_up_at - now_seconds())
-        anchor = self._anchor(claim, give_up_at)
-        if queue and not anchor.number:
-            anchor.number = cluster.places.take()
-        pass_over = bool(anchor.place) and cluster.inbox.may_pass_over(self.keys, claim.id)
-        request = self._acquire_request(claim, anchor, shared_id, queue=queue, pass_over=pass_over)
+        ticket = self._ticket_with_lease(claim, give_up_at)
+        if queue and not ticket.number:
+            ticket.number = cluster.places.take()
+        pass_over = bool(ticket.place) and cluster.inbox.may_pass_over(self.keys, claim.id)
+        request = self._acquire_request(claim, ticket, shared_id, queue=queue, pass_over=pass_over)
         answer = self._ask_for(claim, request, give_up_at)
         if not (answer.succeeded or queue or claim.patient):
-            answer = self._try_again_if_free(claim, anchor, shared_id, answer)
+            answer = self._try_again_if_free(claim, ticket, shared_id, answer)
         state = LockState(answer.responses[0].response_range.kvs, self.keys)
         if answer.succeeded:
             return self._granted(
                 claim,
-                anchor,
+                ticket,
                 answer.header.revision,
                 state.floors,
                 abandoned=state.grant is not None,
             )
         if state.holder is not None and read_holder(state.holder.value).claim_id == claim.id:
             # An earlier copy of the question was granted, and its answer lost.
-            self._tie(state.holder, anchor.lease, give_up_at)
+            self._tie(state.holder, ticket.lease, give_up_at)
             abandoned = state.grant is not None and state.grant.version > 1
             return self._granted(
-                claim, anchor, state.holder.create_revision, state.floors, abandoned=abandoned
+                claim, ticket, state.holder.create_revision, state.floors, abandoned=abandoned
             )
         if not queue:
             return Busy()
         line, join = answer.responses[1].response_range, answer.responses[2].response_txn
         if join.succeeded:
-            anchor.place, anchor.since = answer.header.revision, now_seconds()
+            ticket.place, ticket.since = answer.header.revision, now_seconds()
         else:
             place, withdrawn = (operation.response_range.kvs for operation in join.responses)
             if withdrawn:
                 return Gone()
-            if place[0].lease != anchor.lease.id:
+            if place[0].lease != ticket.lease.id:
                 # It goes with a lease that is over here, but not there: it must not wait for us any
                 # more.
                 self._delete_made_at(
                     place[0].create_revision, place[0].key, give_up_at - now_seconds()
                 )
                 raise LeaseGoneError("the claim's place was tied to a lease that is over")
-            anchor.place = place[0].create_revision
+            ticket.place = place[0].create_revision
         ahead = claims_in(line.kvs, self.keys)
         cluster.inbox.wait(
             self.keys, claim.id, answer.header.revision, ahead, are_all=not line.more
         )
         return self.waiting(now_seconds() + RECHECK_SECONDS)
 
-    def _anchor(self, claim: Claim, give_up_at: float) -> Anchor:
-        """The claim's anchor, with a lease that is good for a grant."""
-        leases, anchor = self.cluster.leases, claim.anchor
-        if anchor is not None and not anchor.lease.is_good(now_seconds()):
-            leases.renew(anchor.lease, give_up_at - now_seconds())
-        if anchor is None or anchor.lease.gone:
-            lease = leases.good(claim.lease_seconds, give_up_at - now_seconds())
-            anchor = claim.anchor = Anchor(lease, 0 if anchor is None else anchor.number)
-        assert isinstance(anchor, Anchor)
-        return anchor
+    def _ticket_with_lease(self, claim: Claim, give_up_at: float) -> EtcdTicket:
+        """The claim's ticket, with a lease that is good for a grant."""
+        leases, ticket = self.cluster.leases, ticket_of(claim)
+        lease = ticket.maybe_lease
+        if lease is not None and not lease.is_good(now_seconds()):
+            leases.renew(lease, give_up_at - now_seconds())
+        if lease is None or lease.gone:
+            ticket.tie(leases.good(claim.lease_seconds, give_up_at - now_seconds()))
+        return ticket
 
     def _tie(self, holder: Any, lease: Lease, give_up_at: float) -> None:
         """Tie a grant that came under a lease which is over here to the one that we go by now, or it would end before we know."""
@@ -259,18 +261,19 @@ class EtcdLock:
 
     def _ask_for(self, claim: Claim, request: Any, give_up_at: float) -> Any:
         """Send a transaction that may grant the claim, and remember if an answer went missing."""
-        before, claim.unanswered = claim.unanswered, 1
+        ticket = ticket_of(claim)
+        before, ticket.unanswered = ticket.unanswered, True
         at_least = self.cluster.highest_revision
         answer, sent = self.cluster.connections.call_counted(
             TXN, request, give_up_at - now_seconds()
         )
         if sent == 1:
-            claim.unanswered = before
+            ticket.unanswered = before
         self.cluster.saw_revision(answer.header.revision, at_least)
         return answer
 
     def _acquire_request(
-        self, claim: Claim, anchor: Anchor, shared_id: int, *, queue: bool, pass_over: bool
+        self, claim: Claim, ticket: EtcdTicket, shared_id: int, *, queue: bool, pass_over: bool
     ) -> Any:
         """The transaction: take the lock if it is free and nobody is before this claim; otherwise take a place, if asked to."""
         request = messages().TxnRequest.FromString(
@@ -281,24 +284,24 @@ class EtcdLock:
         compare[1].key = tombstone
         if pass_over:
             del compare[2]
-        elif anchor.place:
-            compare[2].result, compare[2].create_revision = GREATER, anchor.place - 1
+        elif ticket.place:
+            compare[2].result, compare[2].create_revision = GREATER, ticket.place - 1
         hold, mark = take[1].request_put, take[2].request_put
-        anchor.asked_ms = time.time_ns() // 1_000_000
-        hold.value = holder_value(0, claim.id, 1, claim.owner.holder, anchor.asked_ms)
-        hold.lease, mark.lease = anchor.lease.id, shared_id
-        if anchor.place or claim.unanswered:
-            take.extend(self._leave(claim, anchor.number))
+        ticket.asked_ms = time.time_ns() // 1_000_000
+        hold.value = holder_value(0, claim.id, 1, claim.owner.holder, ticket.asked_ms)
+        hold.lease, mark.lease = ticket.lease.id, shared_id
+        if ticket.place or ticket.unanswered:
+            take.extend(self._leave(claim, ticket.number))
         if queue:
             join, place = (
                 request.failure[2].request_txn,
-                self.keys.place_of(claim.id, anchor.number),
+                self.keys.place_of(claim.id, ticket.number),
             )
             put = join.success[0].request_put
             put.key, put.value, put.lease = (
                 place,
                 place_value(claim.id, claim.owner.holder),
-                anchor.lease.id,
+                ticket.lease.id,
             )
             for compared, read, key in zip(
                 join.compare, join.failure, (place, tombstone), strict=True
@@ -306,7 +309,9 @@ class EtcdLock:
                 compared.key = read.request_range.key = key
         return request
 
-    def _try_again_if_free(self, claim: Claim, anchor: Anchor, shared_id: int, answer: Any) -> Any:
+    def _try_again_if_free(
+        self, claim: Claim, ticket: EtcdTicket, shared_id: int, answer: Any
+    ) -> Any:
         """One try found the lock free, and others waiting for it: unless they take it soon, they are dead, and it is ours to take."""
         patience_until = now_seconds() + GRACE_SECONDS
         give_up_at = patience_until + self.cluster.request_timeout_seconds
@@ -316,7 +321,7 @@ class EtcdLock:
             if now_seconds() >= patience_until:
                 return self._ask_for(
                     claim,
-                    self._acquire_request(claim, anchor, shared_id, queue=False, pass_over=True),
+                    self._acquire_request(claim, ticket, shared_id, queue=False, pass_over=True),
                     give_up_at,
                 )
             time.sleep(LOOK_SECONDS)
@@ -324,14 +329,14 @@ class EtcdLock:
         return answer
 
     def _granted(
-        self, claim: Claim, anchor: Anchor, revision: int, floors: Floors, *, abandoned: bool
+        self, claim: Claim, ticket: EtcdTicket, revision: int, floors: Floors, *, abandoned: bool
     ) -> Grant:
-        anchor.revision, anchor.since = revision, now_seconds()
+        ticket.revision, ticket.since = revision, now_seconds()
         self.last_grant = max(self.last_grant, revision)
         self.cluster.inbox.give_up(self.keys, claim.id)
-        if not claim.unanswered:
-            self.cluster.places.give_back(anchor, 0)
-        lease = anchor.lease
+        if not ticket.unanswered:
+            self.cluster.places.give_back(ticket, 0)
+        lease = ticket.lease
         return (
             floors.token_of(revision),
             lease.deadline,
@@ -346,9 +351,9 @@ class EtcdLock:
 
         Raises BackendError.
         """
-        known, anchor, operation = messages(), hold.anchor, hold.operation
+        known, ticket, operation = messages(), ticket_of(hold), hold.operation
         value = holder_value(
-            operation, hold.claim_id, hold.depth, hold.owner.holder, anchor.asked_ms
+            operation, hold.claim_id, hold.depth, hold.owner.holder, ticket.asked_ms
         )
         put = known.PutRequest(key=self.keys.holder, value=value, lease=lease.id)
         request = known.TxnRequest(
@@ -357,7 +362,7 @@ class EtcdLock:
                     result=EQUAL,
                     target=CREATE,
                     key=self.keys.holder,
-                    create_revision=anchor.revision,
+                    create_revision=ticket.revision,
                 ),
                 known.Compare(result=LESS, target=VALUE, key=self.keys.holder, value=value),
             ],
@@ -367,24 +372,24 @@ class EtcdLock:
         answer = self.cluster.connections.call(TXN, request, timeout_seconds)
         if not answer.succeeded:
             kvs = answer.responses[0].response_range.kvs
-            if not kvs or kvs[0].create_revision != anchor.revision:
+            if not kvs or kvs[0].create_revision != ticket.revision:
                 return False
             # Else an earlier copy of this operation, or a later operation, has been written;
             # perhaps with another lease.
             if kvs[0].lease != lease.id:
                 return True
-        anchor.lease = lease
-        anchor.written = max(anchor.written, operation)
+        ticket.maybe_lease = lease
+        ticket.written = max(ticket.written, operation)
         return True
 
     def release(self, hold: Hold, timeout_seconds: float, attempts: int = 1) -> ReleaseAnswer:
-        anchor = hold.anchor
+        ticket = ticket_of(hold)
 
         def make(marks: list[Any]) -> Any:
             request = messages().TxnRequest.FromString(self._templates.release)
-            request.compare[0].create_revision = anchor.revision
+            request.compare[0].create_revision = ticket.revision
             if marks:
-                bury = [*self._leave(hold.claim, anchor.number), *marks]
+                bury = [*self._leave(hold.claim, ticket.number), *marks]
                 request.success.extend(bury)
                 request.failure.extend(bury)
             return request
@@ -395,19 +400,19 @@ class EtcdLock:
         # The mark is of the grant itself, and only a release deletes it: if it is still there,
         # nobody has released.
         kvs = answer.responses[0].response_range.kvs
-        ended = 0 if kvs and kvs[0].mod_revision == anchor.revision else hold.number
+        ended = 0 if kvs and kvs[0].mod_revision == ticket.revision else hold.number
         return NotOurs(ended=ended, replayed=sent > 1)
 
     def abandon(self, hold: Hold, timeout_seconds: float) -> None:
-        self._delete_made_at(hold.anchor.revision, self.keys.holder, timeout_seconds)
+        self._delete_made_at(ticket_of(hold).revision, self.keys.holder, timeout_seconds)
 
     def withdraw(self, claim: Claim, timeout_seconds: float) -> None:
         known, keys = messages(), self.keys
         self.cluster.inbox.give_up(keys, claim.id)
-        if claim.anchor is None:
+        ticket = ticket_of(claim)
+        if ticket.maybe_lease is None:
             return  # nothing was ever sent
-        anchor = claim.anchor
-        leave = self._leave(claim, self.cluster.places.withdrawn(anchor))
+        leave = self._leave(claim, self.cluster.places.withdrawn(ticket))
         first, last = first_values_of(claim.id)
         clean = known.TxnRequest(
             # A mark that was there before the grant is somebody else's, and stays.
@@ -428,10 +433,10 @@ class EtcdLock:
             )
 
         _, sent = self._end_claim(
-            claim, make, timeout_seconds, leaving=claim.unanswered > 0 or anchor.place > 0
+            claim, make, timeout_seconds, leaving=ticket.unanswered or ticket.place > 0
         )
-        if sent == 1 and not claim.unanswered:
-            self.cluster.places.give_back(anchor, 1)
+        if sent == 1 and not ticket.unanswered:
+            self.cluster.places.give_back(ticket, 1)
 
     def _leave(self, claim: Claim, number: int) -> list[Any]:
         """The deletion of the claim's place of this number; 0 if it has none."""
@@ -451,8 +456,8 @@ class EtcdLock:
         If a packet of it may still be under way, it buries the claim; if it is ``leaving`` the
         queue without the lock, it tells the others.
         """
-        known, cluster = messages(), self.cluster
-        if not (claim.unanswered or leaving):
+        known, cluster, ticket = messages(), self.cluster, ticket_of(claim)
+        if not (ticket.unanswered or leaving):
             return cluster.connections.call_counted(
                 TXN, make([]), timeout_seconds, attempts=attempts
             )
@@ -460,7 +465,7 @@ class EtcdLock:
         for last_try in (False, True):
             lease_id = cluster.leases.shared_id(TOMBSTONE_SECONDS, give_up_at - now_seconds())
             puts = []
-            if claim.unanswered:
+            if ticket.unanswered:
                 puts.append(known.PutRequest(key=self.keys.tombstone_of(claim.id), lease=lease_id))
             if leaving:
                 puts.append(

@@ -14,6 +14,24 @@ from fencedlock.core.info import LockInfo, Waiter
 from fencedlock.errors import BackendError, BackendUnavailableError
 
 
+class RedisTicket:
+    """What the backend remembers of a claim: until when a packet without an answer is executed."""
+
+    __slots__ = ("not_after_us",)
+
+    def __init__(self) -> None:
+        self.not_after_us: int = 0
+        """The server's time after which no packet that had no answer is executed any more, in µs.
+
+        0 if all packets were answered.
+        """
+
+    @property
+    def unanswered(self) -> bool:
+        """True if a packet of the claim had no answer."""
+        return self.not_after_us > 0
+
+
 class RedisLock:
     """Implements :class:`fencedlock.core.backend.BoundLock`."""
 
@@ -25,8 +43,13 @@ class RedisLock:
         self._scripts = server.scripts
         self._keys = bulks(*keys)
 
+    def begin(self) -> RedisTicket:
+        return RedisTicket()
+
     def acquire(self, claim: Claim, queue: bool, timeout_seconds: float) -> ClaimAnswer:
-        server, before_us, late = self._server, claim.unanswered, 0
+        server, late = self._server, 0
+        ticket: RedisTicket = claim.ticket
+        before_us = ticket.not_after_us
         # One that has waited takes no second place: it may have been granted the lock meanwhile, by
         # a message that others have read, and whoever knows a claim that waits could let it in.
         mode = "try" if not queue else "queue" if claim.issued is None else "beat"
@@ -36,21 +59,21 @@ class RedisLock:
             pack = partial(self.pack_acquire, claim, not_after_us, mode)
             # First, for another thread may close the client meanwhile. Like what follows, it is on
             # the way of each acquisition.
-            claim.unanswered = not_after_us if not_after_us > before_us else before_us  # noqa: FURB136
+            ticket.not_after_us = not_after_us if not_after_us > before_us else before_us  # noqa: FURB136
             try:
                 reply, sent = server.connections.converse(
                     pack(), timeout_seconds, asked_at, repack=pack
                 )
             except BackendUnavailableError as error:
                 if not error.sent:
-                    claim.unanswered = before_us
+                    ticket.not_after_us = before_us
                 raise
             if type(reply) is not bytes:
                 reply, sent = server.call_with_text(
                     self._scripts.acquire, pack(), asked_at + timeout_seconds, 1, reply, sent
                 )
             if sent == 1:
-                claim.unanswered = before_us
+                ticket.not_after_us = before_us
             answer = server.read_claim_answer(claim, reply, asked_at)
             if answer is not None:
                 return answer
@@ -91,12 +114,8 @@ class RedisLock:
 
     def release(self, hold: Hold, timeout_seconds: float, attempts: int = 1) -> ReleaseAnswer:
         claim, token, server = hold.claim, str(hold.number), self._server
-        claim_id = claim.id
-        terms = (
-            bulks(str(claim.unanswered), server.channels)
-            if claim.unanswered
-            else server.release_terms
-        )
+        claim_id, not_after_us = claim.id, claim.ticket.not_after_us
+        terms = bulks(str(not_after_us), server.channels) if not_after_us else server.release_terms
         packed = (  # as in pack_acquire
             f"{self._scripts.release.head}{self._keys}${len(claim_id)}\r\n{claim_id}\r\n${len(token)}\r\n{token}\r\n{terms}"
         ).encode()
@@ -115,7 +134,7 @@ class RedisLock:
 
     def withdraw(self, claim: Claim, timeout_seconds: float) -> None:
         packed = self._scripts.withdraw.pack(
-            self._keys, claim.id, str(claim.unanswered), self._server.channels
+            self._keys, claim.id, str(claim.ticket.not_after_us), self._server.channels
         )
         self._server.call(self._scripts.withdraw, packed, timeout_seconds)
 

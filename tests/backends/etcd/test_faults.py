@@ -329,7 +329,7 @@ def test_a_grant_that_came_under_an_older_lease_is_tied_to_the_present_one(
         connections.keep_alive(first.lease, look.key, 5)
     (kv,) = connections.call(calls.RANGE, look, 5).kvs
     (hold,) = lock._terms.resource.holds.values()
-    assert kv.lease == hold.anchor.lease.id != first.lease
+    assert kv.lease == hold.claim.ticket.lease.id != first.lease
     let_go.set()
     waiter.join()
     connections.close()

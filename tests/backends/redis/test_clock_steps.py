@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -133,20 +134,25 @@ def test_tokens_rise_through_steps_of_the_clock_by_hand_overs_too(
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(-10, "10.0 s behind"), (10, "10.0 s ahead of"), (-3, "3.0 s behind"), (0.4, None), (0, None)],
+    ("seconds", "direction"),
+    [(-10, "behind"), (10, "ahead of"), (-3, "behind"), (0.4, None), (0, None)],
 )
 def test_a_clock_that_is_more_than_a_second_off_is_told(
-    seconds: float, words: str, clocked: _Clocked, connect: Callable[..., fencedlock.Client]
+    seconds: float,
+    direction: str | None,
+    clocked: _Clocked,
+    connect: Callable[..., fencedlock.Client],
 ) -> None:
     clocked.clock.step(seconds)
     client = connect(clocked.server.url)
     with clocked.server.client() as raw:
         eventually(lambda: abs(raw.time()[0] - time.time() - seconds) < 1.5)
     found = [warning for warning in client._table.backend.check_settings(5) if "clock" in warning]
-    if not words:
+    if direction is None:
         assert found == []
     else:
-        assert len(found) == 1
-        assert words[:3] in found[0]
-        assert words.split(" s ")[1] in found[0]
+        (warning,) = found
+        told = re.search(r"its clock is (\d+\.\d) s ([a-z ]+) this host's", warning)
+        assert told is not None, warning
+        assert float(told[1]) == pytest.approx(abs(seconds), abs=1)  # the machine may be busy
+        assert told[2] == direction
