@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Protocol
 from fencedlock.core.answers import ClaimAnswer, Grant, ReleaseAnswer, Waiting
 from fencedlock.core.info import LockInfo
 from fencedlock.core.lease import LEASE_TRANSITIONS, LeaseEvent, LeaseState
-from fencedlock.core.schedule import Queue
+from fencedlock.core.schedule import Schedule
 from fencedlock.token import FencingToken
 
 MOST_SPAN_SECONDS = 10.0
@@ -32,7 +32,7 @@ class Owner(Protocol):
     """Whoever claims and holds a lock. So far this is a thread of a process."""
 
     @property
-    def number(self) -> int:
+    def id(self) -> int:
         """A number that no other owner in this process has."""
 
     @property
@@ -92,12 +92,12 @@ class BoundLock(Protocol):
     def begin(self) -> Ticket:
         """Return the ticket of a new claim on this lock. No I/O."""
 
-    def acquire(self, claim: Claim, queue: bool, timeout_seconds: float) -> ClaimAnswer:
+    def acquire(self, claim: Claim, join: bool, timeout_seconds: float) -> ClaimAnswer:
         """Ask the server for the lock.
 
         The question may be repeated, because one claim always gets the same grant.
 
-        If the lock is not free and ``queue`` is true, the claim takes a place in the queue, or
+        If the lock is not free and ``join`` is true, the claim takes a place in the queue, or
         keeps the place that it has.
         """
 
@@ -133,8 +133,8 @@ class Claim:
     # These are class attributes because every acquisition makes a claim, and few claims need them.
     bell: Waker | None = None
     """Wakes the claiming thread. None until the thread has to wait."""
-    queue: Queue | None = None
-    """The queue of the heartbeat in which the claim stands."""
+    schedule: Schedule | None = None
+    """The schedule of the heartbeat in which the claim stands."""
     may_exist: bool = False
     """True while the server may know the claim. Then the claim has to be withdrawn if it is given
     up.
@@ -249,8 +249,8 @@ class Hold:
     """Rises with every change of the depth or of the length of the lease, so that a late packet
     can't undo a later one.
     """
-    queue: Queue | None = None
-    """The queue of the heartbeat in which the hold stands."""
+    schedule: Schedule | None = None
+    """The schedule of the heartbeat in which the hold stands."""
     state: LeaseState = LeaseState.HELD
     reason: str = ""
     lasts_until: float = 0.0
@@ -278,10 +278,10 @@ class Hold:
         self.claim: Claim = claim
         self.handle: weakref.ref[Any] = handle
         self.siblings: dict[int, Hold] = siblings
-        """All holds of this lock in this process by the number of the owner. This hold is one of
+        """All holds of this lock in this process by the id of the owner. This hold is one of
         them until its owner has left it.
         """
-        self.number: int = token
+        self.token: int = token
         self.abandoned: bool = abandoned
         self.deadline: float = deadline
         self.lease_seconds: float = claim.lease_seconds
@@ -306,9 +306,9 @@ class Hold:
         return self.state is LeaseState.HELD or self.state is LeaseState.UNKNOWN
 
     @property
-    def token(self) -> FencingToken:
-        """The fencing token, the same from the first acquire to the last release."""
-        return FencingToken(self.bound.name, self.number)
+    def fencing_token(self) -> FencingToken:
+        """The token with the name of its lock, the same from the first acquire to the last release."""
+        return FencingToken(self.bound.name, self.token)
 
     def extend(self, deadline: float, operation: int) -> None:
         """Record the answer to a beat or to a nested operation: the lease is valid until ``deadline``.

@@ -1,12 +1,12 @@
-"""The order in which beats fall due."""
+"""The order in which beats are due."""
 
 from __future__ import annotations
 
 from typing import Any
 
 
-class Queue(dict[Any, float]):
-    """Targets that are beaten every ``delay_seconds``, ordered by due time.
+class Schedule(dict[Any, float]):
+    """Targets that get a beat every ``delay_seconds``, ordered by due time.
 
     Maps each target to the local time of its next beat.
     """

@@ -15,12 +15,22 @@ from fencedlock.core.claims import Hold
 from fencedlock.core.info import LockInfo
 from fencedlock.core.lease import LeaseState, checked_ttl
 from fencedlock.errors import FencedLockError, NotOwnedError
+from fencedlock.runtime.acquiring import acquire
 from fencedlock.runtime.cancellation import Cancellation
 from fencedlock.runtime.exits import ExitOfWith
+from fencedlock.runtime.holding import (
+    deepen,
+    lost_event,
+    raise_if_lost,
+    renew,
+    set_depth,
+    undeepen,
+)
 from fencedlock.runtime.home import Home, default_home
-from fencedlock.runtime.lock_table import Terms, lost_event
-from fencedlock.runtime.owners import Dropped, this_thread
+from fencedlock.runtime.owners import Dropped, Owner, current_owner
 from fencedlock.runtime.process import become_own, own
+from fencedlock.runtime.releasing import release
+from fencedlock.runtime.resources import HandleSettings
 from fencedlock.token import FencingToken
 
 MOST_CLOCK_SECONDS = 2**63 / 1e9
@@ -55,6 +65,9 @@ class RLock:
 
     _fair: ClassVar[bool] = False
 
+    _owner: Callable[[], Owner] = staticmethod(current_owner)
+    """Returns who acquires and releases at this moment."""
+
     def __init__(
         self,
         name: str,
@@ -67,12 +80,14 @@ class RLock:
         self._ttl = None if ttl is None else checked_ttl(ttl)
         self._on_lost = on_lost
         table = self._client._table
-        self._terms = Terms(self, table.resource(name), self._ttl or table.ttl, self._fair)
+        self._settings = HandleSettings(
+            self, table.resource(name), self._ttl or table.ttl, self._fair
+        )
 
     @property
     def name(self) -> str:
         """The lock's name."""
-        return self._terms.resource.name
+        return self._settings.resource.name
 
     def acquire(
         self, blocking: bool = True, timeout: float = -1, *, cancel: Cancellation | None = None
@@ -92,12 +107,12 @@ class RLock:
         )
         if not own[0]:
             become_own()
-        owner, terms = this_thread.owner, self._terms
-        hold = terms.resource.holds.get(owner.number)
+        owner, settings = self._owner(), self._settings
+        hold = settings.resource.holds.get(owner.id)
         if hold is not None and hold.state is not _RELEASED:
-            terms.table.deepen(hold)
+            deepen(settings.state, hold)
             return True
-        return terms.table.acquire(terms, owner, timeout_seconds, cancel)
+        return acquire(settings, owner, timeout_seconds, cancel)
 
     def release(self) -> None:
         """Go up one level; the last one frees the lock and hands it to the next waiter.
@@ -108,24 +123,24 @@ class RLock:
         """
         if not own[0]:
             become_own()
-        terms = self._terms
-        hold = terms.resource.holds.get(this_thread.owner.number)
+        settings = self._settings
+        hold = settings.resource.holds.get(self._owner().id)
         if hold is None:
             hold = self._owned("cannot release un-acquired lock")
         if hold.depth > 1:
-            terms.table.undeepen(hold)
+            undeepen(settings.state, hold)
         else:
-            terms.table.release(hold)
+            release(settings.state, hold)
 
     def __enter__(self) -> FencingToken:
         self.acquire()
         try:
             hold = self._owned()
-            owner = this_thread.owner
+            owner = self._owner()
             entering, owner.entering = owner.entering, None
             if entering is not None:
                 entering.hold = hold
-            return hold.token
+            return hold.fencing_token
         except BaseException:  # an interrupt: there will be no __exit__
             self.release()
             raise
@@ -180,7 +195,7 @@ class RLock:
 
         Raises NotOwnedError.
         """
-        return self._owned().token
+        return self._owned().fencing_token
 
     @property
     def abandoned(self) -> bool:
@@ -200,7 +215,7 @@ class RLock:
 
         So a thread that watches over the holder can wait for it. Each outermost hold has a new one.
         """
-        hold = self._hold() or self._terms.latest
+        hold = self._hold() or self._settings.latest
         return threading.Event() if hold is None else lost_event(hold)
 
     def remaining(self) -> float:
@@ -217,7 +232,7 @@ class RLock:
 
         Raises NotOwnedError if this thread does not hold the lock.
         """
-        self._terms.table.raise_if_lost(self._owned())
+        raise_if_lost(self._settings.state, self._owned())
 
     def renew(self, ttl: float | None = None) -> None:
         """Renew the lease now, for ``ttl`` seconds from now on; without it, for as long as before.
@@ -227,7 +242,7 @@ class RLock:
         ConfigurationError for a bad ttl, and BackendError if the server refuses or does not answer.
         """
         hold = self._owned()
-        self._terms.table.renew(hold, hold.lease_seconds if ttl is None else checked_ttl(ttl))
+        renew(self._settings.state, hold, hold.lease_seconds if ttl is None else checked_ttl(ttl))
 
     def info(self) -> LockInfo:
         """The holder and the queue, by the server's knowledge. Raises BackendError."""
@@ -263,17 +278,17 @@ class RLock:
         try:
             hold = self._owned("cannot release un-acquired lock")
             depth = hold.depth
-            self._terms.table.release(hold)
+            release(self._settings.state, hold)
         except BaseException:
             _leave_condition(sys._getframe(1))
             raise
         return depth
 
     def _acquire_restore(self, depth: int) -> None:
-        terms = self._terms
+        settings = self._settings
         try:
-            terms.table.acquire(terms, this_thread.owner, _FOR_EVER, None)
-            terms.table.set_depth(self._owned(), depth)
+            acquire(settings, self._owner(), _FOR_EVER, None)
+            set_depth(settings.state, self._owned(), depth)
         except BaseException:
             _leave_condition(sys._getframe(1))
             raise
@@ -286,7 +301,7 @@ class RLock:
     def _hold(self) -> Hold | None:
         if not own[0]:
             become_own()
-        hold = self._terms.resource.holds.get(this_thread.owner.number)
+        hold = self._settings.resource.holds.get(self._owner().id)
         return None if hold is None or hold.state is _RELEASED else hold
 
     def _owned(self, otherwise: str = "this thread does not hold the lock") -> Hold:
@@ -317,7 +332,7 @@ class RLock:
         if not own[0]:
             become_own()
         now = now_seconds()
-        for hold in list(self._terms.resource.holds.values()):
+        for hold in list(self._settings.resource.holds.values()):
             if hold.state is not LeaseState.LOST and now < hold.deadline:
                 return hold
         return None

@@ -12,14 +12,14 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Protocol
 
-from fencedlock.runtime.lock_table import Terms
-from fencedlock.runtime.owners import Dropped, this_thread
+from fencedlock.runtime.owners import Dropped, current_owner
+from fencedlock.runtime.resources import HandleSettings
 
 
 class _Lock(Protocol):
     """What is entered."""
 
-    _terms: Terms
+    _settings: HandleSettings
 
     def _leave(
         self,
@@ -41,10 +41,10 @@ class ExitOfWith:
             return _exit_of_class  # as contextlib.ExitStack calls it
         exit_: list[Dropped] = []
         leave = partial(lock._leave, exit_)
-        dropped = Dropped(leave, lock._terms.table.heartbeat.dropped)
+        dropped = Dropped(leave, lock._settings.state.heartbeat.dropped)
         dropped.hold = None
         exit_.append(dropped)
-        this_thread.owner.entering = dropped
+        current_owner().entering = dropped
         return leave
 
 

@@ -6,28 +6,23 @@ import itertools
 import logging
 from collections import deque
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from fencedlock.clock import Deadline, now_seconds
 from fencedlock.core.answers import Gone, Renewed, Waiting
-from fencedlock.core.backend import Backend
 from fencedlock.core.claims import Claim, Hold
 from fencedlock.core.lease import NOT_OURS_REASON, LeaseEvent, LeaseState
-from fencedlock.core.schedule import Queue
+from fencedlock.core.schedule import Schedule
 from fencedlock.errors import BackendUnavailableError, FencedLockError
-from fencedlock.runtime.outage import Outage
+from fencedlock.runtime.client_state import ClientState
+from fencedlock.runtime.holding import report_lost
 from fencedlock.runtime.owners import Dropped
+from fencedlock.runtime.releasing import release_collected, release_dropped
 from fencedlock.runtime.threads import Worker
 
 logger: logging.Logger = logging.getLogger("fencedlock")
-
-SOON_SECONDS = 0.05
-"""A grant by hand-off has a short first lease; it is extended so soon, and a hold that ends earlier
-saves the trip.
-"""
 
 EARLY_SHARE = 0.1
 """What falls due within this share of its delay is beaten for together with what is due: one
@@ -50,33 +45,6 @@ UNDO_SLICE_SECONDS = 0.05
 _Target = TypeVar("_Target", Hold, Claim)
 
 
-class Table(Protocol):
-    """The client, as its heartbeat sees it."""
-
-    backend: Backend
-    mutex: AbstractContextManager[bool]
-    outage: Outage
-    at_exit: bool
-
-    def starting(self) -> None:
-        """The thread is about to start."""
-
-    def request_seconds(self, lease_seconds: float) -> float:
-        """How long a request about a lease of this length may wait for its answer."""
-
-    def report_lost(self, hold: Hold, event: LeaseEvent, reason: str) -> None:
-        """The lease has ended without a release."""
-
-    def release_collected(self, hold: Hold) -> None:
-        """The last handle of the hold was collected."""
-
-    def release_dropped(self, hold: Hold) -> None:
-        """The ``with`` statement of the hold was left without its end."""
-
-    def end_in_background(self, deadline: Deadline) -> None:
-        """Release everything."""
-
-
 @dataclass(slots=True)
 class _Undo:
     what: str
@@ -89,17 +57,24 @@ class _Undo:
 class Heartbeat:
     """Beats in time for whatever was given to :meth:`add`.
 
-    Targets of one delay stand in a queue of their own, in the order in which they fall due, so that
+    Targets of one delay stand in a schedule of their own, in the order in which they fall due, so that
     adding and discarding cost the same however many there are. The thread starts with the first
     target.
     """
 
-    def __init__(self, table: Table) -> None:
-        self._table = table
-        self._mutex = table.mutex
-        self._queues: dict[float, Queue] = {}
+    def __init__(
+        self,
+        state: ClientState,
+        on_start: Callable[[], object],
+        close_client: Callable[[Deadline], object],
+    ) -> None:
+        self._state = state
+        self._on_start = on_start
+        self._close_client = close_client
+        self._mutex = state.mutex
+        self._schedules: dict[float, Schedule] = {}
         self._newcomers: dict[Hold | Claim, tuple[float, float]] = {}
-        """What stands in no queue yet, with its delay and the local time of its next beat.
+        """What stands in no schedule yet, with its delay and the local time of its next beat.
 
         Each acquisition puts its hold in, and most releases take it out again: by single operations
         on the dictionary, without the mutex, which would take longer than these. The thread moves
@@ -134,8 +109,8 @@ class Heartbeat:
                 return
             # First: Ctrl-C in between must not leave it without a beat.
             self._newcomers[target] = delay_seconds, due
-            if target.queue is not None:
-                target.queue.pop(target, None)
+            if target.schedule is not None:
+                target.schedule.pop(target, None)
             self._expect(due)
 
     def begin(self, hold: Hold, delay_seconds: float, due: float) -> None:
@@ -145,16 +120,16 @@ class Heartbeat:
 
     def discard(self, target: Hold | Claim) -> None:
         """Beat for the target no more."""
-        if self._newcomers.pop(target, None) is None and target.queue is not None:
+        if self._newcomers.pop(target, None) is None and target.schedule is not None:
             with self._mutex:  # looked up in here: the thread may have moved it just now
                 self._newcomers.pop(target, None)
-                target.queue.pop(target, None)
+                target.schedule.pop(target, None)
 
     def holds(self) -> list[Hold]:
         """All holds that it beats for; for callers who have the table's mutex, or are alone."""
         targets = [
             *list(self._newcomers),
-            *(target for queue in self._queues.values() for target in queue),
+            *(target for schedule in self._schedules.values() for target in schedule),
         ]
         return [target for target in targets if isinstance(target, Hold)]
 
@@ -186,7 +161,7 @@ class Heartbeat:
         """Release holds whose last handle was collected. Safe in a destructor: it takes no lock."""
         self._mailbox.put(holds)
 
-    def close_table(self, deadline: Deadline) -> None:
+    def close_client(self, deadline: Deadline) -> None:
         """Have the thread close everything. Safe in a destructor: it takes no lock."""
         self._mailbox.put(deadline)
 
@@ -217,12 +192,12 @@ class Heartbeat:
         Raises RuntimeError where none can be started.
         """
         if self._stop_by is None:
-            self._table.starting()
+            self._on_start()
             try:
                 self._worker.start()
             except RuntimeError:
                 # An exit handler locks: it has what is left of its lease.
-                if not self._table.at_exit:
+                if not self._state.at_exit:
                     raise
 
     # --- the thread
@@ -249,7 +224,7 @@ class Heartbeat:
                 if not checked:
                     checked = True
                     self._warn_of_settings()
-                maintain_at = self._table.backend.maintain(now_seconds())
+                maintain_at = self._state.backend.maintain(now_seconds())
             except BaseException:
                 # No signal handler runs in this thread, so not even SystemExit is meant for it.
                 logger.exception("fencedlock: the heartbeat stumbled, and goes on")
@@ -258,7 +233,7 @@ class Heartbeat:
 
     def _warn_of_settings(self) -> None:
         try:
-            for warning in self._table.backend.check_settings(self._spare_seconds()):
+            for warning in self._state.backend.check_settings(self._spare_seconds()):
                 logger.warning("fencedlock: the lock server endangers locks: %s", warning)
         except FencedLockError:
             pass  # it does not answer; the beats will say so
@@ -266,7 +241,7 @@ class Heartbeat:
     def _spare_seconds(self) -> float:
         """How long something other than a beat may take."""
         return min(
-            self._table.backend.request_timeout_seconds,
+            self._state.backend.request_timeout_seconds,
             max(LEAST_SPARE_SECONDS, (self._next_beat_at() - now_seconds()) / 2),
         )
 
@@ -277,17 +252,17 @@ class Heartbeat:
             return min(
                 (
                     due
-                    for queue in self._queues.values()
-                    for due in itertools.islice(queue.values(), 1)
+                    for schedule in self._schedules.values()
+                    for due in itertools.islice(schedule.values(), 1)
                 ),
                 default=float("inf"),
             )
 
-    def _queue(self, delay_seconds: float) -> Queue:
-        queue = self._queues.get(delay_seconds)
-        if queue is None:
-            queue = self._queues[delay_seconds] = Queue(delay_seconds)
-        return queue
+    def _schedule_for(self, delay_seconds: float) -> Schedule:
+        schedule = self._schedules.get(delay_seconds)
+        if schedule is None:
+            schedule = self._schedules[delay_seconds] = Schedule(delay_seconds)
+        return schedule
 
     def _move_newcomers(self) -> None:
         """Let them stand in queues."""
@@ -298,15 +273,15 @@ class Heartbeat:
             delay_seconds, due = planned
             # In there before it is out of here: who does not find it here must find it there, and
             # Ctrl-C must not leave it nowhere.
-            queue = target.queue = self._queue(delay_seconds)
-            queue[target] = due
+            schedule = target.schedule = self._schedule_for(delay_seconds)
+            schedule[target] = due
             if self._newcomers.pop(target, None) is None:
-                queue.pop(target, None)  # it was discarded meanwhile
+                schedule.pop(target, None)  # it was discarded meanwhile
 
     def _next_due(self, maintain_at: float | None, planned_at: float) -> float:
-        for delay in [delay for delay, queue in self._queues.items() if not queue]:
-            del self._queues[delay]
-        due = [next(iter(queue.values())) for queue in self._queues.values()]
+        for delay in [delay for delay, schedule in self._schedules.items() if not schedule]:
+            del self._schedules[delay]
+        due = [next(iter(schedule.values())) for schedule in self._schedules.values()]
         if maintain_at is not None:
             due.append(maintain_at)
         if self._undos:
@@ -322,13 +297,13 @@ class Heartbeat:
             mail = self._mailbox.get(timeout=min(LONGEST_SLEEP_SECONDS, max(0.0, timeout_seconds)))
             while True:
                 if isinstance(mail, Deadline):
-                    self._table.end_in_background(mail)
+                    self._close_client(mail)
                 elif isinstance(mail, Dropped):
                     if mail.hold is not None:
-                        self._table.release_dropped(mail.hold)
+                        release_dropped(self._state, mail.hold)
                 elif isinstance(mail, list):
                     for hold in mail:
-                        self._table.release_collected(hold)
+                        release_collected(self._state, hold)
                 mail = self._mailbox.get_nowait()
         except Empty:
             pass
@@ -338,9 +313,9 @@ class Heartbeat:
         claims: list[Claim] = []
         with self._mutex:
             self._move_newcomers()
-            for delay_seconds, queue in self._queues.items():
+            for delay_seconds, schedule in self._schedules.items():
                 due: list[Hold | Claim] = []
-                for target, due_at in queue.items():
+                for target, due_at in schedule.items():
                     if (
                         due_at > now + (EARLY_SHARE * delay_seconds if due else 0.0)
                         or len(due) == MOST_AT_ONCE
@@ -348,8 +323,10 @@ class Heartbeat:
                         break
                     due.append(target)
                 for target in due:
-                    del queue[target]
-                    queue[target] = now + delay_seconds  # what comes of this beat may change that
+                    del schedule[target]
+                    schedule[target] = (
+                        now + delay_seconds
+                    )  # what comes of this beat may change that
                     if isinstance(target, Hold):
                         holds.append(target)
                     else:
@@ -371,7 +348,7 @@ class Heartbeat:
             return
         lease_seconds = min(hold.lease_seconds for hold in holds)
         operations = [hold.operation for hold in holds]
-        answers = self._table.backend.renew(holds, self._patience_seconds(lease_seconds))
+        answers = self._state.backend.renew(holds, self._patience_seconds(lease_seconds))
         now = now_seconds()
         for hold, answer, operation in zip(holds, answers, operations, strict=True):
             if isinstance(answer, Renewed):
@@ -379,7 +356,7 @@ class Heartbeat:
                 self._beat_every(hold, hold.lease_seconds / 3)
             elif isinstance(answer, Exception):
                 if isinstance(answer, BackendUnavailableError):
-                    self._table.outage.began(answer)
+                    self._state.outage.began(answer)
                 elif hold.state is LeaseState.HELD:
                     logger.warning(
                         "fencedlock: a beat for lock %r failed; trying again until its lease ends: "
@@ -391,7 +368,7 @@ class Heartbeat:
                 retry_seconds = min(LONGEST_RETRY_SECONDS, hold.lease_seconds / 10)
                 self.add(hold, min(retry_seconds, max(0.0, hold.deadline - now)))
             else:
-                self._table.report_lost(hold, LeaseEvent.NOT_OURS, NOT_OURS_REASON)
+                report_lost(self._state, hold, LeaseEvent.NOT_OURS, NOT_OURS_REASON)
 
     def _standing(self, due: list[Hold]) -> list[Hold]:
         """Those whose owner lives and whose lease has not ended; the others are reported."""
@@ -401,12 +378,15 @@ class Heartbeat:
             if not hold.wants_beats():
                 self.discard(hold)
             elif not hold.owner.alive():
-                self._table.report_lost(
-                    hold, LeaseEvent.OWNER_DIED, "its thread ended without a release"
+                report_lost(
+                    self._state, hold, LeaseEvent.OWNER_DIED, "its thread ended without a release"
                 )
             elif now >= hold.deadline:
-                self._table.report_lost(
-                    hold, LeaseEvent.DEADLINE_PASSED, "its lease ended before a beat was answered"
+                report_lost(
+                    self._state,
+                    hold,
+                    LeaseEvent.DEADLINE_PASSED,
+                    "its lease ended before a beat was answered",
                 )
             else:
                 holds.append(hold)
@@ -416,9 +396,9 @@ class Heartbeat:
         if not claims:
             return
         lease_seconds = min(claim.lease_seconds for claim in claims)
-        answers = self._table.backend.beat(claims, self._patience_seconds(lease_seconds))
+        answers = self._state.backend.beat(claims, self._patience_seconds(lease_seconds))
         for claim, answer in zip(claims, answers, strict=True):
-            with self._table.mutex:
+            with self._state.mutex:
                 if claim.closed or claim.grant is not None:
                     self.discard(claim)
                     continue
@@ -437,8 +417,8 @@ class Heartbeat:
             self._beat_every(claim, claim.beat_every_seconds)
 
     def _beat_every(self, target: Hold | Claim, delay_seconds: float) -> None:
-        """From now on; where it stands in the queue of that delay already, its next beat is planned."""
-        if target.queue is None or target.queue.delay_seconds != delay_seconds:
+        """From now on; where it stands in the schedule of that delay already, its next beat is planned."""
+        if target.schedule is None or target.schedule.delay_seconds != delay_seconds:
             self.add(target, delay_seconds)
 
     def _patience_seconds(self, lease_seconds: float) -> float:
@@ -446,11 +426,11 @@ class Heartbeat:
         now = now_seconds()
         with self._mutex:
             self._move_newcomers()
-            heads = [next(iter(queue)) for queue in self._queues.values() if queue]
+            heads = [next(iter(schedule)) for schedule in self._schedules.values() if schedule]
         ends = [head.deadline if isinstance(head, Hold) else head.alive_until for head in heads]
         least_left = min((end for end in ends if end > now), default=float("inf")) - now
         return min(
-            self._table.request_seconds(lease_seconds), max(LEAST_SPARE_SECONDS, least_left / 2)
+            self._state.request_seconds(lease_seconds), max(LEAST_SPARE_SECONDS, least_left / 2)
         )
 
     def _retry_undos(self, until: float) -> None:
@@ -475,7 +455,7 @@ class Heartbeat:
                 else max(LEAST_SPARE_SECONDS, until - now)
             )
             try:
-                undo.action(min(seconds, self._table.backend.request_timeout_seconds))
+                undo.action(min(seconds, self._state.backend.request_timeout_seconds))
             except FencedLockError as error:
                 logger.debug(
                     "fencedlock: %s failed, trying again until its lease ends: %s", undo.what, error

@@ -44,12 +44,12 @@ class Owner:
     :meth:`alive` tells.
     """
 
-    __slots__ = ("_life", "entering", "holder", "number")
+    __slots__ = ("_life", "entering", "holder", "id")
 
     def __init__(self, life: _Life) -> None:
         self.entering: Dropped | None = None
         """The reference for the ``with`` statement that this thread is about to enter."""
-        self.number: int = next(_numbers)
+        self.id: int = next(_numbers)
         self.holder: str = f"{_host()}/{os.getpid()}/{threading.get_native_id()}"
         """Host, process id and native thread id, for people to read. It is ASCII, so its length in
         bytes is its length.
@@ -83,6 +83,11 @@ this_thread: _ThisThread = _ThisThread()
 """``this_thread.owner`` is the owner of the calling thread."""
 
 
+def current_owner() -> Owner:
+    """Return the owner of the calling thread."""
+    return this_thread.owner
+
+
 def new_client_id() -> str:
     """Return a new client id: 64 random bits in hexadecimal.
 
@@ -91,14 +96,14 @@ def new_client_id() -> str:
     return secrets.token_hex(8)
 
 
-def new_claim_id(client_id: str, owner_number: int) -> str:
+def new_claim_id(client_id: str, owner_id: int) -> str:
     """Return a new claim id: the id of the client, the number of the owner, and a random number.
 
     A message that tells of a grant has to contain the id, so it must not be possible to guess it.
     The time is mixed in because a snapshot of a virtual machine that is resumed twice may repeat
     the random numbers of the system.
     """
-    return f"{client_id}/{owner_number}/{int.from_bytes(os.urandom(8)) ^ time.time_ns():x}"
+    return f"{client_id}/{owner_id}/{int.from_bytes(os.urandom(8)) ^ time.time_ns():x}"
 
 
 in_child(this_thread.begin)

@@ -1,16 +1,24 @@
-"""How a thread sleeps until its claim is granted, cancelled or timed out."""
+"""How a thread waits until its claim is granted, cancelled or timed out."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from contextlib import AbstractContextManager
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from fencedlock.clock import now_seconds
-from fencedlock.core.answers import Busy, ClaimAnswer, Gone, Grant, Waiting
-from fencedlock.core.backend import Backend
-from fencedlock.core.claims import Claim, Hold
+from fencedlock.core.answers import ClaimAnswer, Grant
+from fencedlock.core.claims import Claim
+from fencedlock.core.waiting import (
+    SLOW_SECONDS,
+    Ask,
+    KeepPlace,
+    Outcome,
+    Pause,
+    Sleep,
+    Step,
+    wait_for_grant,
+)
 from fencedlock.errors import (
     AcquireCancelledError,
     BackendError,
@@ -19,104 +27,56 @@ from fencedlock.errors import (
 )
 from fencedlock.runtime.bell import Bell
 from fencedlock.runtime.cancellation import Cancellation
-from fencedlock.runtime.outage import Outage
-from fencedlock.runtime.pauses import pause_seconds
+from fencedlock.runtime.client_state import LEAST_REQUEST_SECONDS, ClientState
 from fencedlock.runtime.process import CopiedProcessError, own
 
 logger: logging.Logger = logging.getLogger("fencedlock")
 
 _Error = TypeVar("_Error", bound=BackendError)
 
-REQUEST_SHARE_OF_LEASE = 0.3
-"""No request waits longer for its answer than this share of the lease it is about, so that a failed
-one leaves time for another.
-"""
-
-LEAST_REQUEST_SECONDS = 0.1
-"""Even the shortest timeout of a caller that waits leaves a request this long:
-``acquire(timeout=1e-6)`` takes a free lock.
-"""
-
 LISTENING_SECONDS = 1.0
-"""Who has to wait first waits so long for the way to open by which grants arrive; it goes on
-without it then, and asks more often.
+"""How long the first waiter of a client waits for the channel by which grants arrive.
+
+It goes on without the channel then, and asks the server more often.
 """
 
 LONGEST_SLEEP_SECONDS = 5.0
-"""A thread that waits looks around so often: a signal handler may have made a copy of its process,
-which nobody wakes.
+"""The time after which a waiting thread wakes and looks whether it runs in a copy of its process.
+
+A signal handler may have made the copy, and nobody wakes the copy's thread.
 """
-
-SLOW_SECONDS = 10.0
-"""A wait of so long is told to the log, with the name of the holder."""
-
-
-class Beats(Protocol):
-    """Who keeps a claim's place while its thread sleeps."""
-
-    def add(self, target: Hold | Claim, delay_seconds: float) -> None:
-        """Beat for the target after so many seconds."""
-
-
-class Table(Protocol):
-    """The client, as a claim that waits sees it."""
-
-    backend: Backend
-    mutex: AbstractContextManager[bool]
-    outage: Outage
-    client_id: str
-    outage_timeout: float
-    listening: bool
-    closed: bool
-    at_exit: bool
-
-    @property
-    def heartbeat(self) -> Beats:
-        """Keeps places in queues."""
-
-    def listen(self, timeout_seconds: float) -> None:
-        """Open the way by which grants arrive."""
-
-    def expect(self, claim: Claim) -> None:
-        """A message may come for this claim."""
-
-    def request_seconds(self, lease_seconds: float) -> float:
-        """How long a request about a lease of this length may wait for its answer."""
-
-    def seconds_to_ask(self, claim: Claim, deadline: float) -> float:
-        """How long a question of this claim may wait for its answer, whose caller gives up at ``deadline``."""
 
 
 def ask(
-    table: Table, claim: Claim, queue: bool, timeout_seconds: float
+    state: ClientState, claim: Claim, join: bool, timeout_seconds: float
 ) -> ClaimAnswer | BackendUnavailableError:
-    """Ask for the lock once; with ``queue``, for a place in its queue otherwise."""
+    """Ask for the lock once. With ``join``, take a place in its queue if it is not free."""
     before = claim.may_exist
     try:
-        if queue:
-            if not table.listening:
+        if join:
+            if not state.listening:
                 began_at = now_seconds()
-                table.listen(min(timeout_seconds, LISTENING_SECONDS))
+                state.listen(min(timeout_seconds, LISTENING_SECONDS))
                 timeout_seconds = max(
                     LEAST_REQUEST_SECONDS, began_at + timeout_seconds - now_seconds()
                 )
-            table.expect(claim)
+            state.expect(claim)
         claim.may_exist = True
-        answer = claim.bound.acquire(claim, queue, timeout_seconds)
-        if table.outage.since is not None:
-            table.outage.ended()
+        answer = claim.bound.acquire(claim, join, timeout_seconds)
+        if state.outage.since is not None:
+            state.outage.ended()
         return answer
     except BackendUnavailableError as error:
         if not error.sent:
             claim.may_exist = before
-        table.outage.began(error)
+        state.outage.began(error)
         return _about(error, claim)
     except BackendError as error:
         raise _about(error, claim) from error.__cause__
 
 
 def _about(error: _Error, claim: Claim) -> _Error:
-    """The same error, which says what it happened to."""
+    """Return the same error after adding to it which lock and claim it is about."""
     name = claim.bound.name
     if error.lock is None:
         error.lock, error.owner = name, claim.id
@@ -124,131 +84,113 @@ def _about(error: _Error, claim: Claim) -> _Error:
     return error
 
 
-def raise_if_ended(table: Table, name: str, cancel: Cancellation | None) -> None:
-    """Raise AcquireCancelledError if somebody cancelled the acquisition of this lock, or closed the client."""
+def raise_if_ended(state: ClientState, name: str, cancel: Cancellation | None) -> None:
+    """Raise AcquireCancelledError if this acquisition was cancelled, or the client was closed."""
     if cancel is not None:
         cancel.raise_if_cancelled(name)
-    if table.at_exit and threading.current_thread().daemon:
+    if state.at_exit and threading.current_thread().daemon:
         # The interpreter ends without this thread, whose error would only be a traceback.
         threading.Event().wait()
-    if table.closed:
+    if state.closed:
         raise AcquireCancelledError(
             f"the acquisition of {name!r} ended because its client was closed", lock=name
         )
 
 
-class Wait:
-    """One thread's way from what came of its first question to a grant, a time-out or an error."""
+class ThreadWait:
+    """Waits in the calling thread, by the steps of :func:`fencedlock.core.waiting.wait_for_grant`."""
 
     def __init__(
-        self, table: Table, claim: Claim, deadline: float, cancel: Cancellation | None
+        self, state: ClientState, claim: Claim, deadline: float, cancel: Cancellation | None
     ) -> None:
-        self._table = table
+        self._state = state
         self._claim = claim
         self._bell = claim.bell = Bell()
-        table.expect(claim)
+        state.expect(claim)
         self._deadline = deadline
         self._cancel = cancel
-        self._failing_since: float | None = None
-        self._failures = 0
-        self._slow_at: float = now_seconds() + SLOW_SECONDS
 
-    def for_grant(self, outcome: ClaimAnswer | BackendUnavailableError) -> Grant | None:
-        """The grant; None when the lock is busy and the claim may not wait, or not any longer, or when it is spent.
+    def for_grant(self, outcome: Outcome) -> Grant | None:
+        """Return the grant, after this outcome of the first question.
 
-        Raises AcquireCancelledError, and BackendUnavailableError when the server stays away.
+        Returns None if the lock is busy and the claim may not wait, or not any longer, or if the
+        claim is spent. Raises AcquireCancelledError, and BackendUnavailableError if the server
+        stays away.
         """
         if self._cancel is None:
-            return self._ask_until_granted(outcome)
+            return self._take_steps(outcome)
         self._cancel._attach(self._bell)
         try:
-            return self._ask_until_granted(outcome)
+            return self._take_steps(outcome)
         finally:
             self._cancel._detach(self._bell)
 
-    def _ask_until_granted(self, outcome: ClaimAnswer | BackendUnavailableError) -> Grant | None:
-        claim, table = self._claim, self._table
-        queue = claim.patient and table.listening
+    def _take_steps(self, outcome: Outcome) -> Grant | None:
+        claim, state = self._claim, self._state
+        steps = wait_for_grant(
+            claim,
+            outcome,
+            self._deadline,
+            state.outage_timeout,
+            now_seconds,
+            join=claim.patient and state.listening,
+        )
+        answer: Outcome | None = None
         while True:
-            if isinstance(outcome, Waiting):
-                self._failing_since = None
-                if not self._sleep(outcome):
-                    return claim.grant
-            elif isinstance(outcome, tuple):
-                claim.granted(outcome)
-                return claim.grant
-            elif isinstance(outcome, Busy):
-                self._failing_since = None
-                claim.may_exist = claim.ticket.unanswered
-                if not claim.patient:
-                    return None
-                queue = True
-            elif isinstance(outcome, Gone):
-                self._raise_if_ended()  # closing the client withdraws its claims
-                if claim.issued is not None:
-                    claim.spent, claim.may_exist = True, claim.ticket.unanswered
-                    return None
-                raise BackendError(
-                    "the lock server says that this claim was withdrawn, which nobody did",
-                    lock=claim.bound.name,
-                )
-            else:
-                self._pause(outcome)
-            self._raise_if_ended()
-            outcome = ask(table, claim, queue, table.seconds_to_ask(claim, self._give_up_at()))
+            try:
+                with state.mutex:
+                    step = steps.send(answer)
+            except StopIteration as stop:
+                grant: Grant | None = stop.value
+                return grant
+            answer = self._take(step)
 
-    def _give_up_at(self) -> float:
-        """When the caller stops waiting: at its deadline, and without one when the server has been away for too long."""
-        if self._deadline != float("inf") or self._failing_since is None:
-            return self._deadline
-        return self._failing_since + self._table.outage_timeout
-
-    def _sleep(self, answer: Waiting) -> bool:
-        """After this answer, sleep until there is something to ask (True), or the claim is granted or out of time (False)."""
-        claim, table = self._claim, self._table
-        with table.mutex:
-            claim.waiting(answer)
-        while True:
-            if self._cancel is not None or table.closed or table.at_exit:
+    def _take(self, step: Step) -> Outcome | None:
+        claim, state = self._claim, self._state
+        if isinstance(step, Sleep):
+            if self._cancel is not None or state.closed or state.at_exit:
                 self._raise_if_ended()
-            if claim.grant is not None:
-                return False
-            with table.mutex:
-                now = now_seconds()
-                if now >= self._deadline:
-                    claim.closed = True
-                    return False
-                if claim.must_ask or now >= claim.recheck_at:
-                    claim.must_ask = False
-                    return True
-                until = min(self._deadline, claim.recheck_at)
-                # Most are served before their first beat falls due: so the heartbeat learns of it
-                # then.
-                if claim.queue is None:
-                    beat_at = claim.alive_until - 2 * claim.beat_every_seconds
-                    if now >= beat_at:
-                        table.heartbeat.add(claim, 0.0)
-                    else:
-                        until = min(until, beat_at)
-            if now >= self._slow_at:
-                self._slow_at = float("inf")
-                self._say_who_holds()
-                continue
-            table.backend.wait(
-                self._bell, min(until - now, self._slow_at - now, LONGEST_SLEEP_SECONDS)
-            )
+            seconds = min(step.until - now_seconds(), LONGEST_SLEEP_SECONDS)
+            state.backend.wait(self._bell, seconds)
             self._raise_if_copied()
+            if self._cancel is not None or state.closed or state.at_exit:
+                self._raise_if_ended()
+        elif isinstance(step, Ask):
+            self._raise_if_ended()
+            outcome = ask(state, claim, step.join, state.seconds_to_ask(claim, step.give_up_at))
+            if not isinstance(outcome, tuple):
+                self._raise_if_ended()  # closing the client withdraws its claims
+            return outcome
+        elif isinstance(step, KeepPlace):
+            state.heartbeat.add(claim, 0.0)
+        elif isinstance(step, Pause):
+            self._bell.wait(step.until - now_seconds())
+            self._raise_if_ended()
+        else:
+            self._tell_holder()
+        return None
 
     def _raise_if_copied(self) -> None:
-        """A signal handler may have forked in the middle of the wait: the claim is the original's, and a copy claims anew."""
-        if not own[0] or not self._claim.id.startswith(f"{self._table.client_id}/"):
+        """Raise CopiedProcessError if a signal handler has forked in the middle of the wait.
+
+        The claim belongs to the original process, and the copy makes a new claim.
+        """
+        if not own[0] or not self._claim.id.startswith(f"{self._state.client_id}/"):
             raise CopiedProcessError
 
-    def _say_who_holds(self) -> None:
-        """A wait that is this long is often a holder that hangs, or a lock that its own thread waits for."""
+    def _raise_if_ended(self) -> None:
+        self._raise_if_copied()
+        raise_if_ended(self._state, self._claim.bound.name, self._cancel)
+
+    def _tell_holder(self) -> None:
+        """Tell the log who holds the lock.
+
+        After so long a wait, the holder often hangs, or the waiting thread holds the lock itself by
+        another client.
+        """
         name = self._claim.bound.name
         try:
-            info = self._claim.bound.inspect(self._table.request_seconds(self._claim.lease_seconds))
+            info = self._claim.bound.inspect(self._state.request_seconds(self._claim.lease_seconds))
         except FencedLockError as error:
             logger.warning(
                 "fencedlock: waiting for lock %r for %.0f s so far, and the server does not say "
@@ -267,24 +209,3 @@ class Wait:
             info.token,
             len(info.waiters),
         )
-
-    def _pause(self, error: BackendUnavailableError) -> None:
-        """Sleep a little before the next question, or raise the error when there is no time left."""
-        now = now_seconds()
-        if self._failing_since is None:
-            self._failing_since, self._failures = (
-                now if error.asked_at is None else error.asked_at,
-                0,
-            )
-        self._failures += 1
-        limit = self._give_up_at()
-        wake_at = min(limit, now + pause_seconds(self._failures))
-        if not self._claim.patient or wake_at >= limit:
-            self._bell.wait(limit - now if self._claim.patient else 0)
-            self._raise_if_ended()
-            raise error
-        self._bell.wait(wake_at - now)
-
-    def _raise_if_ended(self) -> None:
-        self._raise_if_copied()
-        raise_if_ended(self._table, self._claim.bound.name, self._cancel)

@@ -83,7 +83,7 @@ class Scene:
         handle, client = self._handles[number % 2], self._clients[number % 2]
         return Claim(
             f"{client.id}/bench/{number}",
-            handle._terms.resource.bound,
+            handle._settings.resource.bound,
             this_thread.owner,
             LEASE_SECONDS,
             True,
@@ -95,7 +95,7 @@ class Scene:
         answer = ask(claim)
         assert isinstance(answer, tuple)  # a grant
         token, deadline, abandoned, _ = answer
-        return Hold(claim, token, deadline, abandoned, self._handles[0]._terms.handle, {})
+        return Hold(claim, token, deadline, abandoned, self._handles[0]._settings.handle, {})
 
     def renew(self, hold: Hold) -> None:
         self._clients[0]._table.backend.renew([hold], _TIMEOUT_SECONDS)

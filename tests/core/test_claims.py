@@ -3,28 +3,13 @@
 from __future__ import annotations
 
 import weakref
-from typing import Any, cast
 
 import pytest
 
 from fencedlock.core.answers import Waiting
-from fencedlock.core.claims import MOST_SPAN_SECONDS, BoundLock, Claim, Hold, Owner
+from fencedlock.core.claims import MOST_SPAN_SECONDS, Claim, Hold
 from fencedlock.core.lease import LeaseEvent, LeaseState
-
-LEASE_SECONDS = 6.0
-
-
-@pytest.fixture
-def claim() -> Claim:
-    nothing = cast("Any", None)
-    return Claim(
-        "client/1/1",
-        cast("BoundLock", nothing),
-        cast("Owner", nothing),
-        LEASE_SECONDS,
-        fair=True,
-        patient=True,
-    )
+from tests.core.conftest import LEASE_SECONDS
 
 
 @pytest.fixture

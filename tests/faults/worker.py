@@ -403,7 +403,7 @@ class Contender:
             "acquire",
             lock,
             claim=hold.claim_id,
-            token=hold.number,
+            token=hold.token,
             deadline=hold.deadline,
             abandoned=hold.abandoned,
         )
@@ -484,7 +484,7 @@ class Contender:
         else:
             outcome = OK
         hold = lock._owned()
-        self.write(outcome, what, lock, token=hold.number, depth=hold.depth, deadline=hold.deadline)
+        self.write(outcome, what, lock, token=hold.token, depth=hold.depth, deadline=hold.deadline)
 
     def release(self, lock: fencedlock.RLock) -> None:
         """One level up; the last one frees the lock."""
@@ -502,14 +502,12 @@ class Contender:
             _local.answered = False
             if lock._recursion_count() == depth + 1 and lock._owned() is hold:
                 self.write(
-                    UNKNOWN, what, lock, depth=hold.depth, token=hold.number, deadline=hold.deadline
+                    UNKNOWN, what, lock, depth=hold.depth, token=hold.token, deadline=hold.deadline
                 )
                 return  # it came before the release began
-            self.write(OK, what, lock, answered=False, depth=hold.depth, token=hold.number)
+            self.write(OK, what, lock, answered=False, depth=hold.depth, token=hold.token)
         else:
-            self.write(
-                OK, what, lock, answered=_local.answered, depth=hold.depth, token=hold.number
-            )
+            self.write(OK, what, lock, answered=_local.answered, depth=hold.depth, token=hold.token)
 
     # --- what the lock is for
 

@@ -299,7 +299,7 @@ def test_closing_ends_an_acquisition_whose_grant_is_on_its_way(
 
     def overtaken(*arguments: Any, **options: Any) -> object:
         answer = original(*arguments, **options)
-        claims, holds = leaving._table._claims, leaving._table.heartbeat.holds()
+        claims, holds = leaving._table.claims, leaving._table.heartbeat.holds()
         assert len(claims) + len(holds) == 1, (
             "who closes would end the claim while the hold is believed in"
         )

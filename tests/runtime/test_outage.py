@@ -388,7 +388,7 @@ def test_a_lease_that_was_made_shorter_without_an_answer_is_undone_for_as_long_a
             lock.release()
     else:
         lock.release()
-        eventually(lambda: lock._terms.latest.deadline < now_seconds())  # type: ignore[union-attr]
+        eventually(lambda: lock._settings.latest.deadline < now_seconds())  # type: ignore[union-attr]
     assert client.inspect(name).locked
     wire.rule = lambda request: None
     eventually(lambda: not client.inspect(name).locked, 10)

@@ -34,7 +34,7 @@ def test_a_dead_thread_is_dead_although_a_cycle_keeps_its_frames() -> None:
 def test_threads_one_after_another_are_different_owners() -> None:
     numbers: list[int] = []
     for _ in range(20):
-        thread = threading.Thread(target=lambda: numbers.append(this_thread.owner.number))
+        thread = threading.Thread(target=lambda: numbers.append(this_thread.owner.id))
         thread.start()
         thread.join()
     assert len(set(numbers)) == 20

@@ -164,27 +164,27 @@ class EtcdLock:
     def begin(self) -> EtcdTicket:
         return EtcdTicket()
 
-    def acquire(self, claim: Claim, queue: bool, timeout_seconds: float) -> ClaimAnswer:
+    def acquire(self, claim: Claim, join: bool, timeout_seconds: float) -> ClaimAnswer:
         give_up_at = now_seconds() + timeout_seconds
         for _ in range(_MOST_LEASES):
             try:
-                return self._acquire(claim, queue=queue, give_up_at=give_up_at)
+                return self._acquire(claim, join=join, give_up_at=give_up_at)
             except LeaseGoneError:
                 # Ours or the shared one. The place that was tied to ours is gone with it.
                 self.cluster.leases.forget_shared()
                 self.cluster.leases.renew(ticket_of(claim).lease, give_up_at - now_seconds())
         raise BackendUnavailableError("etcd has forgotten three leases in a row")
 
-    def _acquire(self, claim: Claim, *, queue: bool, give_up_at: float) -> ClaimAnswer:
+    def _acquire(self, claim: Claim, *, join: bool, give_up_at: float) -> ClaimAnswer:
         cluster = self.cluster
         shared_id = cluster.leases.shared_id(MARK_SECONDS, give_up_at - now_seconds())
         ticket = self._ticket_with_lease(claim, give_up_at)
-        if queue and not ticket.number:
+        if join and not ticket.number:
             ticket.number = cluster.places.take()
         pass_over = bool(ticket.place) and cluster.inbox.may_pass_over(self.keys, claim.id)
-        request = self._acquire_request(claim, ticket, shared_id, queue=queue, pass_over=pass_over)
+        request = self._acquire_request(claim, ticket, shared_id, join=join, pass_over=pass_over)
         answer = self._ask_for(claim, request, give_up_at)
-        if not (answer.succeeded or queue or claim.patient):
+        if not (answer.succeeded or join or claim.patient):
             answer = self._try_again_if_free(claim, ticket, shared_id, answer)
         state = LockState(answer.responses[0].response_range.kvs, self.keys)
         if answer.succeeded:
@@ -202,13 +202,13 @@ class EtcdLock:
             return self._granted(
                 claim, ticket, state.holder.create_revision, state.floors, abandoned=abandoned
             )
-        if not queue:
+        if not join:
             return Busy()
-        line, join = answer.responses[1].response_range, answer.responses[2].response_txn
-        if join.succeeded:
+        line, joined = answer.responses[1].response_range, answer.responses[2].response_txn
+        if joined.succeeded:
             ticket.place, ticket.since = answer.header.revision, now_seconds()
         else:
-            place, withdrawn = (operation.response_range.kvs for operation in join.responses)
+            place, withdrawn = (operation.response_range.kvs for operation in joined.responses)
             if withdrawn:
                 return Gone()
             if place[0].lease != ticket.lease.id:
@@ -273,11 +273,11 @@ class EtcdLock:
         return answer
 
     def _acquire_request(
-        self, claim: Claim, ticket: EtcdTicket, shared_id: int, *, queue: bool, pass_over: bool
+        self, claim: Claim, ticket: EtcdTicket, shared_id: int, *, join: bool, pass_over: bool
     ) -> Any:
         """The transaction: take the lock if it is free and nobody is before this claim; otherwise take a place, if asked to."""
         request = messages().TxnRequest.FromString(
-            self._templates.queue if queue else self._templates.attempt
+            self._templates.queue if join else self._templates.attempt
         )
         tombstone = self.keys.tombstone_of(claim.id)
         compare, take = request.compare, request.success
@@ -292,19 +292,19 @@ class EtcdLock:
         hold.lease, mark.lease = ticket.lease.id, shared_id
         if ticket.place or ticket.unanswered:
             take.extend(self._leave(claim, ticket.number))
-        if queue:
-            join, place = (
+        if join:
+            take_place, place = (
                 request.failure[2].request_txn,
                 self.keys.place_of(claim.id, ticket.number),
             )
-            put = join.success[0].request_put
+            put = take_place.success[0].request_put
             put.key, put.value, put.lease = (
                 place,
                 place_value(claim.id, claim.owner.holder),
                 ticket.lease.id,
             )
             for compared, read, key in zip(
-                join.compare, join.failure, (place, tombstone), strict=True
+                take_place.compare, take_place.failure, (place, tombstone), strict=True
             ):
                 compared.key = read.request_range.key = key
         return request
@@ -321,7 +321,7 @@ class EtcdLock:
             if now_seconds() >= patience_until:
                 return self._ask_for(
                     claim,
-                    self._acquire_request(claim, ticket, shared_id, queue=False, pass_over=True),
+                    self._acquire_request(claim, ticket, shared_id, join=False, pass_over=True),
                     give_up_at,
                 )
             time.sleep(LOOK_SECONDS)
@@ -400,7 +400,7 @@ class EtcdLock:
         # The mark is of the grant itself, and only a release deletes it: if it is still there,
         # nobody has released.
         kvs = answer.responses[0].response_range.kvs
-        ended = 0 if kvs and kvs[0].mod_revision == ticket.revision else hold.number
+        ended = 0 if kvs and kvs[0].mod_revision == ticket.revision else hold.token
         return NotOurs(ended=ended, replayed=sent > 1)
 
     def abandon(self, hold: Hold, timeout_seconds: float) -> None:

@@ -46,13 +46,13 @@ class RedisLock:
     def begin(self) -> RedisTicket:
         return RedisTicket()
 
-    def acquire(self, claim: Claim, queue: bool, timeout_seconds: float) -> ClaimAnswer:
+    def acquire(self, claim: Claim, join: bool, timeout_seconds: float) -> ClaimAnswer:
         server, late = self._server, 0
         ticket: RedisTicket = claim.ticket
         before_us = ticket.not_after_us
         # One that has waited takes no second place: it may have been granted the lock meanwhile, by
         # a message that others have read, and whoever knows a claim that waits could let it in.
-        mode = "try" if not queue else "queue" if claim.issued is None else "beat"
+        mode = "try" if not join else "queue" if claim.issued is None else "beat"
         while late < MOST_LATE:
             asked_at = now_seconds()
             not_after_us = int((asked_at + timeout_seconds) * 1e6 + server.ahead_us)
@@ -105,7 +105,7 @@ class RedisLock:
         return self._scripts.renew.pack(
             self._keys,
             hold.claim_id,
-            str(hold.number),
+            str(hold.token),
             str(whole_ms(hold.lease_seconds)),
             str(not_after_us),
             str(operation),
@@ -113,7 +113,7 @@ class RedisLock:
         )
 
     def release(self, hold: Hold, timeout_seconds: float, attempts: int = 1) -> ReleaseAnswer:
-        claim, token, server = hold.claim, str(hold.number), self._server
+        claim, token, server = hold.claim, str(hold.token), self._server
         claim_id, not_after_us = claim.id, claim.ticket.not_after_us
         terms = bulks(str(not_after_us), server.channels) if not_after_us else server.release_terms
         packed = (  # as in pack_acquire

@@ -328,7 +328,7 @@ def test_a_grant_that_came_under_an_older_lease_is_tied_to_the_present_one(
     while not taken.wait(0.1):
         connections.keep_alive(first.lease, look.key, 5)
     (kv,) = connections.call(calls.RANGE, look, 5).kvs
-    (hold,) = lock._terms.resource.holds.values()
+    (hold,) = lock._settings.resource.holds.values()
     assert kv.lease == hold.claim.ticket.lease.id != first.lease
     let_go.set()
     waiter.join()

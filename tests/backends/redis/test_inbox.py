@@ -268,7 +268,7 @@ def test_a_hand_off_that_was_missed_during_a_cut_is_made_up_for_at_the_reconnect
     waiter.start()
     # It knows that it waits: a cut that came before this answer would make it ask again, and so
     # take the lock at once.
-    eventually(lambda: any(claim.issued is not None for claim in list(far._table._claims.values())))
+    eventually(lambda: any(claim.issued is not None for claim in list(far._table.claims.values())))
     wire.rule = lambda request: HOLD_AND_CUT if b"SUBSCRIBE" in request else None
     with server.client() as raw:
         wire.cut()

@@ -89,7 +89,7 @@ def test_tokens_rise_above_what_this_client_has_seen_when_the_servers_clock_goes
     lock = client.RLock(name)
     with lock:
         pass
-    seen = int(lock._terms.latest.number) + 10**12  # type: ignore[union-attr]
+    seen = int(lock._settings.latest.token) + 10**12  # type: ignore[union-attr]
     client._table.backend.saw(name, seen, now_seconds())
     with lock as token:
         assert seen < int(token) < seen + MOST_TEST_US
@@ -199,7 +199,7 @@ def test_a_name_is_remembered_for_the_clients_own_time(
         for begin in (lock.acquire, lambda: hand_over(lock, brief)):
             raw.hset(fence, mapping={"issued": earlier, "ended": earlier})
             if lock._is_owned():
-                lock._owned().number = earlier
+                lock._owned().token = earlier
                 raw.hset(f"fencedlock:{{{name}}}", "token", earlier)
             raw.expire(fence, 600)
             begin()
@@ -231,7 +231,7 @@ def test_a_hand_over_lets_the_fence_live_for_another_week(
         if lost == "with the fence":
             raw.delete(fence)
         else:
-            yesterday = lock._owned().number = int(lock.token) - DAY_US
+            yesterday = lock._owned().token = int(lock.token) - DAY_US
             raw.hset(f"fencedlock:{{{name}}}", "token", yesterday)
             raw.expire(fence, 600)
         hand_over(lock, client)

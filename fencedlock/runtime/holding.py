@@ -1,0 +1,197 @@
+"""What the owner of a hold does with it until it releases it, and how the hold is lost."""
+
+from __future__ import annotations
+
+import logging
+import time
+from functools import partial
+
+from fencedlock.clock import now_seconds
+from fencedlock.core.answers import Renewed
+from fencedlock.core.claims import Hold
+from fencedlock.core.lease import NOT_OURS_REASON, LeaseEvent, LeaseState
+from fencedlock.core.pauses import pause_seconds
+from fencedlock.errors import BackendError, BackendUnavailableError, LockLostError, NotOwnedError
+from fencedlock.runtime.client_state import ClientState
+from fencedlock.runtime.process import in_child
+from fencedlock.runtime.threads import Event, make_mutex
+
+logger: logging.Logger = logging.getLogger("fencedlock")
+
+# Reentrant, because a destructor that the garbage collector runs inside may use a lock too.
+_changing = make_mutex()
+in_child(_changing._at_fork_reinit)
+Hold.changing = _changing
+
+
+def lost_event(hold: Hold) -> Event:
+    """Return the event that is set when the lease of the hold is lost. It is always the same one."""
+    with hold.changing:
+        event = hold.lost_signal
+        if not isinstance(event, Event):
+            event = hold.lost_signal = Event()
+        if hold.state is LeaseState.LOST:
+            event.set()
+        return event
+
+
+def raise_if_lost(state: ClientState, hold: Hold) -> None:
+    """Raise LockLostError if the lease has ended, by the local clock or by what the server has said.
+
+    Raises NotOwnedError if the hold was released. No I/O.
+    """
+    if hold.state is not LeaseState.LOST and now_seconds() >= hold.deadline:
+        report_lost(
+            state, hold, LeaseEvent.DEADLINE_PASSED, "its lease ended before a beat was answered"
+        )
+    if hold.state is LeaseState.LOST:
+        raise lost_error(hold)
+    if hold.state is LeaseState.RELEASED:
+        raise NotOwnedError(
+            f"cannot release un-acquired lock ({hold.bound.name!r})", lock=hold.bound.name
+        )
+
+
+def lost_error(hold: Hold) -> LockLostError:
+    """Return the error for a lost hold."""
+    return LockLostError(
+        f"lock {hold.bound.name!r} was lost while held: {hold.reason}. Somebody else may have held "
+        f"it meanwhile: what was written without a check of token {hold.fencing_token} needs to be "
+        "looked at",
+        lock=hold.bound.name,
+        token=hold.fencing_token,
+        owner=hold.claim_id,
+    )
+
+
+def report_lost(state: ClientState, hold: Hold, event: LeaseEvent, reason: str) -> None:
+    """Record that the lease has ended without a release, and tell the log and ``on_lost``."""
+    if not hold.happened(event, reason):
+        return
+    state.heartbeat.discard(hold)
+    logger.warning("fencedlock: lock %r was lost: %s", hold.bound.name, reason)
+    if event is LeaseEvent.OWNER_DIED:
+        hold.siblings.pop(hold.owner.id, None)
+    if event in (LeaseEvent.OWNER_DIED, LeaseEvent.DEADLINE_PASSED):
+        state.heartbeat.undo(
+            f"the end of lost lock {hold.bound.name!r}",
+            partial(hold.bound.abandon, hold),
+            state.moot_at(hold),
+        )
+    handle = hold.handle()
+    callback = (handle and handle._on_lost) or state.on_lost
+    if callback is None:
+        return
+    if handle is None:
+        # The handle that took the lock is gone, and another one keeps the lock alive.
+        make_handle = state.make_handle()
+        handle = make_handle and make_handle(hold.bound.name)
+    if handle is not None:
+        state.losses.tell(callback, handle, reason)
+
+
+def deepen(state: ClientState, hold: Hold) -> None:
+    """Add one level for a nested acquire. Raises LockLostError if the lease has ended."""
+    raise_if_lost(state, hold)
+    _change_depth(state, hold, 1)
+
+
+def undeepen(state: ClientState, hold: Hold) -> None:
+    """Take away one level for a nested release.
+
+    Raises LockLostError if the lease has ended, so that a loss is reported at once and not only at
+    the last release. The level is taken away in this case too.
+    """
+    try:
+        raise_if_lost(state, hold)
+    except LockLostError:
+        hold.depth -= 1
+        raise
+    _change_depth(state, hold, -1)
+
+
+def set_depth(state: ClientState, hold: Hold, depth: int) -> None:
+    """Return to an earlier depth at once, as ``Condition.wait`` does."""
+    if depth > 1:
+        _change_depth(state, hold, depth - 1)
+
+
+def _change_depth(state: ClientState, hold: Hold, change: int) -> None:
+    """Change the depth here, and write it down on the server.
+
+    The lease is ours by the local clock, so a request without an answer does not decide: the next
+    beat carries the depth. If a signal handler raises, the depth has changed or it has not, and the
+    next beat tells the server.
+    """
+    before = hold.depth
+    try:
+        hold.depth = before + change
+        hold.operation += 1
+        if hold.state is not LeaseState.UNKNOWN:
+            _tell(state, hold, state.request_seconds(hold.lease_seconds))
+    except BackendUnavailableError as error:
+        hold.happened(LeaseEvent.BEAT_FAILED)
+        state.outage.began(error)
+        state.heartbeat.add(hold, 0.0)
+    except BaseException as error:
+        # A nested acquire that raised did not happen. A nested release did.
+        hold.depth = before + min(change, 0)
+        hold.operation += 1
+        if not isinstance(error, LockLostError):
+            state.heartbeat.add(hold, 0.0)
+        raise
+
+
+def renew(state: ClientState, hold: Hold, lease_seconds: float) -> None:
+    """Extend the lease now, and give it this length from now on.
+
+    Raises LockLostError, and BackendError if the server refuses or does not answer.
+    """
+    raise_if_lost(state, hold)
+    timeout_seconds = state.request_seconds(min(hold.lease_seconds, lease_seconds))
+    try:
+        hold.change_lease(lease_seconds, now_seconds())
+        _tell(state, hold, timeout_seconds, manual=True)
+    except LockLostError:
+        raise
+    except BaseException as error:
+        state.heartbeat.add(hold, 0.0)
+        if isinstance(error, BackendError):
+            error.lock, error.token, error.owner = (
+                hold.bound.name,
+                hold.fencing_token,
+                hold.claim_id,
+            )
+        raise
+    state.heartbeat.add(hold, lease_seconds / 3)
+
+
+def _tell(state: ClientState, hold: Hold, timeout_seconds: float, *, manual: bool = False) -> None:
+    """Send the depth and the lease of a hold, and learn whether it stands.
+
+    A manual renewal asks as often as there is time. Other operations ask twice, because the next
+    beat tells the server. Raises LockLostError, BackendError.
+    """
+    operation, failures, give_up_at = hold.operation, 0, now_seconds() + timeout_seconds
+    while True:
+        (answer,) = state.backend.renew([hold], timeout_seconds, exact=manual)
+        failures += 1
+        if not isinstance(answer, BackendUnavailableError):
+            break
+        if failures == 1:
+            continue
+        left = give_up_at - now_seconds()
+        if left <= 0 or not manual:
+            break
+        time.sleep(min(left, pause_seconds(failures)))
+    if isinstance(answer, Renewed):
+        hold.extend(answer.deadline, operation)
+    elif isinstance(answer, Exception):
+        try:
+            raise answer
+        finally:
+            # An error in a variable of a frame that it has passed keeps all frames alive.
+            del answer
+    else:
+        report_lost(state, hold, LeaseEvent.NOT_OURS, NOT_OURS_REASON)
+        raise lost_error(hold)

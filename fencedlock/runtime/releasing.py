@@ -1,0 +1,137 @@
+"""How a hold ends: by its last release, with its last handle, or with its client."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+
+from fencedlock.clock import Deadline, now_seconds
+from fencedlock.core.answers import RELEASED, NotOurs
+from fencedlock.core.claims import Hold
+from fencedlock.core.lease import NOT_OURS_REASON, LeaseEvent, LeaseState
+from fencedlock.errors import FencedLockError, LockLostError
+from fencedlock.runtime.client_state import ClientState
+from fencedlock.runtime.holding import lost_error, raise_if_lost, report_lost
+
+logger: logging.Logger = logging.getLogger("fencedlock")
+
+_HELD, _LOST, _RELEASED = LeaseState.HELD, LeaseState.LOST, LeaseState.RELEASED
+
+
+def release(state: ClientState, hold: Hold) -> None:
+    """End the hold, by its last release. Raises LockLostError if the lease had ended before."""
+    if hold.state is not _HELD or now_seconds() >= hold.deadline:
+        try:
+            raise_if_lost(state, hold)
+        except LockLostError:
+            forget(state, hold, LeaseEvent.RELEASED)
+            # An old packet may still be under way, or the server may not know how short the lease
+            # was.
+            if hold.claim.ticket.unanswered or now_seconds() < hold.lasts_until:
+                _release_later(state, hold)
+            raise
+    try:
+        claim = hold.claim
+        if hold.siblings.pop(claim.owner.id, None) is not hold:
+            return  # whoever closes the client has it, and releases it
+        # Twin of _unwind, spelt out because it is on the way of each release.
+        if hold.state is not _LOST:
+            hold.state = _RELEASED
+        answer = claim.bound.release(hold, state.request_seconds(hold.lease_seconds), 2)
+        # After the release, because somebody else waits for that.
+        state.heartbeat.discard(hold)
+    except BaseException as error:
+        forget(state, hold, LeaseEvent.RELEASED)
+        _release_later(state, hold)
+        if not isinstance(error, FencedLockError):
+            raise
+        logger.warning(
+            "fencedlock: the release of lock %r had no answer; trying again until its lease "
+            "ends: %s",
+            hold.bound.name,
+            error,
+        )
+        return
+    # "Not ours" to the first copy of the request means that the hold was taken from us. To a later
+    # copy it may mean that the first one ended the hold, or that the lease ran out while we asked,
+    # which harms nobody because the body was done.
+    if answer is RELEASED:
+        return
+    assert isinstance(answer, NotOurs)
+    if not (answer.replayed and (answer.ended >= hold.token or now_seconds() >= hold.deadline)):
+        report_lost(state, hold, LeaseEvent.RELEASE_REFUSED, NOT_OURS_REASON)
+        raise lost_error(hold)
+
+
+def _release_later(state: ClientState, hold: Hold) -> None:
+    action, moot_at = partial(hold.bound.release, hold), state.moot_at(hold)
+    state.heartbeat.undo(
+        f"the release of lock {hold.bound.name!r}",
+        action,
+        lambda: max(moot_at(), hold.lasts_until),
+    )
+
+
+def forget(state: ClientState, hold: Hold, event: LeaseEvent) -> None:
+    """Record that the owner is done with the hold, however it ended."""
+    _unwind(hold, event)
+    state.heartbeat.discard(hold)
+
+
+def _unwind(hold: Hold, event: LeaseEvent) -> None:
+    """Record that the owner does not hold the lock any more."""
+    owner_id = hold.owner.id
+    if hold.siblings.get(owner_id) is hold:
+        # Another thread, which closes the client, may do the same.
+        hold.siblings.pop(owner_id, None)
+    hold.happened(event)
+
+
+def release_dropped(state: ClientState, hold: Hold) -> None:
+    """Take away one level for a ``with`` statement whose end was interrupted before it began.
+
+    The heartbeat calls this.
+    """
+    if not hold.wants_beats() or hold.siblings.get(hold.owner.id) is not hold:
+        return
+    if hold.depth > 1:
+        hold.depth -= 1
+        hold.operation += 1
+        state.heartbeat.add(hold, 0.0)
+    elif hold.siblings.pop(hold.owner.id, None) is hold:
+        forget(state, hold, LeaseEvent.RELEASED)
+        _release_later(state, hold)
+
+
+def release_collected(state: ClientState, hold: Hold) -> None:
+    """Release a hold whose last handle was collected. The heartbeat calls this."""
+    if hold.wants_beats():
+        logger.warning(
+            "fencedlock: the last handle of held lock %r was collected; it is released",
+            hold.bound.name,
+        )
+        forget(state, hold, LeaseEvent.RELEASED)
+        _release_later(state, hold)
+
+
+def release_quickly(state: ClientState, hold: Hold, deadline: Deadline, *, reachable: bool) -> bool:
+    """Release a hold because the client closes. False if the server does not answer.
+
+    After that, the release of other holds need not wait for the server.
+    """
+    if hold.siblings.pop(hold.owner.id, None) is None:
+        return reachable  # its owner is releasing it just now
+    forget(state, hold, LeaseEvent.RELEASED)
+    if reachable and now_seconds() < hold.deadline and deadline.left() > 0:
+        try:
+            hold.bound.release(
+                hold, min(state.request_seconds(hold.lease_seconds), deadline.left())
+            )
+        except FencedLockError as error:
+            logger.warning(
+                "fencedlock: lock %r was not released, and its lease runs out: %s",
+                hold.bound.name,
+                error,
+            )
+            return False
+    return reachable
