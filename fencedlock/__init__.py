@@ -1,4 +1,7 @@
-"""Reentrant, fair, fenced locks for threads, processes and hosts, with the semantics of Python's ``threading`` module."""
+"""Reentrant, fair, fenced locks that threads, processes and hosts share.
+
+They have the semantics of Python's ``threading`` module.
+"""
 
 from fencedlock.client import Client
 from fencedlock.connecting import configure, connect

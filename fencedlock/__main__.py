@@ -1,4 +1,4 @@
-"""``python -m fencedlock``."""
+"""Run the ``fencedlock`` command by ``python -m fencedlock``."""
 
 import sys
 

@@ -1,10 +1,10 @@
-"""The client: one lock server as a program sees it."""
+"""The client: one lock server as a program sees it, and the holds and waits of this process."""
 
 from __future__ import annotations
 
 import atexit
 
-# Redis-py imports it, and in an exit handler it can't be imported for the first time
+# Redis-py imports this module, and a first import in an exit handler fails.
 import concurrent.futures.thread  # noqa: F401
 import logging
 import sys
@@ -29,19 +29,23 @@ logger: logging.Logger = logging.getLogger("fencedlock")
 
 
 MOST_FLOOR = 2**52
-"""Tokens above it would soon be greater than what Redis' scripts count exactly."""
+"""The highest floor. Tokens above it would soon exceed what Redis' scripts can count exactly."""
 
 
 class Recipe(NamedTuple):
-    """What makes a client again, in another process: it travels with pickled locks, and the URL's password with it."""
+    """The means to make a client again in another process.
+
+    A pickled lock or client contains it, and with it the URL's password.
+    """
 
     make: Callable[[str, dict[str, Any], str], Client]
-    """The function that makes it, of the other fields."""
+    """The function that makes the client from the other fields."""
     url: str
     settings: dict[str, Any]
     origin: str
-    """Told by no other client; kept by the one that is made again. In one process it finds the
-    client that a pickled lock belongs to.
+    """Identifies the client: no other one has it, but a client that is made again keeps it.
+
+    Within one process it finds the client that an unpickled lock belongs to.
     """
 
     def __repr__(self) -> str:
@@ -49,11 +53,13 @@ class Recipe(NamedTuple):
 
 
 class Client:
-    """A connection to a lock server, and all that this process holds and waits for there.
+    """A connection to a lock server, and everything that this process holds or waits for there.
 
-    Made by :func:`fencedlock.connect`. Its factory methods mirror those of ``multiprocessing``'s
-    contexts. Two background threads and two connections at most serve all its locks; they start on
-    first need. Close it, or use it in a ``with`` statement.
+    Clients are made by :func:`fencedlock.connect`. The methods :meth:`RLock` and :meth:`FairLock`
+    make its locks, like those of a context of ``multiprocessing``. At most two background threads
+    and two connections serve all locks of a client; calls in flight may need further connections.
+    Threads and connections start when they are first needed. Close the client, or use it in a
+    ``with`` statement, which closes it.
     """
 
     def __init__(
@@ -66,7 +72,7 @@ class Client:
         recipe: Recipe | None,
     ) -> None:
         self.recipe: Recipe | None = recipe
-        """What makes the same client elsewhere; None if it was made from a ready object."""
+        """The means to make this client elsewhere; None if it was made from a ready object."""
         self._table = LockTable(
             make_backend,
             ttl=ttl,
@@ -79,13 +85,13 @@ class Client:
 
     @property
     def id(self) -> str:
-        """Begins the ids of all claims of this client; another one in a forked child."""
+        """The beginning of the ids of all claims of this client; a forked child has its own."""
         become_own()
         return self._table.client_id
 
     @property
     def closed(self) -> bool:
-        """True after :meth:`close`."""
+        """True after :meth:`close` was called."""
         return self._table.closed
 
     def __repr__(self) -> str:
@@ -104,25 +110,26 @@ class Client:
         return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        # A copy with connections and threads of its own would wait for what this one holds.
+        # A copy with its own connections and threads would wait for the locks that this one holds.
         return self
 
     def RLock(  # noqa: N802 - as multiprocessing names it
         self, name: str, *, ttl: float | None = None, on_lost: LossCallback | None = None
     ) -> _RLock:
-        """A :class:`fencedlock.RLock` of this client."""
+        """Return a :class:`fencedlock.RLock` of this client; the arguments are the same."""
         return _RLock(name, client=self, ttl=ttl, on_lost=on_lost)
 
     def FairLock(  # noqa: N802
         self, name: str, *, ttl: float | None = None, on_lost: LossCallback | None = None
     ) -> _FairLock:
-        """A :class:`fencedlock.FairLock` of this client."""
+        """Return a :class:`fencedlock.FairLock` of this client; the arguments are the same."""
         return _FairLock(name, client=self, ttl=ttl, on_lost=on_lost)
 
     def ping(self) -> float:
-        """Ask the server once; how many seconds its answer took. The first call also connects.
+        """Send one request to the server, and return how many seconds its answer took.
 
-        On etcd a majority of the members has answered. Raises BackendError.
+        The first call also connects. If etcd answers, a majority of its members has answered.
+        Raises BackendError, and ConfigurationError if the client is closed.
         """
         become_own()
         self._table.raise_if_closed()
@@ -132,15 +139,17 @@ class Client:
         return now_seconds() - asked_at
 
     def locks(self, prefix: str = "") -> Iterator[LockInfo]:
-        """All locks that are held or waited for, of any client, whose names begin with ``prefix``.
+        """Iterate over the locks that any client holds or waits for.
 
-        Each is read as it is when the iteration comes to it. Raises BackendError.
+        Only locks whose names begin with ``prefix`` are included. Each is read when the iteration
+        comes to it. Raises BackendError, and ConfigurationError if the client is closed.
         """
         become_own()
         self._table.raise_if_closed()
         seen: set[str] = set()
         backend = None
-        # Who goes on in a copy of the process looks again, through connections of its own.
+        # If the process was forked meanwhile, the child has another backend and starts again with
+        # its own connections.
         while backend is not self._table.backend:
             backend = self._table.backend
             for name in backend.lock_names(prefix):
@@ -155,9 +164,9 @@ class Client:
                     break
 
     def inspect(self, name: str) -> LockInfo:
-        """Who holds the lock and who waits for it, by the server's knowledge.
+        """Return who holds the lock and who waits for it, as the server knows it.
 
-        Raises BackendError.
+        Raises BackendError, and ConfigurationError if the client is closed.
         """
         become_own()
         self._table.raise_if_closed()
@@ -165,10 +174,11 @@ class Client:
         return backend.bind(name).inspect(backend.request_timeout_seconds)
 
     def force_release(self, name: str) -> FencingToken | None:
-        """Take the lock from whoever holds it; the token of the ended hold, None if it was free.
+        """Take the lock from its holder, and return the token of that hold; None if it was free.
 
-        The holder learns of it at its next beat; until then it works on, so check tokens at the
-        store. The next holder's ``abandoned`` is true. Raises BackendError.
+        The holder learns of it at its next beat and goes on working until then, so check tokens in
+        the store. The ``abandoned`` attribute of the next holder's lock is True. Raises
+        BackendError, and ConfigurationError if the client is closed.
         """
         become_own()
         self._table.raise_if_closed()
@@ -185,22 +195,25 @@ class Client:
         return FencingToken(name, info.token)
 
     def raise_floor(self, token: FencingToken) -> None:
-        """Let the next token of ``token.lock`` be greater than this one, for all clients.
+        """Make the server issue only tokens greater than this one for the lock ``token.lock``.
 
-        For a store that has seen higher tokens than the lock server issues, as after a move to
-        another server, or a restore from a backup: the message of the store's
-        :class:`StaleTokenError` tells the number. For an operator's hand, and not for a handler of
-        that error: a holder that is truly stale must not become the newest. Who holds the lock
+        It applies to the tokens of all clients. Use it when a store has seen higher tokens than the
+        lock server issues, for example after a move to another server or a restore from a backup.
+        The message of the store's :class:`StaleTokenError` tells the number.
+
+        An operator should call it by hand. Never call it in a handler of that error, because a
+        holder that is really stale must not become the newest one. The present holder of the lock
         keeps its token.
 
-        Raises ConfigurationError for a token that leaves no room above it, BackendError.
+        Raises ConfigurationError if the token is too high to leave room for others above it, or if
+        the client is closed; TypeError if it is not a FencingToken; and BackendError.
         """
         become_own()
         self._table.raise_if_closed()
         if not isinstance(token, FencingToken):
             raise TypeError(
-                f"a floor is a FencingToken, for it is of one lock, not {type(token).__name__}: "
-                f"FencingToken(name, {token!r:.40})"
+                "a floor belongs to one lock and must be a FencingToken, not "
+                f"{type(token).__name__}: FencingToken(name, {token!r:.40})"
             )
         if (
             isinstance(token.value, bool)
@@ -214,15 +227,16 @@ class Client:
         backend.bind(token.lock).raise_floor(int(token), backend.request_timeout_seconds)
 
     def close(self) -> None:
-        """Release what this client holds, end its waiting (AcquireCancelledError), its threads and its connections.
+        """Release all locks that this client holds, and end its threads and connections.
 
-        Closing twice does nothing. A later acquire raises ConfigurationError.
+        Acquisitions that wait raise AcquireCancelledError, later ones ConfigurationError. Closing
+        waits at most 5 seconds for a server that does not answer. Closing twice does nothing.
         """
         self._table.close()
 
     def __del__(self) -> None:
-        # No handle is left either. Nothing may be waited for here: the garbage collector can call
-        # at any moment.
+        # The handles are gone as well, because they refer to the client. This must not wait for
+        # anything, because the garbage collector can call it at any moment.
         if hasattr(self, "_table") and own[0]:
             self._table.drop()
 
@@ -239,7 +253,10 @@ class Client:
 
 
 _tables: weakref.WeakSet[LockTable] = weakref.WeakSet()
-"""All that may have something to release: a table outlives its client while its threads run."""
+"""All lock tables that may have something to release.
+
+A table outlives its client while its threads run.
+"""
 
 
 def _become_children() -> None:
@@ -249,7 +266,10 @@ def _become_children() -> None:
 
 
 def _end_with_celery_child() -> None:
-    """Have everything released when a process of Celery's pool ends: it does so by ``os._exit``, which runs no exit handlers."""
+    """Make a process of Celery's pool release everything when it ends.
+
+    Such a process ends by ``os._exit``, which runs no exit handlers.
+    """
     signals = sys.modules.get("celery.signals")
     if signals is not None:
         signals.worker_process_shutdown.connect(_release_all, weak=False, dispatch_uid="fencedlock")
@@ -257,7 +277,10 @@ def _end_with_celery_child() -> None:
 
 @atexit.register
 def _release_all(**_: object) -> None:
-    """Release what is held, of all clients at the same time: one server that does not answer must not delay the others."""
+    """Release the holds of all clients at the same time.
+
+    A server that does not answer must not delay the releases at other servers.
+    """
     become_own()
     deadline = Deadline(CLOSE_SECONDS)
     tables = list(_tables)

@@ -1,4 +1,4 @@
-"""The one clock of this library: seconds that go on while the machine sleeps, and that nobody sets."""
+"""The only clock of this library: it counts a suspended machine's time, and nobody can set it."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from functools import partial
 now_seconds: Callable[[], float] = partial(
     time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 )
-"""Seconds since some moment in the past.
+"""Return the seconds since some moment in the past.
 
-``CLOCK_BOOTTIME`` where the platform has it, for it counts a suspended machine's time, which a
-lease does too; else ``CLOCK_MONOTONIC``. Never compared across hosts.
+The clock is ``CLOCK_BOOTTIME`` where the platform has it, because it counts the time for which a
+machine is suspended, as a lease does. Otherwise it is ``CLOCK_MONOTONIC``. Times of different hosts
+are never compared.
 """
 
 
 class Deadline:
-    """A moment by which several waits have to be over."""
+    """The point in time by which several waits together must be over."""
 
     __slots__ = ("at",)
 
@@ -25,5 +26,5 @@ class Deadline:
         self.at: float = now_seconds() + seconds
 
     def left(self) -> float:
-        """Seconds until then, 0 when it has passed."""
+        """Return the seconds until the deadline, or 0 if it has passed."""
         return max(0.0, self.at - now_seconds())

@@ -1,4 +1,4 @@
-"""connect, configure, and the default client of a process."""
+"""The functions that make clients: connect, configure, and the default client of a process."""
 
 from __future__ import annotations
 
@@ -33,32 +33,34 @@ LEAST_TOKEN_MEMORY_SECONDS = 60
 MOST_TOKEN_MEMORY_SECONDS = 10 * 365 * 86400
 
 MOST_UNPICKLED = 32
-"""So many clients that came by pickle are kept although no handle of theirs is left."""
+"""The number of clients made for unpickled locks that are kept when no handle uses them."""
 
 _mutex = make_mutex()
 in_child(_mutex._at_fork_reinit)
 _default: Client | None = None
 _by_origin: weakref.WeakValueDictionary[str, Client] = weakref.WeakValueDictionary()
-"""The clients of this process that can be pickled. A forked child finds those that it has
-inherited.
+"""The clients of this process that can be pickled, by origin.
+
+A forked child also finds the clients that it has inherited.
 """
 _unpickled: dict[str, Client] = {}
-"""The latest clients that were made for pickled locks, by origin. Locks that come one after another
-share one client, and its threads.
+"""The clients that were made last for unpickled locks, by origin.
+
+They are kept alive so that locks that arrive one after another share one client and its threads.
 """
 
 
 class _DefaultSeconds(float):
-    """A default.
+    """A default value in seconds.
 
-    Unlike the same number given by the caller, it gives way to the URL's and the environment's.
+    The URL and the environment override it. They do not override the same number from the caller.
     """
 
     __slots__ = ()
 
 
 class _DefaultText(str):
-    """The same for text."""
+    """A default text, which the URL and the environment override in the same way."""
 
     __slots__ = ()
 
@@ -73,31 +75,45 @@ def connect(
     socket_timeout: float = _DefaultSeconds(5.0),
     token_memory: float | None = None,
 ) -> Client:
-    """A client of the lock server at ``target``: a URL, or a ready ``redis.Redis``, ``valkey.Valkey`` or ``etcd3.client()`` object.
+    """Return a client of the lock server at ``target``.
 
-    URLs: ``redis://host:6379/0``, ``rediss://`` (TLS; the certificate must be trusted, and be the
-    host's), ``unix:///path/to.sock``, and ``embedded://``, a real local server that is started on
-    demand and shared by the processes of this host and user. Options of redis-py may stand in a
-    redis URL's query. ``etcd://user:password@h1:2379,h2:2379``, and
-    ``etcds://h1?ca=ca.pem&cert=own.pem&key=own.key`` (TLS); the query is optional. Characters with
-    a meaning in URLs are percent-encoded in user names, passwords and options.
+    ``target`` is a URL, or a ready ``redis.Redis``, ``valkey.Valkey`` or ``etcd3.client()`` object.
+    The URLs are:
 
-    ``ttl`` is the lease in seconds, at least 0.1: how long others wait after a holder's process
-    died. ``namespace`` begins every key. ``outage_timeout`` is how many seconds an ``acquire``
-    without a timeout puts up with a server that does not answer. ``on_lost(lock, reason)`` is
-    called, on a thread of its own, when a lease is lost. ``socket_timeout`` is how many seconds one
-    request waits for its answer; requests about a short lease wait at most 0.3 of it.
-    ``token_memory`` is how many seconds, at least, a Redis server remembers a lock's last token
-    after its last use: 7 days by default, at least 60. Tokens of a forgotten name rise as the
-    server's clock does; what ``raise_floor`` has set for it is forgotten too. All clients of a lock
-    should have the same. etcd needs none, and refuses it.
+    - ``redis://host:6379/0``
+    - ``rediss://host:6379/0`` (TLS); the certificate must be trusted, and be the host's
+    - ``unix:///path/to.sock``
+    - ``embedded://``, a real local server that is started on demand and shared by the processes of
+      this host and user
+    - ``etcd://user:password@h1:2379,h2:2379``
+    - ``etcds://h1?ca=ca.pem&cert=own.pem&key=own.key`` (TLS); the query is optional
 
-    ``ttl``, ``namespace``, ``outage_timeout``, ``socket_timeout`` and ``token_memory`` may also
-    stand in the query of any URL, as ``redis://host/0?ttl=10&namespace=shop``. An argument wins
-    over the URL.
+    The query of a redis URL may contain options of redis-py. In user names, passwords and options,
+    characters that have a meaning in URLs must be percent-encoded.
 
-    Connects on first need. Raises ConfigurationError, before any I/O, for a wrong target or
-    setting. No error shows more of a URL than its scheme, hosts, ports and database.
+    The settings are:
+
+    - ``ttl``: the length of a lease in seconds, at least 0.1. It is how long others wait after the
+      process of a holder has died.
+    - ``namespace``: the beginning of every key on the server.
+    - ``outage_timeout``: for how many seconds an ``acquire`` without a timeout waits for a server
+      that does not answer.
+    - ``on_lost``: is called as ``on_lost(lock, reason)``, on a thread of its own, when a lease is
+      lost.
+    - ``socket_timeout``: for how many seconds one request waits for its answer. A request about a
+      short lease waits at most 0.3 of that lease.
+    - ``token_memory``: for how many seconds at least a Redis server remembers the last token of a
+      lock after its last use; 7 days by default, at least 60. When a name is forgotten, its tokens
+      still rise, because they follow the server's clock, but its floor from ``raise_floor`` is
+      forgotten too. All clients of a lock should have the same setting. etcd does not need it, and
+      with etcd it raises ConfigurationError.
+
+    All settings but ``on_lost`` may also be given in the query of any URL, as in
+    ``redis://host/0?ttl=10&namespace=shop``. An argument takes precedence over the URL.
+
+    The client connects when it is first used. Raises ConfigurationError, before any I/O, if the
+    target or a setting is wrong. No error shows more of a URL than its scheme, hosts, ports and
+    database.
     """
     given = {
         "ttl": ttl,
@@ -117,7 +133,10 @@ def _connect(
     origin: str | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Client:
-    """As :func:`connect`. ``environment`` is that of a process whose client comes from there."""
+    """Do what :func:`connect` does, with the settings in ``given``.
+
+    ``environment`` is passed if the URL comes from there. Then it may have the settings too.
+    """
     where = "" if environment is None else f"in the environment variable {URL_VARIABLE}"
     address = address_of(target, where) if isinstance(target, str) else None
     settings = {
@@ -150,7 +169,10 @@ def _connect(
 
 
 def connect_again(url: str, settings: dict[str, Any], origin: str) -> Client:
-    """For what comes by pickle: the client of this process with this origin, or a new one for it if there is none that is open."""
+    """Return the open client of this process that has this origin, or else make it.
+
+    Unpickled locks and clients call it.
+    """
     with _mutex:
         client = _by_origin.get(origin)
         if client is None or client.closed:
@@ -164,11 +186,11 @@ def connect_again(url: str, settings: dict[str, Any], origin: str) -> Client:
 
 
 def configure(target: Any, **settings: Any) -> Client:
-    """Make, and return, the default client of this process, for locks that are given none.
+    """Make the default client of this process, and return it.
 
-    Arguments as of :func:`connect`.
-
-    Call it before the first lock is made: locks that exist keep the client they have.
+    Locks that are made without ``client=`` use it. The arguments and errors are those of
+    :func:`connect`. Call it before the first lock is made, because locks that exist keep their
+    client.
     """
     return _become_default(connect(target, **settings))
 
@@ -181,14 +203,14 @@ def _become_default(client: Client) -> Client:
 
 
 def default_client() -> Client:
-    """The client of :func:`configure`, else one of the environment variable ``FENCEDLOCK_URL``.
+    """Return the client of :func:`configure`, or else make one from ``FENCEDLOCK_URL``.
 
-    For the latter, ``FENCEDLOCK_TTL``, ``FENCEDLOCK_NAMESPACE``, ``FENCEDLOCK_OUTAGE_TIMEOUT``,
-    ``FENCEDLOCK_SOCKET_TIMEOUT`` and ``FENCEDLOCK_TOKEN_MEMORY`` are the settings that the URL does
-    not have.
+    With that environment variable, ``FENCEDLOCK_TTL``, ``FENCEDLOCK_NAMESPACE``,
+    ``FENCEDLOCK_OUTAGE_TIMEOUT``, ``FENCEDLOCK_SOCKET_TIMEOUT`` and ``FENCEDLOCK_TOKEN_MEMORY`` are
+    used for settings that the URL does not have.
 
-    Raises ConfigurationError if there is neither: a forgotten setting must not turn a lock across
-    hosts into one on each host.
+    Raises ConfigurationError if neither is there. There is no default server, because a forgotten
+    setting must not turn one lock for all hosts into one lock on each host.
     """
     with _mutex:
         if _default is not None and not _default.closed:
@@ -213,14 +235,14 @@ def _checked_positive(name: str, value: float) -> float:
 
 
 class _Kind(NamedTuple):
-    """What a setting must be."""
+    """How the value of a setting is checked and read."""
 
     checked: Callable[[Any], Any]
-    """Its value, if it can be one. Raises ConfigurationError, which shows it."""
+    """Returns a valid value. Raises ConfigurationError, which shows the value, for others."""
     read: Callable[[str], Any]
-    """Its value from text. Raises ValueError."""
+    """Returns the value of a text. Raises ValueError if it is not valid."""
     wanted: str
-    """In words."""
+    """What a valid value is, in words."""
 
 
 def _read_namespace(text: str) -> str:
@@ -262,7 +284,10 @@ _DEFAULTS: dict[str, Any] = {
 
 
 def _setting(name: str, given: Any, address: Address | None, environment: Mapping[str, str]) -> Any:
-    """The value of a setting: the caller's, or else the URL's, or else the environment's, or else the default."""
+    """Return the value of a setting.
+
+    It is the caller's, or else the URL's, or else the environment's, or else the default.
+    """
     kind = _KINDS[name]
     is_default = isinstance(given, (_DefaultSeconds, _DefaultText)) or (
         given is None and _DEFAULTS[name] is None
@@ -280,5 +305,6 @@ def _setting(name: str, given: Any, address: Address | None, environment: Mappin
         return kind.read(text)
     except ValueError:
         problem = f"{place} must be {kind.wanted}"
-    # Not in the handler: the error that came of it quotes the text, which may be a password.
+    # Not raised in the handler, because the ValueError would be shown with it. That one quotes the
+    # text, which may be a password.
     raise ConfigurationError(problem)

@@ -1,4 +1,4 @@
-"""Every error this library raises, as one tree.
+"""All errors that this library raises.
 
 ::
 
@@ -6,14 +6,14 @@
     ├── NotOwnedError            (also RuntimeError)     this thread does not hold the lock
     ├── LockLostError            (also RuntimeError)     the lease ended before the release
     ├── StaleTokenError                                  a store has seen a newer token
-    ├── AcquireCancelledError                            a Cancellation ended the waiting
+    ├── AcquireCancelledError                            a Cancellation ended the acquisition
     ├── ConfigurationError       (also ValueError)       a setting is missing or wrong
     └── BackendError                                     the server refused
-        ├── BackendUnavailableError (also ConnectionError)  the server gave no answer └──
-        BackendMisconfiguredError                       the server's settings or rights are wrong
+        ├── BackendUnavailableError (also ConnectionError)  the server gave no answer
+        └── BackendMisconfiguredError                    the server's settings or rights are wrong
 
-Each carries ``lock`` (the name), ``token`` and ``owner`` (the claim's id) where they apply, and can
-be pickled.
+Every error has the attributes ``lock`` (the lock's name), ``token`` and ``owner`` (the claim's id),
+which are None where they do not apply. Every error can be pickled.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 
 class FencedLockError(Exception):
-    """The root of the tree.
+    """The base class of all errors that this library raises.
 
-    ``lock`` is the lock's name, ``token`` the :class:`~fencedlock.FencingToken` of the hold and
-    ``owner`` the id of its claim; each is ``None`` where it does not apply.
+    ``lock`` is the lock's name, ``token`` the :class:`~fencedlock.FencingToken` of the hold, and
+    ``owner`` the id of the claim. Each is None where it does not apply.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class FencedLockError(Exception):
 def _rebuild(
     cls: type[FencedLockError], args: tuple[Any, ...], state: dict[str, Any]
 ) -> FencedLockError:
-    """Make the error without its ``__init__``, whose keywords pickle's default would lose."""
+    """Make an unpickled error without its ``__init__``: pickle would lose the keyword arguments."""
     error = cls.__new__(cls, *args)
     error.args = args
     error.__dict__.update(state)
@@ -59,20 +59,25 @@ def _rebuild(
 
 
 class NotOwnedError(FencedLockError, RuntimeError):
-    """The calling thread does not hold the lock, as ``threading.RLock`` says with ``RuntimeError``."""
+    """The calling thread does not hold the lock.
+
+    It is a ``RuntimeError`` because ``threading.RLock`` raises that in this case.
+    """
 
 
 class LockLostError(FencedLockError, RuntimeError):
-    """The lease ended before the holder released it: somebody else may have held the lock meanwhile.
+    """The lease ended before the holder released the lock.
 
-    What the body wrote without a fence check may have met another holder's writes.
+    Somebody else may have held the lock meanwhile. What the holder wrote without checking its token
+    at a fence may be mixed up with that holder's writes.
     """
 
 
 class StaleTokenError(FencedLockError):
     """A store refused a token because it has accepted a higher one.
 
-    ``presented`` and ``stored`` are the two token values.
+    ``presented`` is the value of the refused token, ``stored`` that of the token in the store, or
+    None if it is not known.
     """
 
     def __init__(
@@ -91,22 +96,23 @@ class StaleTokenError(FencedLockError):
 
 
 class AcquireCancelledError(FencedLockError):
-    """A :class:`~fencedlock.Cancellation`, or the closing of the client, ended this acquisition."""
+    """A :class:`~fencedlock.Cancellation`, or closing the client, ended this acquisition."""
 
 
 class ConfigurationError(FencedLockError, ValueError):
-    """A setting is missing or wrong; the message names the fix."""
+    """A setting is missing or wrong; the message says how to correct it."""
 
 
 class BackendError(FencedLockError):
-    """The server answered with an error; the message has its words."""
+    """The server answered with an error; the message quotes it."""
 
 
 class BackendUnavailableError(BackendError, ConnectionError):
-    """The server gave no answer in time, or can't serve now.
+    """The server gave no answer in time, or can't serve requests now.
 
-    ``sent`` is False if nothing was sent, so that nothing can have been done. ``asked_at`` is the
-    local time at which the call began, None where that is not known.
+    ``sent`` is False if nothing was sent to the server, so that the call can't have had any effect.
+    ``asked_at`` is the local time, in seconds of this library's clock, at which the call began, or
+    None if it is not known.
     """
 
     sent: bool = True

@@ -1,4 +1,4 @@
-"""Fencing tokens: what a store compares to refuse a holder whose lease has ended."""
+"""Fencing tokens: numbers that a store compares to refuse a holder whose lease has ended."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class FencingToken:
-    """The number of one outermost hold of one lock, greater than every number issued for that lock before it.
+    """The number of one outermost hold of a lock; it is greater than all issued before it.
 
-    ``lock`` is the lock's name, ``value`` the number. Tokens of one lock are ordered; comparing the
-    order of tokens of two locks raises ``TypeError``, for it means nothing. A token is always true.
+    ``lock`` is the lock's name, ``value`` the number. Tokens of one lock can be ordered. Ordering
+    tokens of two locks (``<``, ``<=``, ``>``, ``>=``) raises ``TypeError``, because the numbers of
+    two locks are unrelated. The truth value of a token is always True.
 
-    It is deliberately not an ``int``: database drivers bind subclasses of ``int`` as text or as
-    their ``repr``, and a comparison with text accepts stale tokens in MySQL. Bind ``int(token)``.
+    A token is deliberately not an ``int``. Database drivers bind subclasses of ``int`` as text or
+    as their ``repr``, and MySQL accepts stale tokens when it compares them with text. Bind
+    ``int(token)``.
 
-    The idea is Martin Kleppmann's, "How to do distributed locking" (2016).
+    The idea is from Martin Kleppmann, "How to do distributed locking" (2016).
     """
 
     lock: str
@@ -45,7 +47,7 @@ class FencingToken:
     def _comparable(self, other: FencingToken) -> int:
         if not isinstance(other, FencingToken):
             raise TypeError(
-                f"a FencingToken is ordered among tokens only, not with {type(other).__name__}: "
+                f"a FencingToken can be ordered only with tokens, not with {type(other).__name__}: "
                 "compare int(token)"
             )
         if other.lock != self.lock:
