@@ -11,13 +11,19 @@ from importlib import import_module
 from fencedlock import FencedLockError, __version__
 
 COMMANDS = ("demo",)
-"""Each is a module beside this file, with ``HELP``, ``DESCRIPTION``, ``add_arguments(parser)`` and
+"""The names of the subcommands.
+
+Each is a module of this package with ``HELP``, ``DESCRIPTION``, ``add_arguments(parser)`` and
 ``main(options)``.
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; its exit status: 0 done, 1 the job found damage, 2 it could not run, 130 interrupted."""
+    """Run the command, and return its exit status.
+
+    It is 0 if the job is done, 1 if the job found damage, 2 if it could not run, and 130 if it was
+    interrupted.
+    """
     parser = argparse.ArgumentParser(
         prog="fencedlock", description="Reentrant, fair, fenced distributed locks."
     )
@@ -35,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("fencedlock: the standard output is closed", file=sys.stderr)
         return 2
 
-    # Our workers end with us.
+    # These signals must not end the process at once, because its workers have to be ended first.
     before = {
         number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGHUP)
     }

@@ -1,4 +1,4 @@
-"""The demo's store: one account in a SQLite file, behind the fence that this library ships."""
+"""The demo's store: one account in a SQLite file, guarded by a SQLiteFence."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ BUSY_SECONDS = 30.0
 
 
 class Account:
-    """A balance, and the highest token that has touched it.
+    """A balance, with a fence that knows the highest token that has touched it.
 
-    Each method is one transaction, and looks at the token before anything else.
+    Reading and writing are one transaction each, which checks the token before anything else.
     """
 
     def __init__(self, path: Path, *, check_tokens: bool) -> None:
@@ -36,9 +36,10 @@ class Account:
         self._connection.close()
 
     def read(self, token: FencingToken | None) -> int:
-        """The balance.
+        """Return the balance.
 
-        Checking the token already here claims the account: whoever is older can't write any more.
+        The token is checked here too, and not only by :meth:`write`. It claims the account: older
+        holders can't write any more. Raises StaleTokenError if a higher token has been here.
         """
         with self._transaction(token):
             return self._balance()
@@ -46,7 +47,7 @@ class Account:
     def write(self, token: FencingToken, balance: int) -> None:
         """Set the balance.
 
-        Raises StaleTokenError, and writes nothing, if a higher token has been here.
+        Raises StaleTokenError, and writes nothing, if the account has seen a higher token.
         """
         with self._transaction(token):
             self._connection.execute("UPDATE accounts SET balance = ? WHERE id = 'a'", (balance,))

@@ -6,7 +6,7 @@ import argparse
 
 
 class at_least:  # noqa: N801 - argparse shows the name in its messages
-    """A whole number that is not less than this one."""
+    """The type of whole numbers that are not less than ``least``."""
 
     def __init__(self, least: int) -> None:
         self._least = least

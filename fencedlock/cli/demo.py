@@ -1,4 +1,7 @@
-"""``fencedlock demo``: processes update one account while one holder is frozen past its lease and one is killed."""
+"""``fencedlock demo``: processes update one account through a lock while incidents happen.
+
+One holder is frozen past its lease, and one is killed.
+"""
 
 from __future__ import annotations
 
@@ -32,15 +35,16 @@ BAR_WIDTH = 24
 REDRAW_SECONDS = 0.05
 
 UPDATES_WHILE_FROZEN = 10
-"""A frozen holder is woken after others have made so many updates: at least 12 are left for them
-when it is frozen, whoever it is.
+"""The number of updates by others after which a frozen holder is woken.
+
+At least 12 updates are left for the others when a holder is frozen, whichever worker it is.
 """
 
 FREEZE, KILL = 0, 1
-"""The incidents of the script: after a quarter of all updates, and after half of them."""
+"""The numbers of the incidents: the first after a quarter of all updates, the second after half."""
 
 OUTAGE_SECONDS = 5.0
-"""A server that does not answer for so long is reported."""
+"""The time for which the server may give no answer before the demo reports it."""
 
 HELP = "let processes update one account while one holder is frozen and one is killed"
 DESCRIPTION = (
@@ -51,8 +55,10 @@ DESCRIPTION = (
 
 SILENCE_SECONDS = 60.0
 SILENCE_PAUSES = 20
-"""So long without a word from any worker, and so many times the longest pause before, means that
-something is broken.
+"""How long the workers may be silent before the demo reports that something is broken.
+
+The limit is the greater one of ``SILENCE_SECONDS`` and ``SILENCE_PAUSES`` times the longest pause
+so far, plus the lease.
 """
 
 _spawn = multiprocessing.get_context("spawn")
@@ -92,7 +98,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> int:
-    """Run the demo as these options say; its exit status."""
+    """Run the demo with these options, and return its exit status."""
     return run(
         options.url,
         workers=options.workers,
@@ -103,7 +109,11 @@ def main(options: argparse.Namespace) -> int:
 
 
 def run(url: str, *, workers: int, updates: int, ttl: float, check_tokens: bool) -> int:
-    """Run the demo and print what happened; 1 if updates were lost although tokens were checked."""
+    """Run the demo, print what happened, and return the exit status.
+
+    It is 1 if tokens were checked and yet an update was lost or no stale write was refused.
+    Otherwise it is 0.
+    """
     with (
         connect(url, ttl=ttl, outage_timeout=OUTAGE_SECONDS) as client,
         tempfile.TemporaryDirectory(prefix="fencedlock-demo-") as folder,
@@ -111,7 +121,7 @@ def run(url: str, *, workers: int, updates: int, ttl: float, check_tokens: bool)
         path = Path(folder) / "account.db"
         account = Account(path, check_tokens=check_tokens)
         lock_name = f"demo/{secrets.token_hex(4)}/account"
-        with client.FairLock(lock_name):  # the server is there: or say so before anything starts
+        with client.FairLock(lock_name):  # raises now, before anything starts, if there's no server
             pass
         print(
             f"{workers} processes make {updates} updates each of one account, in a SQLite file, "
@@ -139,7 +149,7 @@ def run(url: str, *, workers: int, updates: int, ttl: float, check_tokens: bool)
 
 @dataclass(slots=True)
 class _Incident:
-    """A holder that was frozen or killed, and the first update of another one after that."""
+    """A holder that was frozen or killed, and the updates that others have made since."""
 
     pid: int
     token: int
@@ -201,7 +211,8 @@ class _Show:
         process = _spawn.Process(
             target=work, args=arguments, kwargs={"check_tokens": self.check_tokens}, daemon=True
         )
-        # Which the worker inherits: Ctrl-C is for us, and we end it.
+        # The worker inherits that SIGINT is ignored: Ctrl-C ends this process, which ends the
+        # worker.
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             process.start()
@@ -211,7 +222,10 @@ class _Show:
         self.workers[ours] = _Worker(process, updates)
 
     def watch(self) -> None:
-        """Follow the workers until all are done."""
+        """Handle what the workers report until all are done.
+
+        Raises BackendUnavailableError if a worker fails, or if all are silent for too long.
+        """
         longest_pause = 0.0
         while self.workers:
             patience = max(SILENCE_SECONDS, SILENCE_PAUSES * longest_pause) + self.ttl
@@ -295,7 +309,7 @@ class _Show:
         connection.close()
 
     def end_workers(self) -> None:
-        """Leave no process behind, however this ends."""
+        """Kill all workers that are left, so that no process outlives the demo."""
         for worker in self.workers.values():
             worker.process.kill()  # SIGKILL ends a frozen one too
             worker.process.join()
@@ -304,7 +318,7 @@ class _Show:
         print(f"\r\033[K  {words}" if self._live else f"  {words}", flush=True)
 
     def _draw(self, *, last: bool = False) -> None:
-        """A progress bar in a terminal; elsewhere a line for each quarter."""
+        """Draw a progress bar in a terminal; elsewhere print a line after each quarter."""
         done, now = len(self.history), now_seconds()
         if not self._live:
             if self._shown < done * 4 // self.wanted:
@@ -401,7 +415,10 @@ def _report(show: _Show, *, wanted: int, found: int, check_tokens: bool, client:
 def _overcome(incident: _Incident) -> str:
     if incident.overcome_at is None:
         return f"process {incident.pid}: nobody came after it"
-    return f"process {incident.pid}: the next one went on after {incident.overcome_at - incident.began_at:.2f} s"
+    return (
+        f"process {incident.pid}: the next one went on after "
+        f"{incident.overcome_at - incident.began_at:.2f} s"
+    )
 
 
 def _left(client: Client, lock_name: str) -> str:

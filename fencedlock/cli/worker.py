@@ -1,4 +1,4 @@
-"""One process of the demo: it reads the balance, adds one and writes it back, under the lock."""
+"""A worker process of the demo: it repeatedly adds one to the balance while it holds the lock."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Updated:
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """The worker holds the lock, has read the balance, and waits for a word before it writes."""
+    """The worker holds the lock, has read the balance, and waits for a message before it writes."""
 
     pid: int
     token: int
@@ -41,13 +41,13 @@ class Holding:
 
 @dataclass(frozen=True, slots=True)
 class Woken:
-    """What became of the write of a worker that was frozen past its lease."""
+    """The outcome of the write of a worker that was frozen past its lease."""
 
     pid: int
     knew: bool
-    """Its lock told it, by the local clock, that the lease had ended."""
+    """True if its lock told it, by the local clock, that the lease had ended."""
     refused: bool
-    """The store refused its write."""
+    """True if the store refused its write."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +65,11 @@ class Failed:
 
 
 class Script:
-    """When incidents begin: each as soon as all processes together have made so many updates.
+    """The plan of the incidents, which all processes share.
 
-    Shared by the processes. An incident happens to whoever holds the lock at that moment, so nobody
-    has to be waited for, and it does not matter which process starts late on a busy machine.
+    Each incident begins as soon as all processes together have made a given number of updates. It
+    happens to the process that holds the lock at that moment. So no particular process has to be
+    waited for, and it does not matter which one starts late on a busy machine.
     """
 
     def __init__(self, context: SpawnContext, incidents_at: Sequence[int]) -> None:
@@ -81,7 +82,10 @@ class Script:
             self._shared[0] += 1
 
     def begin_incident(self) -> int | None:
-        """The number of the incident that is due, for one caller only; None if none is."""
+        """Return the number of the incident that is due, or None if none is.
+
+        Each number is returned to one caller only.
+        """
         with self._shared.get_lock():
             made, begun = self._shared[:]
             if begun == len(self._incidents_at) or made < self._incidents_at[begun]:
@@ -102,9 +106,13 @@ def work(
     *,
     check_tokens: bool,
 ) -> None:
-    """Make so many updates; where the script tells of an incident, tell the parent and wait for its word while holding."""
-    end_with_parent(signal.SIGKILL)  # which ends a frozen process too
-    # Losses are part of the show, and the parent tells of them.
+    """Make ``updates`` updates, and report each to the parent.
+
+    When the script tells of an incident, report that too, and wait for the parent's answer while
+    holding the lock.
+    """
+    end_with_parent(signal.SIGKILL)  # SIGKILL ends a frozen process too
+    # Lost locks are expected here, and the parent reports them.
     logging.getLogger("fencedlock").setLevel(logging.CRITICAL)
     account = Account(account_path, check_tokens=check_tokens)
     try:
@@ -124,11 +132,12 @@ def work(
 
 
 def _update(parent: Connection, lock: RLock, account: Account, script: Script) -> bool:
-    """One update; False if the store refused it, for it came too late."""
+    """Make one update; return False if the store refused it because it came too late."""
     asked_at = now_seconds()
     written = True
     incident = None
-    with contextlib.suppress(LockLostError), lock as token:  # what the store accepted counts
+    # An update that the store has accepted counts, even if the lock was lost.
+    with contextlib.suppress(LockLostError), lock as token:
         entered_at = now_seconds()
         try:
             balance = account.read(token)
