@@ -1,4 +1,4 @@
-"""What all fences share: for which resource a token is presented, and what is said when it is refused."""
+"""What all fences share: the validation of tokens and resources, and the errors of a refusal."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from fencedlock.errors import ConfigurationError, StaleTokenError
 from fencedlock.token import FencingToken
 
 MOST_NAME_BYTES = 2600
-"""The longest name that PostgreSQL can index (2704 bytes with its surroundings); MySQL's InnoDB can
-take more.
+"""The most bytes in UTF-8 that the name of a lock or resource may have.
+
+PostgreSQL can index no longer ones: its limit is 2704 bytes with overhead. MySQL's InnoDB can index
+longer ones.
 """
 
 MOST_TOKEN = 2**63 - 1
-"""What a BIGINT holds."""
+"""The highest value of a token: the highest number that a BIGINT holds."""
 
 
 NO_TRANSACTION = (
@@ -21,14 +23,15 @@ NO_TRANSACTION = (
 
 
 def checked_resource(token: FencingToken, resource: str | None) -> str:
-    """The resource that the token is presented for: the lock's name, if none is given.
+    """Return the resource that the token is presented for: the lock's name, if none is given.
 
-    Raises TypeError for what is no token, and ConfigurationError for what can't be a resource.
+    Raises TypeError if ``token`` is not a FencingToken, and ConfigurationError if a name can't be
+    that of a resource.
     """
     if not isinstance(token, FencingToken):
         raise TypeError(
-            "a fence checks the FencingToken that the lock gave, the whole of it ('with lock as "
-            f"token:', or lock.token), not {type(token).__name__}: {token!r:.80}"
+            "a fence checks the whole FencingToken of a lock ('with lock as token:', or "
+            f"lock.token), not {type(token).__name__}: {token!r:.80}"
         )
     _check_value(token.value)
     _check_name("lock", token.lock)
@@ -47,7 +50,9 @@ def _check_value(value: int) -> None:
 
 def _check_name(what: str, name: str) -> None:
     if not isinstance(name, str):
-        raise TypeError(f"a {what} is named by a str, not {type(name).__name__}: {name!r:.80}")
+        raise TypeError(
+            f"the name of a {what} must be a str, not {type(name).__name__}: {name!r:.80}"
+        )
     try:
         size = len(name.encode())
     except UnicodeEncodeError as error:
@@ -62,7 +67,7 @@ def _check_name(what: str, name: str) -> None:
 
 
 def stale_token(token: FencingToken, resource: str, stored: int | None) -> StaleTokenError:
-    """The refusal of a token that is lower than the highest one that the resource has seen."""
+    """Return the error for a token that is lower than the highest one the resource has seen."""
     seen = "a higher one" if stored is None else str(stored)
     return StaleTokenError(
         f"token {token} of lock {token.lock!r} is stale: resource {resource!r} has seen {seen}, so "
@@ -77,7 +82,10 @@ def stale_token(token: FencingToken, resource: str, stored: int | None) -> Stale
 
 
 def other_lock(token: FencingToken, resource: str, lock_name: str) -> ConfigurationError:
-    """The refusal of a token of another lock: tokens of two locks have no order."""
+    """Return the error for a token of another lock than the resource's.
+
+    Tokens of two locks have no order.
+    """
     error = ConfigurationError(
         f"resource {resource!r} is guarded by lock {lock_name!r}, and this token is of lock "
         f"{token.lock!r}: tokens of two locks have no order. Leave out resource=, or take the same "

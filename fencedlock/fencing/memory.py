@@ -1,4 +1,4 @@
-"""State in this process: for services that keep their own, and for tests."""
+"""A fence in this process's memory, for services that keep their state there, and for tests."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from fencedlock.token import FencingToken
 
 
 class MonotonicFence:
-    """For each resource the highest token that this process has seen.
+    """A fence in memory: it knows the highest token that this process has seen of each resource.
 
-    Thread-safe; forgotten when the process ends.
+    It is thread-safe. Its tokens are forgotten when the process ends.
     """
 
     def __init__(self) -> None:
@@ -26,12 +26,13 @@ class MonotonicFence:
         )
 
     def check(self, token: FencingToken, resource: str | None = None) -> None:
-        """Remember the token, unless the resource has seen a higher one.
+        """Check the token and remember it; refuse it if the resource has seen a higher one.
 
-        ``resource`` is the lock's name unless given; the first token of a resource binds it to that
-        lock. What is done after the check is not covered by it: for that there is :meth:`guard`.
-        Raises StaleTokenError; ConfigurationError for a token of another lock than the resource's;
-        TypeError for what is no token.
+        ``resource`` is the lock's name unless given. The first token of a resource binds it to that
+        lock. The check does not cover what is done after it: use :meth:`guard` for that.
+
+        Raises StaleTokenError if the resource has seen a higher token, ConfigurationError if the
+        token is of another lock than the resource's, and TypeError if it is not a FencingToken.
         """
         name = checked_resource(token, resource)
         with self._mutex:
@@ -44,7 +45,11 @@ class MonotonicFence:
 
     @contextmanager
     def guard(self, token: FencingToken, resource: str | None = None) -> Iterator[None]:
-        """Check the token, and let no other thread under a guard of the same resource until the body has ended. Raises as :meth:`check`."""
+        """Check the token, and keep other threads out of the resource until the body has ended.
+
+        It keeps out those that use a guard of the same resource. Raises the errors of
+        :meth:`check`.
+        """
         name = checked_resource(token, resource)
         with self._mutex:
             guard = self._guards.get(name)

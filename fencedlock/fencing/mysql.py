@@ -1,4 +1,4 @@
-"""MySQL and MariaDB, by PyMySQL, mysqlclient or mysql-connector."""
+"""MySQLFence, for MySQL and MariaDB through PyMySQL, mysqlclient or mysql-connector."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fencedlock.fencing.sql import Driver, Gives, Mistake, SQLFence, Statement, 
 from fencedlock.token import FencingToken
 
 IN_TRANSACTION = 1
-"""SERVER_STATUS_IN_TRANS of the protocol."""
+"""The bit SERVER_STATUS_IN_TRANS of the protocol: a transaction is open."""
 
 
 class PyMySQLDriver(Driver):
@@ -26,14 +26,14 @@ class PyMySQLDriver(Driver):
             return cursor.fetchone() if gives is Gives.ROW else None
 
     def cursor(self) -> Any:
-        """One that gives plain rows, whatever the connection's own gives."""
+        """Return a cursor that gives plain rows, whatever kind the connection's own cursors are."""
         from pymysql.cursors import Cursor
 
         return self.connection.cursor(Cursor)
 
 
 class MySQLClientDriver(PyMySQLDriver):
-    """A connection of mysqlclient, which does not tell whether a transaction is open."""
+    """A connection of mysqlclient, which can't tell in autocommit mode if a transaction is open."""
 
     def in_transaction(self) -> bool | None:
         return None if self.connection.get_autocommit() else True
@@ -55,17 +55,20 @@ class MySQLConnectorDriver(PyMySQLDriver):
 
 
 class MySQLFence(SQLFence):
-    """Fences in MySQL 5.7 or MariaDB 10.4 or newer, by PyMySQL, mysqlclient or mysql-connector, in an InnoDB table.
+    """A table of fences in MySQL 5.7 or MariaDB 10.4 or newer, with InnoDB.
 
-    At REPEATABLE READ, the default, and at READ COMMITTED. The first plain read of a REPEATABLE
-    READ transaction fixes what it sees: one before the check, or ``START TRANSACTION WITH
-    CONSISTENT SNAPSHOT``, loses updates, and only MariaDB with ``innodb_snapshot_isolation`` tells.
-    A statement that commits by itself, as DDL and ``begin()`` do, ends what the check protects.
-    When the first check of a new resource is rolled back, those who wait for it may get a deadlock
-    (1213): run the whole transaction again.
+    The connections are those of PyMySQL, mysqlclient or mysql-connector. The isolation levels
+    REPEATABLE READ, which is the default, and READ COMMITTED both work. The first plain read of a
+    REPEATABLE READ transaction fixes what the transaction sees. If that read comes before the
+    check, or if the transaction is begun by ``START TRANSACTION WITH CONSISTENT SNAPSHOT``, updates
+    get lost. Only MariaDB with ``innodb_snapshot_isolation`` reports that.
 
-    Names are kept, and compared, as bytes: ``SELECT CONVERT(resource USING utf8mb4), token FROM
-    fences`` shows them. ``create`` commits the transaction that is open, as every DDL does here.
+    A statement that commits by itself, as DDL and ``begin()`` do, ends the protection by the check.
+    When the first check of a new resource is rolled back, transactions that wait for it may get a
+    deadlock (1213). Run the whole transaction again then.
+
+    Names are stored and compared as bytes. ``SELECT CONVERT(resource USING utf8mb4), token FROM
+    fences`` shows them as text. ``create`` commits the open transaction, as every DDL does here.
     """
 
     drivers: ClassVar[Mapping[tuple[str, str], type[Driver]]] = {
@@ -96,8 +99,9 @@ class MySQLFence(SQLFence):
         )
 
     def check_steps(self, token: FencingToken, resource: str) -> Steps:
-        # Hexadecimal, so that two connections of different character sets see one row; and the
-        # count of affected rows is no evidence here, so the row is read back under its lock.
+        # Names are sent in hexadecimal, so that connections with different character sets see the
+        # same row. The count of affected rows does not tell whether the token was taken, so the row
+        # is read back under its lock.
         names = {"resource": resource.encode().hex(), "lock": token.lock.encode().hex()}
         yield Statement(
             f"INSERT INTO {self._table} (resource, token, lock_name) VALUES (UNHEX(:resource), "
@@ -119,7 +123,10 @@ class MySQLFence(SQLFence):
             raise self.refused(token, resource, stored, lock_name)
 
     def probe_steps(self) -> Steps:
-        """Outside of a transaction a savepoint is gone as soon as it is made."""
+        """Make and release a savepoint, which fails if no transaction is open.
+
+        Outside of a transaction a savepoint is gone as soon as it is made.
+        """
         yield Statement("SAVEPOINT fencedlock_check")
         yield Statement("RELEASE SAVEPOINT fencedlock_check")
 

@@ -1,4 +1,7 @@
-"""A check in SQL that every database knows, for those that have no fence of their own: by SQLAlchemy and Django."""
+"""A check in SQL that every database understands.
+
+SQLAlchemyFence and DjangoFence use it for databases that have no fence of their own.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,13 @@ from fencedlock.fencing.sql import Gives, SQLFence, Statement, Steps
 from fencedlock.token import FencingToken
 
 MOST_PORTABLE_CHARACTERS = 400
-"""What the key of any database can hold."""
+"""The number of characters that a key column can hold in any database."""
 
 
 class PortableFence(SQLFence):
-    """Up to three statements instead of one.
+    """A table of fences in any database; its check takes up to three statements.
 
-    The table is made by SQLAlchemy or Django, which know the types of their databases.
+    SQLAlchemy or Django make the table, because they know the types of their databases.
     """
 
     def __init__(self, table: str, quoted: Callable[[str], str]) -> None:
@@ -40,8 +43,8 @@ class PortableFence(SQLFence):
         )
         if (yield raise_it):
             return
-        # Before the first insert there is nothing to lock: a SELECT FOR UPDATE of nothing, then an
-        # INSERT, would deadlock with another's.
+        # Before the first INSERT there is no row to lock. If two transactions made a SELECT FOR
+        # UPDATE that finds nothing, and then an INSERT, they would deadlock.
         insert = Statement(
             f"INSERT INTO {self._table} ({', '.join(columns)}) VALUES (:resource, :token, :lock)",
             values,
@@ -56,6 +59,6 @@ class PortableFence(SQLFence):
         )
         raise self.refused(token, resource, *((yield found) or (None, None)))
 
-    # These databases' codes are not known
+    # The error codes of these databases are not known.
     def code_of(self, error: Exception) -> Any:  # noqa: ARG002
         return None

@@ -1,7 +1,7 @@
-"""What the fences of all SQL databases share: the check as steps, and the drivers that take them.
+"""What the fences of all SQL databases share: checks, and drivers that run their statements.
 
-A check is a generator of statements. It knows no driver; a driver runs it, at once or in an event
-loop.
+A check is a generator of statements, and independent of any driver. A driver runs the statements,
+either synchronously or in an event loop.
 """
 
 from __future__ import annotations
@@ -23,19 +23,22 @@ _PARAMETER = re.compile(r":([a-z_0-9]+)")
 
 
 class Gives(Enum):
-    """What a driver answers to a statement."""
+    """The kind of answer that a driver returns for a statement."""
 
     NOTHING = auto()
     ROW = auto()
     """The first row, or None."""
     COUNT = auto()
-    """The number of rows matched."""
+    """The number of matched rows."""
     INSERTED = auto()
-    """False if such a row was there; the transaction goes on, thanks to a savepoint."""
+    """False if the row existed already.
+
+    The statement runs in a savepoint, so that the transaction can go on.
+    """
 
 
 class Statement(NamedTuple):
-    """SQL with parameters written ``:name``."""
+    """An SQL statement, with parameters written as ``:name``."""
 
     sql: str
     parameters: Mapping[str, Any] = {}
@@ -46,7 +49,7 @@ Steps = Generator[Statement, Any, None]
 
 
 class Mistake(Enum):
-    """What a database's error tells of."""
+    """A mistake in the use of a fence that a database's error reveals."""
 
     NO_TABLE = auto()
     NO_COLUMN = auto()
@@ -58,28 +61,30 @@ class Mistake(Enum):
 
 _MISTAKES: dict[Mistake | None, str] = {
     Mistake.NO_TRANSACTION: NO_TRANSACTION,
-    Mistake.READ_BEFORE: "this transaction has read before the check, and what it has read is out of date: roll back, and {begin}; "
-    "the check comes first",
-    Mistake.READ_ONLY: "a check writes the token, and this transaction or server is read-only: check on the primary, in a transaction "
-    "that may write",
+    Mistake.READ_BEFORE: "this transaction has read before the check, and what it has read is out "
+    "of date: roll back, and {begin}; the check comes first",
+    Mistake.READ_ONLY: "a check writes the token, and this transaction or server is read-only: "
+    "check on the primary, in a transaction that may write",
 }
 
 _MISTAKES_WITH_FENCES: dict[Mistake | None, str] = {
     **_MISTAKES,
-    Mistake.NO_TABLE: "there is no table {table!r} in this database (and search path): {create}. If it stands in another schema, name that "
-    "too, as 'schema.fences'",
-    Mistake.NO_COLUMN: "table {table!r} has other columns than this version of fencedlock needs: compare it with ddl()",
+    Mistake.NO_TABLE: "there is no table {table!r} in this database (and search path): {create}. "
+    "If it is in another schema, name that too, as 'schema.fences'",
+    Mistake.NO_COLUMN: "table {table!r} has other columns than this version of fencedlock needs: "
+    "compare it with ddl()",
     Mistake.NO_RIGHTS: "this user may not use table {table!r}: GRANT SELECT, INSERT, UPDATE on it",
 }
 
 _MISTAKES_WITH_ROWS: dict[Mistake | None, str] = {
     **_MISTAKES,
-    Mistake.NO_COLUMN: "{error}: the guarded table needs a column for the token: ADD COLUMN fence BIGINT",
+    Mistake.NO_COLUMN: "{error}: the guarded table needs a column for the token: ADD COLUMN fence "
+    "BIGINT",
 }
 
 
 class Style(Enum):
-    """How a driver wants parameters written: the names are those of PEP 249."""
+    """How a driver wants parameters to be written. FORMAT and NAMED are names of PEP 249."""
 
     FORMAT = auto()
     NUMERIC_DOLLAR = auto()
@@ -88,7 +93,7 @@ class Style(Enum):
 
 @functools.lru_cache(maxsize=256)
 def _written(sql: str, style: Style) -> tuple[str, tuple[str, ...]]:
-    """The statement in this style, and the names of its parameters in their order."""
+    """Return the statement in this style, and the names of its parameters in their order."""
     names = tuple(_PARAMETER.findall(sql))
     if style is Style.FORMAT:
         return _PARAMETER.sub("%s", sql), names
@@ -104,29 +109,35 @@ class Driver(ABC):
     style: ClassVar[Style] = Style.FORMAT
     is_async: ClassVar[bool] = False
     begin_words: ClassVar[str]
-    """How to begin a transaction."""
+    """Tells the user how to begin a transaction, in error messages."""
     create_words: ClassVar[str] = (
         "was create() called, and committed? ddl() prints it for a migration"
     )
-    """How to make the table of fences."""
+    """Tells the user how to make the table of fences, in error messages."""
 
     def __init__(self, connection: Any) -> None:
         self.connection: Any = connection
 
     @abstractmethod
     def in_transaction(self) -> bool | None:
-        """False if a statement that has just run was a transaction of its own; None if the driver can't tell."""
+        """Return whether a transaction is open; None if the driver can't tell.
+
+        It is asked after a statement. False means that the statement was a transaction of its own.
+        """
 
     @abstractmethod
     def execute(self, sql: str, parameters: Any, gives: Gives) -> Any:
-        """Run a statement, written in this driver's style, and give what is asked for; awaitable if ``is_async``."""
+        """Run a statement written in this driver's style, and return what ``gives`` asks for.
+
+        The result must be awaited if ``is_async``.
+        """
 
     def origin(self, error: Exception) -> Exception:
-        """The driver's own error, where a framework has wrapped it."""
+        """Return the driver's own error if a framework has wrapped it, or else the error itself."""
         return error
 
     def perform(self, statement: Statement) -> Any:
-        """Run a statement of a check."""
+        """Run a statement of a check, and return its answer; it must be awaited if ``is_async``."""
         sql, names = _written(statement.sql, self.style)
         values = statement.parameters
         if not names:
@@ -141,7 +152,7 @@ class Driver(ABC):
 
 
 class AsyncConnection(Protocol):
-    """What connections of asyncpg, aiosqlite and psycopg's AsyncConnection have in common."""
+    """An asynchronous connection: that of asyncpg, aiosqlite, or psycopg's AsyncConnection."""
 
     @property
     def execute(self) -> Callable[..., Awaitable[Any]]:
@@ -149,19 +160,22 @@ class AsyncConnection(Protocol):
 
 
 class SQLFence(ABC):
-    """A table of fences: for each resource the highest token that it has seen.
+    """A fence in a table, which has the highest token that each resource has seen.
 
-    Made with the table's name, which may name its schema too: ``"app.fences"``. Raises
-    ConfigurationError for what can't be one.
+    ``table`` is the name of the table. It may include the schema, as in ``"app.fences"``. Raises
+    ConfigurationError if it can't be the name of a table.
     """
 
     drivers: ClassVar[Mapping[tuple[str, str], type[Driver]]] = {}
-    """By the package of the driver and the name of its class of connections."""
+    """The known drivers, by their package and the name of their class of connections."""
     quote: ClassVar[str] = '"'
     mistakes: ClassVar[Mapping[Any, Mistake]] = {}
-    """By the database's code for them."""
+    """The mistakes, by the database's code for them."""
     locking_read: ClassVar[str] = ""
-    """What makes a SELECT see the newest row, where a transaction's snapshot may hide it."""
+    """The clause that makes a SELECT see the newest row.
+
+    It is needed where the snapshot of a transaction may hide that row.
+    """
 
     def __init__(self, table: str = "fences") -> None:
         self.table: str = table
@@ -172,7 +186,7 @@ class SQLFence(ABC):
 
     @abstractmethod
     def ddl(self) -> str:
-        """The statement that makes the table, for a migration."""
+        """Return the statement that makes the table, for a migration."""
 
     @overload
     def create(self, connection: AsyncConnection) -> Coroutine[Any, Any, None]: ...
@@ -181,9 +195,10 @@ class SQLFence(ABC):
     def create(self, connection: Any) -> None: ...
 
     def create(self, connection: Any) -> Any:
-        """Make the table, unless it is there. Commit after it, as after any statement.
+        """Make the table if it does not exist.
 
-        To be awaited with an asynchronous connection.
+        Commit after it, as after any other statement. With an asynchronous connection the result
+        must be awaited. Raises TypeError if the connection is not one of a known driver.
         """
         return self._run(self.driver_of(connection), self.create_steps())
 
@@ -196,19 +211,20 @@ class SQLFence(ABC):
     def check(self, connection: Any, token: FencingToken, resource: str | None = None) -> None: ...
 
     def check(self, connection: Any, token: FencingToken, resource: str | None = None) -> Any:
-        """Let this transaction go on only if the resource has seen no higher token.
+        """Check the token in this transaction, and refuse it if the resource has seen a higher one.
 
-        Call it **first**, before anything is read.
+        Call it **first** in the outermost transaction, before anything is read. Nothing may commit
+        between the check and the last write. The check locks the resource's row until the
+        transaction ends, or until the savepoint in which it was made is rolled back. The row
+        remembers the token if the transaction commits.
 
-        In the outermost transaction, and with nothing that commits between it and the last write:
-        the resource's row is locked until the transaction ends, or the savepoint in which it was
-        checked is rolled back, and remembers the token if it commits. ``resource`` is the lock's
-        name unless given; the first token of a resource binds it to that lock. To be awaited with
-        an asynchronous connection.
+        ``resource`` is the lock's name unless given. The first token of a resource binds it to that
+        lock. With an asynchronous connection the result must be awaited.
 
-        Raises StaleTokenError if a higher token has been here: roll back. Raises ConfigurationError
-        outside of a transaction, without the table, or for a token of another lock than the
-        resource's; TypeError for what is no token.
+        Raises StaleTokenError if the resource has seen a higher token: roll back then. Raises
+        ConfigurationError if no transaction is open, if there is no table, or if the token is of
+        another lock than the resource's. Raises TypeError if ``token`` is not a FencingToken, or if
+        the connection is not one of a known driver.
         """
         resource = checked_resource(token, resource)
         driver = self.driver_of(connection)
@@ -245,35 +261,39 @@ class SQLFence(ABC):
         *,
         column: str = "fence",
     ) -> Any:
-        """As :meth:`check`, with the token kept in ``column`` (a BIGINT that may be NULL) of the row with this ``key``: no table of fences.
+        """Check the token as :meth:`check` does, but keep it in the guarded row itself.
 
-        What it does not see: rows that the newest holder has not touched yet accept an older one,
-        and a row that is deleted and made again has forgotten its token. A row can't be bound to a
-        lock. Prefer :meth:`check` wherever one lock guards more than this row.
+        It needs no table of fences. ``key`` maps the names of columns to the values that select the
+        row. ``column`` is the column for the token, a BIGINT that may be NULL.
 
-        Raises StaleTokenError, and ConfigurationError if there is no such row, or outside of a
-        transaction.
+        It protects less than :meth:`check`. A row that the newest holder has not touched yet
+        accepts the token of an older one. A row that is deleted and made again has forgotten its
+        token. A row can't be bound to a lock. Prefer :meth:`check` wherever one lock guards more
+        than this row.
+
+        Raises StaleTokenError if the row has seen a higher token, and ConfigurationError if there
+        is no such row or no transaction is open.
         """
         checked_resource(token, None)
         driver = self.driver_of(connection)
         return self._run(driver, self.steps(driver, self.row_steps(token, table, key, column)))
 
-    # --- for the rooms
+    # --- for the fences of the databases
 
     @abstractmethod
     def check_steps(self, token: FencingToken, resource: str) -> Steps:
-        """Raise the resource's token to this one and lock its row, or refuse."""
+        """Raise the resource's token to this one and lock its row, or raise the refusal."""
 
     def create_steps(self) -> Steps:
         """Make the table."""
         yield Statement(self.ddl())
 
     def probe_steps(self) -> Steps:
-        """Find out whether a transaction is open, if the driver can't tell: raise ConfigurationError if not."""
+        """Raise ConfigurationError if no transaction is open, where the driver can't tell."""
         yield from ()
 
     def steps(self, driver: Driver, steps: Steps) -> Steps:
-        """The steps of a check, and that they were taken in a transaction that is still open."""
+        """Take the steps of a check; raise ConfigurationError if no transaction is open then."""
         yield from steps
         open_now = driver.in_transaction()
         if open_now is None:
@@ -284,7 +304,7 @@ class SQLFence(ABC):
     def row_steps(
         self, token: FencingToken, table: str, key: Mapping[str, Any], column: str
     ) -> Steps:
-        """Raise the token in a row of the user's, or refuse."""
+        """Raise the token in a row of the user's table to this one, or raise the refusal."""
         if not isinstance(key, Mapping) or not key:
             raise TypeError("key must name the row's columns and their values, as {'id': 42}")
         named = {f"key_{number}": value for number, value in enumerate(key.values())}
@@ -302,8 +322,8 @@ class SQLFence(ABC):
         stored, count = yield Statement(found, named, Gives.ROW)
         if not count:
             raise ConfigurationError(
-                f"no row of {table!r} has {dict(key)!r}: a row that is not there can't be fenced; "
-                "use check()"
+                f"no row of {table!r} has {dict(key)!r}: a row that does not exist can't be "
+                "fenced; use check()"
             )
         if stored is None or int(stored) < int(token):
             raise ConfigurationError(
@@ -313,7 +333,7 @@ class SQLFence(ABC):
             raise stale_token(token, f"{table} {dict(key)!r}", int(stored))
 
     def refused(self, token: FencingToken, resource: str, stored: Any, lock_name: Any) -> Exception:
-        """What to raise when the resource's row did not take the token."""
+        """Return the error to raise when the resource's row did not take the token."""
         if isinstance(lock_name, bytes | bytearray):
             lock_name = bytes(lock_name).decode()
         if lock_name is not None and lock_name != token.lock:
@@ -321,7 +341,7 @@ class SQLFence(ABC):
         return stale_token(token, resource, None if stored is None else int(stored))
 
     def explained(self, driver: Driver, error: Exception, statement: Statement) -> Exception | None:
-        """A clearer error than the driver's own, where there is one."""
+        """Return a clearer error than the driver's own, or None if there is none."""
         origin = driver.origin(error)
         mistake = self.mistakes.get(self.code_of(origin))
         words = (
@@ -337,10 +357,10 @@ class SQLFence(ABC):
 
     @abstractmethod
     def code_of(self, error: Exception) -> Any:
-        """The database's code for this error."""
+        """Return the database's code for this error, which is a key of ``mistakes``."""
 
     def driver_of(self, connection: Any) -> Driver:
-        """The driver of this connection. Raises TypeError for what is none that is known."""
+        """Return the driver of this connection. Raises TypeError if none is known for it."""
         for cls in type(connection).__mro__:
             driver = self.drivers.get((cls.__module__.partition(".")[0], cls.__name__))
             if driver is not None:
@@ -354,14 +374,14 @@ class SQLFence(ABC):
         )
 
     def run(self, driver: Driver, steps: Steps) -> None:
-        """Let the driver take the steps."""
+        """Run the statements of the steps by a synchronous driver."""
         answer = None
         while (statement := _next(steps, answer)) is not None:
             with self._explaining(driver, statement):
                 answer = driver.perform(statement)
 
     async def run_async(self, driver: Driver, steps: Steps) -> None:
-        """Let the driver take the steps, in an event loop."""
+        """Run the statements of the steps by an asynchronous driver."""
         answer = None
         while (statement := _next(steps, answer)) is not None:
             with self._explaining(driver, statement):
@@ -381,12 +401,16 @@ class SQLFence(ABC):
         if not driver.is_async:
             return self.run(driver, steps)
         coroutine: Any = self.run_async(driver, steps)
-        # What Python names if the await was forgotten.
+        # Python shows this name in its warning when the await was forgotten.
         coroutine.__qualname__ = f"{type(self).__name__}.check"
         return coroutine
 
     def upsert_sql(self) -> str:
-        """Raises the resource's token and locks its row, or gives no row: where there is ON CONFLICT with RETURNING."""
+        """Return the statement that raises the resource's token and locks its row.
+
+        It gives no row if the token is refused. It is for databases that have ON CONFLICT with
+        RETURNING.
+        """
         return (
             f"INSERT INTO {self._table} AS f (resource, token, lock_name) VALUES (:resource, "
             ":token, :lock) ON CONFLICT (resource) DO UPDATE SET token = excluded.token, "
@@ -398,14 +422,14 @@ class SQLFence(ABC):
         return ".".join(self.quote_part(part) for part in parts_of(name))
 
     def quote_part(self, part: str) -> str:
-        """One part of a name, as the database wants it quoted."""
+        """Return a part of a name, quoted as the database wants it."""
         return f"{self.quote}{part}{self.quote}"
 
 
 def parts_of(name: str) -> list[str]:
-    """The schema, if it is named, and the name of a table or column.
+    """Return the parts of the name of a table or column: a schema, if it is given, and the name.
 
-    Raises ConfigurationError for what can't be one.
+    Raises ConfigurationError if it can't be a name.
     """
     parts = name.split(".") if isinstance(name, str) else []
     if not parts or not all(_NAME.fullmatch(part) for part in parts):
@@ -417,7 +441,7 @@ def parts_of(name: str) -> list[str]:
 
 
 def _next(steps: Steps, answer: Any) -> Statement | None:
-    """The next statement of a check; None at its end."""
+    """Return the next statement of a check, or None at its end."""
     try:
         return steps.send(answer)
     except StopIteration:

@@ -1,4 +1,4 @@
-"""SQLite, by sqlite3 or aiosqlite."""
+"""SQLiteFence, for SQLite through sqlite3 or aiosqlite."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from fencedlock.fencing.sql import Driver, Gives, Mistake, SQLFence, Statement, 
 from fencedlock.token import FencingToken
 
 LEAST_VERSION = (3, 37)
-"""The first with STRICT tables, without which a token bound as text is greater than every
-number.
+"""The first version of SQLite that has STRICT tables.
+
+In other tables a token that was bound as text would be greater than every number.
 """
 
 
@@ -29,7 +30,7 @@ class SQLite3Driver(Driver):
         cursor = self.connection.cursor(sqlite3.Cursor)
         cursor.row_factory = None
         try:
-            # To the end: only then it is done.
+            # A statement is done only when all its rows have been fetched.
             rows = cursor.execute(sql, parameters or {}).fetchall()
         finally:
             cursor.close()
@@ -50,10 +51,11 @@ class AiosqliteDriver(SQLite3Driver):
 
 
 class SQLiteFence(SQLFence):
-    """Fences in SQLite 3.37 or newer, by sqlite3 or aiosqlite.
+    """A table of fences in SQLite 3.37 or newer, through sqlite3 or aiosqlite.
 
-    Begin with ``BEGIN IMMEDIATE``: a transaction that has only read when another one writes can't
-    write any more.
+    Begin transactions with ``BEGIN IMMEDIATE``. A transaction that begins otherwise, and has only
+    read when another one writes, can't write any more. Raises ConfigurationError also if this
+    Python's SQLite is older.
     """
 
     drivers: ClassVar[Mapping[tuple[str, str], type[Driver]]] = {

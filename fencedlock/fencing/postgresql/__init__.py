@@ -1,4 +1,7 @@
-"""PostgreSQL, by psycopg, psycopg2 or asyncpg; and triggers that let nobody change a table without a check."""
+"""PostgreSQLFence, for PostgreSQL through psycopg, psycopg2 or asyncpg.
+
+It can also make triggers that refuse changes of a table without a check.
+"""
 
 from fencedlock.fencing.postgresql.fence import PostgreSQLFence
 

@@ -1,4 +1,4 @@
-"""PostgreSQLFence, and the drivers that it knows."""
+"""PostgreSQLFence and the drivers that it knows."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class PsycopgDriver(Driver):
         from psycopg import Cursor
         from psycopg.rows import tuple_row
 
-        # Whatever kind the connection's own are.
+        # The rows are plain tuples, whatever kind the connection's own cursors give.
         with Cursor(self.connection, row_factory=tuple_row) as cursor:
             cursor.execute(sql, parameters)
             return cursor.fetchone() if gives is Gives.ROW else None
@@ -69,7 +69,7 @@ class Psycopg2Driver(PsycopgDriver):
 
 
 class AsyncpgDriver(Driver):
-    """A connection of asyncpg, or what its pool lends."""
+    """A connection of asyncpg, also one from its pool."""
 
     style = Style.NUMERIC_DOLLAR
     is_async = True
@@ -85,11 +85,12 @@ class AsyncpgDriver(Driver):
 
 
 class PostgreSQLFence(SQLFence):
-    """Fences in PostgreSQL 13 or newer, by psycopg 3 (also asynchronous), psycopg2 or asyncpg.
+    """A table of fences in PostgreSQL 13 or newer.
 
-    Use it at READ COMMITTED, the default: at REPEATABLE READ and SERIALIZABLE a check that had to
-    wait for another holder's transaction answers with a serialization failure (40001) instead, and
-    the whole transaction is to be run again.
+    The connections are those of psycopg 3 (also asynchronous), psycopg2 or asyncpg. Use it at READ
+    COMMITTED, which is the default. At REPEATABLE READ and SERIALIZABLE, a check that had to wait
+    for another holder's transaction fails with a serialization failure (40001) instead, and the
+    whole transaction must be run again.
     """
 
     drivers: ClassVar[Mapping[tuple[str, str], type[Driver]]] = {
@@ -116,12 +117,15 @@ class PostgreSQLFence(SQLFence):
         )
 
     def create_steps(self) -> Steps:
-        """Make the table; two who do so at once would otherwise meet in PostgreSQL's catalogue."""
+        """Make the table under an advisory lock.
+
+        Without that lock, two sessions that do so at once would collide in PostgreSQL's catalogue.
+        """
         (found,) = yield Statement(
             f"SELECT CAST(to_regclass('{self._table}') AS text)", {}, Gives.ROW
         )
         if found is not None:
-            return  # a role that may not create tables can run this too
+            return  # so that a role that may not create tables can call this too
         yield Statement("SELECT pg_advisory_xact_lock(hashtext('fencedlock'))")
         yield Statement(self.ddl())
 
@@ -153,20 +157,22 @@ class PostgreSQLFence(SQLFence):
     def protect(self, connection: Any, table: str) -> None: ...
 
     def protect(self, connection: Any, table: str) -> Any:
-        """From the commit on, let no transaction change the rows of ``table`` unless it has passed a :meth:`check` before.
+        """Let only transactions that have passed a :meth:`check` change the rows of ``table``.
 
-        INSERT, UPDATE, DELETE, TRUNCATE, MERGE and COPY of any session are refused with SQLSTATE
-        42501 (``insufficient_privilege``), on the table and on all partitions and children that it
-        has now; and on partitions that are added later, except for a TRUNCATE of such a partition
-        itself: call it again for that, and for new children by inheritance. Any passed check opens
-        all protected tables to its transaction.
+        It makes triggers, which take effect when its transaction commits. From then on, INSERT,
+        UPDATE, DELETE, TRUNCATE, MERGE and COPY of any session are refused with SQLSTATE 42501
+        (``insufficient_privilege``) unless its transaction has passed a check before. This applies
+        to the table and to all partitions and children that it has now. It also applies to
+        partitions that are added later, except for a TRUNCATE of such a partition itself. For that,
+        and for children that inherit from the table later, call this method again. Any passed check
+        opens all protected tables to its transaction.
 
-        It guards against what was forgotten, not against ill will, and not against DDL (ALTER,
-        ATTACH, DETACH, DROP) nor what logical replication brings to a subscriber. The role needs to
-        own the table, and CREATE on the schema of the table of fences, where the triggers' function
-        is made.
+        It guards against forgotten checks, not against ill will. It does not guard against DDL
+        (ALTER, ATTACH, DETACH, DROP), nor against what logical replication brings to a subscriber.
+        The role must own the table, and needs CREATE on the schema of the table of fences, where
+        the function of the triggers is made.
 
-        Calling it twice does nothing. To be awaited with an asynchronous connection.
+        Calling it twice does no harm. With an asynchronous connection the result must be awaited.
         """
         return self._run(self.driver_of(connection), _statements(self.protect_ddl(table)))
 
@@ -177,15 +183,15 @@ class PostgreSQLFence(SQLFence):
     def unprotect(self, connection: Any, table: str) -> None: ...
 
     def unprotect(self, connection: Any, table: str) -> Any:
-        """Undo :meth:`protect`. To be awaited with an asynchronous connection."""
+        """Undo :meth:`protect`. With an asynchronous connection the result must be awaited."""
         return self._run(self.driver_of(connection), _statements(self.unprotect_ddl(table)))
 
     def protect_ddl(self, table: str) -> str:
-        """The statements of :meth:`protect`, for a migration."""
+        """Return the statements of :meth:`protect`, for a migration."""
         return self._filled("protect.sql", table)
 
     def unprotect_ddl(self, table: str) -> str:
-        """The statements of :meth:`unprotect`, for a migration."""
+        """Return the statements of :meth:`unprotect`, for a migration."""
         return self._filled("unprotect.sql", table)
 
     def _filled(self, file: str, table: str) -> str:

@@ -17,7 +17,7 @@ BEGIN
     EXCEPTION WHEN insufficient_privilege THEN
         IF to_regprocedure('{function}()') IS NULL THEN
             RAISE;
-        END IF; -- another role has made it
+        END IF; -- otherwise another role has made the function, and it can be used
     END;
     FOR target IN
         WITH RECURSIVE tree AS (
@@ -38,7 +38,8 @@ BEGIN
                 'FOR EACH STATEMENT EXECUTE FUNCTION {function}()', target.name);
             EXECUTE format('ALTER TABLE ONLY %s ENABLE ALWAYS TRIGGER fencedlock_check', target.name);
         END IF;
-        -- PostgreSQL copies row triggers, and only them, to partitions that are added later: so the topmost table gets one besides.
+        -- PostgreSQL copies only row triggers to partitions that are added later. Therefore the
+        -- topmost table gets a row trigger too.
         IF target.is_root THEN
             IF target.relkind = 'p'
                 AND NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = target.name AND tgname = 'fencedlock_check_rows') THEN
@@ -47,7 +48,9 @@ BEGIN
                 EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER fencedlock_check_rows', target.name);
             END IF;
         ELSIF EXISTS (SELECT FROM pg_trigger WHERE tgrelid = target.name AND tgname = 'fencedlock_check_rows' AND tgparentid = 0) THEN
-            EXECUTE format('DROP TRIGGER fencedlock_check_rows ON %s', target.name); -- was protected by itself, and gets a copy now
+            -- This partition was protected by itself before. It now gets a copy of the trigger of
+            -- the topmost table instead.
+            EXECUTE format('DROP TRIGGER fencedlock_check_rows ON %s', target.name);
         END IF;
     END LOOP;
 END

@@ -15,7 +15,7 @@ BEGIN
     BEGIN
         DROP FUNCTION IF EXISTS {function}();
     EXCEPTION WHEN dependent_objects_still_exist OR insufficient_privilege THEN
-        NULL; -- other tables are protected by it
+        NULL; -- the function still protects other tables, or is owned by another role
     END;
 END
 $fencedlock$
