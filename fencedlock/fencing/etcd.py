@@ -1,4 +1,4 @@
-"""EtcdFence: the compare that lets a transaction through while the hold of a token is still there."""
+"""EtcdFence: it lets a transaction succeed only while the hold of a token still exists."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ if TYPE_CHECKING:
 
 
 class EtcdFence:
-    """A fence in the etcd that keeps the locks too: what is written is refused unless the lock is still held with the token.
+    """A fence in the etcd that keeps the locks; it refuses writes unless the token is still held.
 
-    This is stricter than the other fences, which let the last holder write until the next one has:
-    here a hold that has ended is enough. No table is needed, for the lock's own key is compared, in
-    your transaction. The idea is ``Mutex.IsOwner()`` of etcd's Go client.
+    This is stricter than the other fences, which let the last holder write until the next one has
+    been there: here writes are refused as soon as the hold has ended. It needs no table, because
+    your transaction compares the lock's own key. The idea is from ``Mutex.IsOwner()`` of etcd's Go
+    client.
 
-    ``client`` is the :class:`fencedlock.Client` of the locks, connected to ``etcd://``; or an
-    ``etcd3.client()``, with the ``namespace`` of the locks where that is not the default.
-    ``timeout`` is how many seconds one request may take. Raises ConfigurationError for anything
-    else.
+    ``client`` is the :class:`fencedlock.Client` of the locks, connected to ``etcd://``, or an
+    ``etcd3.client()``. ``namespace`` is that of the locks. It is only used with an
+    ``etcd3.client()``. ``timeout`` is the number of seconds that one request may take, at most an
+    hour. Raises ConfigurationError if ``client`` or ``timeout`` is anything else.
     """
 
     def __init__(self, client: Any, *, namespace: str = "fencedlock", timeout: float = 5.0) -> None:
@@ -46,7 +47,7 @@ class EtcdFence:
             self._backend: Callable[[], Any] = lambda: backend
         elif isinstance(client, Client) and isinstance(client._table.backend, EtcdBackend):
             table = client._table
-            self._backend = lambda: table.backend  # another one in a forked child
+            self._backend = lambda: table.backend  # read each time: a forked child has another one
         else:
             raise ConfigurationError(
                 "an EtcdFence needs the client of the locks, as fencedlock.connect('etcd://host') "
@@ -54,9 +55,9 @@ class EtcdFence:
             )
 
     def compare(self, token: FencingToken) -> Any:
-        """The compare for ``client.transaction(compare=[...])`` of the package etcd3.
+        """Return the compare for ``client.transaction(compare=[...])`` of the package etcd3.
 
-        Raises BackendError.
+        Raises TypeError if ``token`` is not a FencingToken, and BackendError.
         """
         from etcd3 import transactions  # type: ignore[import-not-found,unused-ignore]
 
@@ -70,11 +71,15 @@ class EtcdFence:
         put: Mapping[str | bytes, str | bytes] | None = None,
         delete: Iterable[str | bytes] = (),
     ) -> int:
-        """Put and delete these keys, all or none, if the lock is held with this token; the revision of the change.
+        """Put and delete keys, all or none of them, if the lock is held with this token.
 
-        Raises StaleTokenError if it is not. BackendUnavailableError means that the outcome is
-        unknown: asking again with the same token is harmless. Raises BackendError when etcd
-        refuses.
+        Returns the revision of etcd that the change has made. ``put`` maps keys to values.
+        ``delete`` names keys. Text is encoded as UTF-8.
+
+        Raises StaleTokenError, and changes nothing, if the lock is not held with this token. Raises
+        BackendUnavailableError if the outcome is unknown. A second try with the same token does no
+        harm then. Raises BackendError if etcd refuses the transaction, ConfigurationError if there
+        is nothing to put or delete, and TypeError for wrong types.
         """
         from fencedlock.backends.etcd.connections import TXN
         from fencedlock.backends.etcd.messages import CREATE, EQUAL, messages
@@ -105,7 +110,10 @@ class EtcdFence:
         return int(answer.header.revision)
 
     def stale(self, token: FencingToken) -> StaleTokenError:
-        """The error to raise when a transaction with :meth:`compare` did not succeed; it tells who holds the lock now."""
+        """Return the error to raise when a transaction with :meth:`compare` did not succeed.
+
+        It asks etcd, and tells with which token the lock is held now.
+        """
         now = None
         try:
             now = self._bind(token.lock).inspect(self._timeout).token
@@ -126,7 +134,7 @@ class EtcdFence:
         return bound
 
     def _holder_of(self, token: FencingToken) -> tuple[bytes, int]:
-        """The key that the hold of this token made, and its ``create_revision``."""
+        """Return the key that the hold of this token has made, and its ``create_revision``."""
         checked_resource(token, None)
         bound = self._bind(token.lock)
         return bound.keys.holder, bound.revision_of(int(token), self._timeout)

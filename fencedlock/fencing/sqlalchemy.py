@@ -1,4 +1,4 @@
-"""SQLAlchemy 2: Core connections, Session and AsyncSession, on any database."""
+"""SQLAlchemyFence, for SQLAlchemy 2 on any database: connections, Session and AsyncSession."""
 
 from __future__ import annotations
 
@@ -43,9 +43,12 @@ Asynchronous: TypeAlias = "AsyncConnection | AsyncSession | async_scoped_session
 
 
 class SQLAlchemyDriver(Driver):
-    """A Core connection, in whatever transaction it is."""
+    """A Core connection, whatever has begun its transaction."""
 
-    begin_words = "let the engine or connection have another isolation_level than AUTOCOMMIT ('with engine.begin() as connection:')"
+    begin_words = (
+        "let the engine or connection have another isolation_level than AUTOCOMMIT ('with "
+        "engine.begin() as connection:')"
+    )
 
     def __init__(self, connection: Connection, room: SQLFence) -> None:
         super().__init__(connection)
@@ -55,7 +58,7 @@ class SQLAlchemyDriver(Driver):
         raw = self.connection.connection.driver_connection
         try:
             return self._room.driver_of(raw).in_transaction()
-        except TypeError:  # a driver that the room does not know
+        except TypeError:  # the fence does not know the driver
             options = self.connection.get_execution_options()
             off = (
                 options.get("isolation_level") == "AUTOCOMMIT"
@@ -69,7 +72,7 @@ class SQLAlchemyDriver(Driver):
     def execute(self, sql: str, parameters: Any, gives: Gives) -> Any:
         clause = _text(sql)
         if gives is Gives.INSERTED:
-            if self.in_transaction() is False:  # or the savepoint would fail
+            if self.in_transaction() is False:  # the savepoint would fail with another error
                 raise ConfigurationError(NO_TRANSACTION.format(begin=self.begin_words))
             try:
                 with self.connection.begin_nested():
@@ -91,16 +94,19 @@ class SQLAlchemyDriver(Driver):
 
 
 class SQLAlchemyFence:
-    """Fences in any database, by a Core ``Connection``, a ``Session`` or an ``AsyncSession`` of SQLAlchemy 2.
+    """A table of fences in any database, through SQLAlchemy 2.
 
-    PostgreSQL, MySQL, MariaDB and SQLite get the statements of their own rooms, and are to be used
-    as these say; other databases get plain SQL.
+    The methods take a Core ``Connection``, a ``Session`` or an ``AsyncSession``. PostgreSQL, MySQL,
+    MariaDB and SQLite get the statements of their own fences: follow the advice of those fences.
+    Other databases get plain SQL.
 
-    A check expires what is unchanged in the objects of a session, so that what is read after it
-    comes from the database; and the first check of a transaction refuses a session with changes
-    that are not flushed. So pass the session, and not its connection. In an ``AsyncSession`` an
-    object that was loaded before the check must be refreshed before it is touched: load it after
-    the check.
+    A check expires the unchanged attributes of a session's objects, so that their values are read
+    from the database again. The first check of a transaction refuses a session with changes that
+    are not flushed. A connection knows no objects, so pass the session and not its connection. In
+    an ``AsyncSession`` an object that was loaded before the check must be refreshed before it is
+    used, so load objects after the check.
+
+    Raises ConfigurationError if ``table`` can't be the name of a table.
     """
 
     rooms: ClassVar[Mapping[str, type[SQLFence]]] = {
@@ -109,19 +115,20 @@ class SQLAlchemyFence:
         "mariadb": MySQLFence,
         "sqlite": SQLiteFence,
     }
-    """By the name of the dialect."""
+    """The fences of the databases that have one of their own, by the name of the dialect."""
 
     def __init__(self, table: str = "fences") -> None:
         self.table: str = table
-        parts_of(table)  # refuses what can't be a name
+        parts_of(table)  # raises for an invalid name
 
     def __repr__(self) -> str:
         return f"SQLAlchemyFence({self.table!r})"
 
     def ddl(self, dialect: str) -> str:
-        """The statement that makes the table, for a migration: ``op.execute(fence.ddl(op.get_bind().dialect.name))``.
+        """Return the statement that makes the table, for a migration.
 
-        Raises ConfigurationError for a dialect that is not installed.
+        With Alembic, call ``op.execute(fence.ddl(op.get_bind().dialect.name))``. Raises
+        ConfigurationError if the dialect is not installed.
         """
         if dialect in self.rooms:
             return self.rooms[dialect](self.table).ddl()
@@ -142,9 +149,9 @@ class SQLAlchemyFence:
     def create(self, session: Synchronous) -> None: ...
 
     def create(self, session: Synchronous | Asynchronous) -> Any:
-        """Make the table, unless it is there. Commit after it.
+        """Make the table if it does not exist. Commit after it.
 
-        To be awaited with an asynchronous session or connection.
+        With an asynchronous session or connection the result must be awaited.
         """
         return self._apply(session, self._create, is_check=False)
 
@@ -161,12 +168,13 @@ class SQLAlchemyFence:
     def check(
         self, session: Synchronous | Asynchronous, token: FencingToken, resource: str | None = None
     ) -> Any:
-        """Let this transaction go on only if the resource has seen no higher token.
+        """Check the token in this transaction, and refuse it if the resource has seen a higher one.
 
-        Call it **first**, before anything is read.
-
-        As :meth:`fencedlock.fencing.sql.SQLFence.check`, and raises the same. To be awaited with an
-        asynchronous session or connection.
+        Call it **first**, before anything is read. It works like
+        :meth:`fencedlock.fencing.sql.SQLFence.check`, and raises the same errors. It also raises
+        ConfigurationError if the session has changes from before the check that are not flushed,
+        and on SQLite in a savepoint. With an asynchronous session or connection the result must be
+        awaited.
         """
         name = checked_resource(token, resource)
         return self._apply(
@@ -205,7 +213,12 @@ class SQLAlchemyFence:
         *,
         column: str = "fence",
     ) -> Any:
-        """Keep the token in a column of the guarded row itself: as :meth:`fencedlock.fencing.sql.SQLFence.check_row`."""
+        """Check the token as :meth:`check` does, but keep it in the guarded row itself.
+
+        It works like :meth:`fencedlock.fencing.sql.SQLFence.check_row`, and raises the same errors.
+        It refuses sessions and savepoints as :meth:`check` does. With an asynchronous session or
+        connection the result must be awaited.
+        """
         checked_resource(token, None)
         return self._apply(
             session,
@@ -221,8 +234,8 @@ class SQLAlchemyFence:
         *,
         is_check: bool = True,
     ) -> Any:
-        """Do it on the connection of this session, now or in the event loop."""
-        # It needs greenlet: not imported for those who don't use it.
+        """Call ``act`` with the connection of this session, at once or in the event loop."""
+        # This module needs greenlet. It is not imported for programs that don't use it.
         asynchronous = sys.modules.get("sqlalchemy.ext.asyncio")
         if isinstance(target, scoped_session) or (
             asynchronous and isinstance(target, asynchronous.async_scoped_session)
@@ -234,7 +247,7 @@ class SQLAlchemyFence:
             coroutine: Any = target.run_sync(
                 lambda synchronous: self._apply(synchronous, act, is_check=is_check)
             )
-            # What Python names if the await was forgotten.
+            # Python shows this name in its warning when the await was forgotten.
             coroutine.__qualname__ = "SQLAlchemyFence.check"
             return coroutine
         if isinstance(target, Session):
@@ -256,7 +269,8 @@ class SQLAlchemyFence:
     def _check(self, connection: Connection, steps_of: Callable[[SQLFence], Steps]) -> None:
         room = self._room(connection.dialect)
         if connection.dialect.name == "sqlite" and connection.in_nested_transaction():
-            # Sqlite3 may have begun with the savepoint, whose release then commits.
+            # In sqlite3 the savepoint itself may have begun the transaction. Its release commits
+            # then.
             raise ConfigurationError(
                 "on SQLite the check must not be made in a savepoint (begin_nested()): check the "
                 "token in the outermost transaction"
@@ -298,20 +312,26 @@ def _text(sql: str) -> TextClause:
 
 
 _checked_in: weakref.WeakSet[SessionTransaction] = weakref.WeakSet()
-"""Transactions that have passed a check: what is changed in them now was read after it."""
+"""The transactions that have passed a check. Changes in them are based on reads after it."""
 
 
 def _refuse_changes_from_before(session: Session) -> None:
-    """Changes that a session brings into the first check of a transaction were made by what it had read before."""
+    """Raise ConfigurationError if the session has changes at the first check of a transaction.
+
+    Such changes are based on what the session had read before the check.
+    """
     if session.get_transaction() not in _checked_in and (session.dirty or session.deleted):
         raise ConfigurationError(
-            "the session has changed objects before the check, by what it had read before: roll "
-            "back, check first, then load and change"
+            "the session has changed objects before the check, based on what it had read before: "
+            "roll back, check first, then load and change"
         )
 
 
 def _expire_unchanged(session: Session) -> None:
-    """Forget what was read before the check: a session answers later queries with the objects that it has."""
+    """Expire what was read before the check.
+
+    Otherwise the session would answer later queries with the objects that it has.
+    """
     transaction = session.get_transaction()
     assert transaction is not None
     _checked_in.add(transaction)

@@ -1,4 +1,4 @@
-"""Django: any database, inside ``transaction.atomic()``; and an app, whose migration makes the table."""
+"""DjangoFence, for any database of Django, and an app whose migration makes the table."""
 
 from fencedlock.fencing.django.fence import DjangoFence
 

@@ -1,4 +1,4 @@
-"""The app to be named in INSTALLED_APPS: ``"fencedlock.fencing.django"``."""
+"""The app for INSTALLED_APPS, whose name there is ``"fencedlock.fencing.django"``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from django.apps import AppConfig
 
 
 class FencingConfig(AppConfig):
-    """Brings the table of fences by its migration."""
+    """The app of the fences: its migration makes their table."""
 
     name: str = "fencedlock.fencing.django"
     label: str = "fencedlock"

@@ -1,4 +1,4 @@
-"""DjangoFence: the check inside ``transaction.atomic()``."""
+"""DjangoFence: it checks tokens inside ``transaction.atomic()``."""
 
 from __future__ import annotations
 
@@ -49,14 +49,16 @@ class DjangoDriver(Driver):
 
 
 class DjangoFence:
-    """Fences in any of Django's databases, inside ``transaction.atomic()``.
+    """A table of fences in any of Django's databases; checks are inside ``transaction.atomic()``.
 
-    PostgreSQL, MySQL, MariaDB and SQLite get the statements of their own rooms, and are to be used
-    as these say (SQLite with ``"transaction_mode": "IMMEDIATE"`` in its OPTIONS); other databases
-    get plain SQL. The migration of the app ``fencedlock.fencing.django`` makes the table "fences";
-    for another name there are :meth:`ddl` and :meth:`create`.
+    PostgreSQL, MySQL, MariaDB and SQLite get the statements of their own fences. Follow the advice
+    of those fences, and for SQLite put ``"transaction_mode": "IMMEDIATE"`` into its OPTIONS. Other
+    databases get plain SQL. The migration of the app ``fencedlock.fencing.django`` makes the table
+    "fences". If ``table`` is another name, use :meth:`ddl` or :meth:`create`.
 
-    A database is named by its alias, or by its connection.
+    The argument ``using`` is the alias of a database, or its connection.
+
+    Raises ConfigurationError if ``table`` can't be the name of a table, or if it names a schema.
     """
 
     rooms: ClassVar[Mapping[str, type[SQLFence]]] = {
@@ -64,7 +66,7 @@ class DjangoFence:
         "mysql": MySQLFence,
         "sqlite": SQLiteFence,
     }
-    """By the vendor."""
+    """The fences of the databases that have one of their own, by the vendor."""
 
     def __init__(self, table: str = "fences") -> None:
         self.table: str = table
@@ -78,14 +80,14 @@ class DjangoFence:
         return f"DjangoFence({self.table!r})"
 
     def ddl(self, using: str | BaseDatabaseWrapper = "default") -> str:
-        """The statement that makes the table in this database, for ``migrations.RunSQL``."""
+        """Return the statements that make the table in this database, for ``migrations.RunSQL``."""
         connection = self._connection(using)
         with connection.schema_editor(collect_sql=True, atomic=False) as editor:
             editor.create_model(self._model())
         return "\n".join(editor.collected_sql)
 
     def create(self, using: str | BaseDatabaseWrapper = "default") -> None:
-        """Make the table, unless it is there."""
+        """Make the table if it does not exist."""
         connection = self._connection(using)
         with connection.cursor() as cursor:
             tables = connection.introspection.table_names(cursor)
@@ -96,11 +98,10 @@ class DjangoFence:
     def check(
         self, using: str | BaseDatabaseWrapper, token: FencingToken, resource: str | None = None
     ) -> None:
-        """Let this transaction go on only if the resource has seen no higher token.
+        """Check the token in this transaction, and refuse it if the resource has seen a higher one.
 
-        Call it **first**, before anything is read.
-
-        As :meth:`fencedlock.fencing.sql.SQLFence.check`, and raises the same.
+        Call it **first**, before anything is read. It works like
+        :meth:`fencedlock.fencing.sql.SQLFence.check`, and raises the same errors.
         """
         name = checked_resource(token, resource)
         self._check(using, lambda room: room.check_steps(token, name))
@@ -114,7 +115,10 @@ class DjangoFence:
         *,
         column: str = "fence",
     ) -> None:
-        """Keep the token in a column of the guarded row itself: as :meth:`fencedlock.fencing.sql.SQLFence.check_row`."""
+        """Check the token as :meth:`check` does, but keep it in the guarded row itself.
+
+        It works like :meth:`fencedlock.fencing.sql.SQLFence.check_row`, and raises the same errors.
+        """
         checked_resource(token, None)
         self._check(using, lambda room: room.row_steps(token, table, key, column))
 
@@ -143,7 +147,7 @@ class DjangoFence:
         )
 
     def _model(self) -> Any:
-        """A model of this table that no registry knows."""
+        """Return a model of this table that is in no registry of Django's."""
         from django.apps.registry import Apps
 
         from fencedlock.fencing.django.models import FenceRow

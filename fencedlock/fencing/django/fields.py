@@ -1,4 +1,4 @@
-"""A text that every database compares byte by byte."""
+"""A field for text that every database compares byte by byte."""
 
 from __future__ import annotations
 
@@ -16,16 +16,20 @@ else:
 
 
 class ExactTextField(_CharField):
-    """Text of which the database takes no two values for one: MySQL's own text types ignore case, accents and trailing blanks."""
+    """A text field in which only equal texts are equal.
+
+    MySQL's own text types ignore case, accents and trailing blanks.
+    """
 
     def db_type(self, connection: BaseDatabaseWrapper) -> str | None:
-        """As the rooms of the databases have it."""
+        """Return the type that the database's own fence uses, or else that of a CharField."""
         known = {
             "mysql": f"varbinary({self.max_length})",
             "postgresql": 'pg_catalog.text COLLATE "C"',
             "sqlite": "text",
         }
-        # not "text": Django would make a second index, for LIKE, which this collation does not need
+        # PostgreSQL's type is not just "text", because Django would make a second index for LIKE
+        # then. This collation does not need it.
         if connection.vendor in known:
             return known[connection.vendor]
         return models.CharField(max_length=MOST_PORTABLE_CHARACTERS).db_type(connection)
@@ -33,10 +37,10 @@ class ExactTextField(_CharField):
     def get_db_prep_value(
         self, value: Any, connection: BaseDatabaseWrapper, prepared: bool = False
     ) -> Any:
-        """Bytes on MySQL and MariaDB."""
+        """Return the value for the database, which is bytes on MySQL and MariaDB."""
         value = super().get_db_prep_value(value, connection, prepared)
         return value.encode() if connection.vendor == "mysql" and isinstance(value, str) else value
 
     def from_db_value(self, value: Any, *_: object) -> Any:
-        """Text again."""
+        """Return the value as text."""
         return bytes(value).decode() if isinstance(value, bytes | bytearray | memoryview) else value

@@ -1,4 +1,4 @@
-"""The table of fences as Django sees it: to look at, not to write to."""
+"""The table of fences as a model of Django, to read it and not to write to it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from fencedlock.fencing.django.fields import ExactTextField
 
 
 class FenceRow(models.Model):
-    """What every table of fences has."""
+    """The columns that every table of fences has."""
 
     resource: ExactTextField = ExactTextField(max_length=MOST_NAME_BYTES, primary_key=True)
     token: models.BigIntegerField[int, int] = models.BigIntegerField()
     lock_name: ExactTextField = ExactTextField(max_length=MOST_NAME_BYTES, null=True)
 
     class Meta:
-        """No table of its own."""
+        """The model has no table of its own."""
 
         abstract = True
 
@@ -28,7 +28,7 @@ class Fence(FenceRow):
     """A resource, the highest token that it has seen, and the lock that guards it."""
 
     class Meta:
-        """The table that DjangoFence() uses."""
+        """The model's table is the one that ``DjangoFence()`` uses."""
 
         app_label = "fencedlock"
         db_table = "fences"

@@ -1,11 +1,11 @@
-"""Tokens between services: a header, middleware that refuses stale requests, and hooks for clients.
+"""Tokens over HTTP: a header, middleware that refuses stale requests, and hooks for clients.
 
-The header is ``Fencing-Token: "orders/42";1795217931444040``. A stale request is answered with 409
-and a problem (RFC 9457), a malformed one with 400, and one that has no token where it needs one
-with 428 (RFC 6585).
+The header looks like ``Fencing-Token: "orders/42";1795217931444040``. The middleware answers a
+stale request with 409 and a problem (RFC 9457), a malformed one with 400, and one that needs a
+token and has none with 428 (RFC 6585).
 
-A service that believes the header believes its clients: whoever can send any number can lock all
-others out. Authenticate first.
+A service that trusts the header trusts its clients: a client that sends a very high number locks
+out all others. Authenticate clients first.
 """
 
 from fencedlock.fencing.http.asgi import ASGIFencing

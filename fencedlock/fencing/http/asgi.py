@@ -29,8 +29,9 @@ ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 _turns: weakref.WeakKeyDictionary[
     MonotonicFence, weakref.WeakValueDictionary[str, asyncio.Lock]
 ] = weakref.WeakKeyDictionary()
-"""Of each fence, which several middlewares may share: whose request of a resource is being
-handled.
+"""The locks under which the requests of a resource are handled, by fence and resource.
+
+Several middlewares may share one fence.
 """
 
 
@@ -38,26 +39,30 @@ class ASGIFencing(Middleware[ASGIApp, Scope]):
     """Middleware that refuses the stale requests of an ASGI service.
 
     Without a ``fence`` it reads the header and puts the :class:`~fencedlock.FencingToken` into
-    ``scope["state"]["fencing_token"]``, for the service to check it in the transaction of its own
-    database; a
-    :class:`~fencedlock.StaleTokenError` that the service raises is answered with 409. That is right
-    for every service with more than one process.
+    ``scope["state"]["fencing_token"]``. The service checks it in the transaction of its own
+    database. If the service raises :class:`~fencedlock.StaleTokenError`, the middleware answers
+    with 409. This is the right way for every service with more than one process.
 
-    With a :class:`~fencedlock.fencing.memory.MonotonicFence`, for a service of one process that
-    keeps its own state, it checks the token when the request comes, reads its body, and handles the
-    requests of one resource one after another, each after another check: so no check is overtaken
-    while its request is handled. What a handler leaves running after its end, as a thread that goes
-    on when the request was cancelled, is not covered. A handler that sends a request of its own for
-    the same resource waits for itself.
+    A :class:`~fencedlock.fencing.memory.MonotonicFence` is for a service of one process that keeps
+    its own state. The middleware checks the token when a request comes, and reads its body. It
+    handles the requests of one resource one after another, and checks the token of each again
+    before it is handled. So no request with a newer token is handled between the check of a request
+    and the end of its handler. Work that a handler leaves running after its end is not covered, for
+    example a thread that goes on after the request was cancelled. A handler must not send a request
+    for the same resource to its own service, because it would wait for itself.
 
-    ``methods`` are those that need a token, all but GET, HEAD, OPTIONS and TRACE unless given, in
-    upper or lower case; a token that comes with another one is checked as well. ``resource`` names
-    the resource of a ``scope``; without it the resource is the lock's name. Only HTTP requests are
-    looked at: websockets pass.
+    ``methods`` are the methods that need a token, in upper or lower case. By default these are all
+    but GET, HEAD, OPTIONS and TRACE. A token that comes with another method is checked too.
+    ``resource`` is a function that returns the resource of a ``scope``. Without it, or if it
+    returns None, the resource is the lock's name. It needs a ``fence``. Only HTTP requests are
+    checked: websockets pass unchecked.
+
+    Raises ConfigurationError if ``methods`` are not names, or for a ``resource`` without a
+    ``fence``.
     """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one connection, as ASGI says."""
+        """Handle one connection as the ASGI specification says."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -91,7 +96,8 @@ class ASGIFencing(Middleware[ASGIApp, Scope]):
     ) -> None:
         resource = self._resource(scope) if self._resource else None
         fence.check(token, resource)
-        # Before its turn: an older holder's upload that stalls must hold nobody up.
+        # The body is read before the request's turn, so that a stalled upload, perhaps of an older
+        # holder, does not delay others.
         body = await _whole_body(receive)
         if body is None:
             return  # the client has gone

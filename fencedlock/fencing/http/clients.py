@@ -14,12 +14,15 @@ if TYPE_CHECKING:
 
 
 class TokenHeader:
-    """Puts the token of a held lock, or a given token, on each request: for httpx and requests.
+    """A hook for httpx and requests that puts a token into the header of each request.
 
-    ``httpx.Client(event_hooks={"request": [TokenHeader(lock)]})``, or ``auth=TokenHeader(lock)`` of
-    httpx (also of its AsyncClient) and of requests. Without a client's hook: ``headers={HEADER:
-    format_token(lock.token)}``. Raises NotOwnedError when the calling thread does not hold the
-    lock.
+    The token is that of a held lock, or a given one. Use it as
+    ``httpx.Client(event_hooks={"request": [TokenHeader(lock)]})``, or as ``auth=TokenHeader(lock)``
+    with httpx (also with its AsyncClient) and with requests. With a client that has no hooks, pass
+    ``headers={HEADER: format_token(lock.token)}``.
+
+    A request raises NotOwnedError if the thread that sends it does not hold the lock. Making the
+    hook raises TypeError for anything but a lock or a FencingToken.
     """
 
     def __init__(self, lock: RLock | FencingToken) -> None:
@@ -40,10 +43,12 @@ class TokenHeader:
 
 
 def raise_if_stale(response: Any, *_: Any, **__: Any) -> None:
-    """Raise StaleTokenError if the service has refused the request's token: for responses of httpx and requests.
+    """Raise StaleTokenError if the service has refused the token of the request.
 
-    Call it, or hook it: ``event_hooks={"response": [raise_if_stale]}`` of ``httpx.Client`` (of an
-    ``AsyncClient`` call it with the response), ``hooks={"response": raise_if_stale}`` of requests.
+    Call it with a response of httpx or requests, or use it as a hook:
+    ``event_hooks={"response": [raise_if_stale]}`` of ``httpx.Client``, or
+    ``hooks={"response": raise_if_stale}`` of requests. It can't be a hook of httpx's
+    ``AsyncClient``: call it with the response.
     """
     if response.status_code != 409 or not response.headers.get(
         "Content-Type", ""
@@ -54,7 +59,7 @@ def raise_if_stale(response: Any, *_: Any, **__: Any) -> None:
     try:
         problem = response.json()
     except ValueError:
-        return  # no problem of ours
+        return  # not an answer of this library's middleware
     if not isinstance(problem, dict) or problem.get("type") != STALE_TYPE:
         return
     lock, presented, stored = problem.get("lock"), problem.get("presented"), problem.get("stored")

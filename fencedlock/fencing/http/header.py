@@ -17,13 +17,18 @@ _WRITTEN = re.compile(
 
 
 def format_token(token: FencingToken) -> str:
-    """The header's value for this token: the lock's name, percent-encoded where it is not plain ASCII, and the decimal number."""
+    """Return the value of the header for this token.
+
+    It is the lock's name, percent-encoded where it is not plain ASCII, and the decimal number.
+    Raises TypeError if ``token`` is not a FencingToken, and ConfigurationError if the lock's name
+    can't be that of a resource.
+    """
     checked_resource(token, None)
     return f'"{quote(token.lock, safe=_PLAIN)}";{token}'
 
 
 def parse_token(value: str) -> FencingToken:
-    """The token of a header's value. Raises ValueError for anything else than one token."""
+    """Return the token of a header's value. Raises ValueError for anything but one token."""
     found = _WRITTEN.fullmatch(value.strip())
     try:
         if found:

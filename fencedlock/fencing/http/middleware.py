@@ -1,4 +1,4 @@
-"""What the middleware for ASGI and for WSGI is made with."""
+"""The common part of the middleware for ASGI and for WSGI: its settings."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ App = TypeVar("App")
 Request = TypeVar("Request")
 
 _METHOD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-"""A token of RFC 9110."""
+"""A method's name, which is a ``token`` in the grammar of RFC 9110."""
 
 
 class Middleware(Generic[App, Request]):
-    """A service, and how its requests are to be checked: see :class:`ASGIFencing`."""
+    """A service, and the settings for the check of its requests: see :class:`ASGIFencing`."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class Middleware(Generic[App, Request]):
 
 
 def _checked_methods(methods: Collection[str]) -> frozenset[str]:
-    """The methods in upper case. Raises ConfigurationError for what can't be one."""
+    """Return the methods in upper case. Raises ConfigurationError if one can't be a method."""
     if isinstance(methods, (str, bytes)) or not hasattr(methods, "__iter__"):
         raise ConfigurationError(
             f"methods must be a collection of names, as {{'POST', 'PUT'}}, not {methods!r:.80}"
@@ -48,6 +48,6 @@ def _checked_methods(methods: Collection[str]) -> frozenset[str]:
     for name in names:
         if not isinstance(name, str) or not _METHOD.fullmatch(name):
             raise ConfigurationError(
-                f"methods must be names as 'POST', and {name!r:.80} can be no request's"
+                f"methods must be names such as 'POST', and {name!r:.80} can't be a method"
             )
     return frozenset(name.upper() for name in names)

@@ -1,4 +1,4 @@
-"""What a request is refused with: a status and a problem of RFC 9457."""
+"""The answers to refused requests: a status and a problem of RFC 9457."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from fencedlock.fencing.http.header import HEADER, parse_token
 from fencedlock.token import FencingToken
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
-"""Those that change nothing (RFC 9110)."""
+"""The methods that change nothing (RFC 9110)."""
 
 CONTENT_TYPE = "application/problem+json"
 
 STALE_TYPE = "urn:fencedlock:stale-token"
-"""The ``type`` of the problem that a stale request is answered with."""
+"""The ``type`` of the problem in the answer to a stale request."""
 
 
 class Problem(NamedTuple):
-    """An answer."""
+    """The answer to a refused request."""
 
     status: int
     phrase: str
@@ -28,7 +28,7 @@ class Problem(NamedTuple):
 
 
 class RefusedError(Exception):
-    """This request is answered with a problem."""
+    """A request is refused, and ``problem`` is the answer."""
 
     def __init__(self, status: int, phrase: str, detail: str) -> None:
         super().__init__(detail)
@@ -40,19 +40,20 @@ class RefusedError(Exception):
 
 
 def bad_request(detail: str) -> RefusedError:
-    """The refusal of a request that can't be read."""
+    """Return the refusal (400) of a request that can't be read."""
     return RefusedError(400, "Bad Request", detail)
 
 
 def token_of(
     values: list[str], method: str, methods: Collection[str] | None
 ) -> FencingToken | None:
-    """The token of a request with these headers.
+    """Return the token of a request with these values of the header; None if there is none.
 
-    Raises RefusedError: 428 if one is needed and there is none, 400 for a bad one.
+    ``methods`` are the methods that need a token, in upper case. The case of ``method`` does not
+    matter, because many services ignore it too.
 
-    ``methods``, in upper case, are those that need one. The case of ``method`` makes no difference,
-    as it makes none to many a service.
+    Raises RefusedError: 428 if a token is needed and missing, 400 if it can't be read or there are
+    several.
     """
     if not values:
         name = method.upper()
@@ -72,7 +73,10 @@ def token_of(
 
 
 def problem_of(error: RefusedError | StaleTokenError | ConfigurationError) -> Problem | None:
-    """The answer when a token was refused: 409 if it is stale, 400 if it is of another lock than the resource's; None for other errors."""
+    """Return the answer to a request that ended with this error; None if it is not about a token.
+
+    It is 409 if the token is stale, and 400 if it is of another lock than the resource's.
+    """
     if isinstance(error, RefusedError):
         return error.problem
     if isinstance(error, ConfigurationError):

@@ -21,10 +21,10 @@ from fencedlock.fencing.http.problem import (
 WSGIApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 ENVIRON_KEY = "fencedlock.token"
-"""Where a WSGI service finds the FencingToken."""
+"""The key of ``environ`` under which a WSGI service finds the FencingToken."""
 
 _MOST_DIGITS = 18
-"""A number with so many fits into what Python counts bytes with."""
+"""The most digits of a body's length. Such numbers fit into the type of Python's sizes."""
 
 _LENGTH = re.compile(rf"[0-9]{{1,{_MOST_DIGITS}}}")
 
@@ -32,17 +32,19 @@ _ENVIRON_HEADER = "HTTP_" + HEADER.upper().replace("-", "_")
 
 
 class WSGIFencing(Middleware[WSGIApp, Mapping[str, Any]]):
-    """Middleware that refuses the stale requests of a WSGI service: as :class:`ASGIFencing`, and with the same arguments.
+    """Middleware that refuses the stale requests of a WSGI service.
 
-    The token is ``environ["fencedlock.token"]``; ``resource`` names the resource of an ``environ``.
-    The answer to a request with a token is collected before it is sent, so that nothing of the
-    service runs after its check. Other requests pass as they are.
+    It works like :class:`ASGIFencing`, and takes the same arguments. The token is in
+    ``environ["fencedlock.token"]``, and ``resource`` is a function that returns the resource of an
+    ``environ``. The answer to a request with a token is collected before it is sent, so that no
+    part of the service, such as a generator of the answer, runs after its check has ended. Requests
+    without a token pass unchanged.
     """
 
     def __call__(
         self, environ: dict[str, Any], start_response: Callable[..., Any]
     ) -> Iterable[bytes]:
-        """Handle one request, as PEP 3333 says."""
+        """Handle one request as PEP 3333 says."""
         values = [environ[_ENVIRON_HEADER]] if _ENVIRON_HEADER in environ else []
         try:
             token = token_of(values, environ["REQUEST_METHOD"], self._methods)
@@ -54,7 +56,8 @@ class WSGIFencing(Middleware[WSGIApp, Mapping[str, Any]]):
             resource = self._resource(environ) if self._resource else None
             length = _body_length(environ)
             self._fence.check(token, resource)
-            # Before its turn: an older holder's upload that stalls must hold nobody up.
+            # The body is read before the request's turn, so that a stalled upload, perhaps of an
+            # older holder, does not delay others.
             _read_body(environ, length)
             with self._fence.guard(token, resource):
                 return self._collect(environ, start_response)
@@ -69,7 +72,11 @@ class WSGIFencing(Middleware[WSGIApp, Mapping[str, Any]]):
         return [] if environ["REQUEST_METHOD"] == "HEAD" else [problem.body]
 
     def _collect(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
-        """The whole answer; the server's start_response is called only when there is nothing left to refuse."""
+        """Run the service, and return its whole answer.
+
+        The server's ``start_response`` is called only at the end, when nothing can be refused any
+        more.
+        """
         begun: tuple[Any, ...] | None = None
         parts: list[bytes] = []
 
@@ -96,9 +103,9 @@ class WSGIFencing(Middleware[WSGIApp, Mapping[str, Any]]):
 
 
 def _body_length(environ: Mapping[str, Any]) -> int | None:
-    """How many bytes the body has; None if it goes on to its end.
+    """Return how many bytes the body has; None if it has to be read up to its end.
 
-    Raises RefusedError, 400, for what can be no length.
+    Raises RefusedError (400) if the Content-Length header is no valid length.
     """
     text = environ.get("CONTENT_LENGTH") or ""
     if not text:
@@ -112,9 +119,9 @@ def _body_length(environ: Mapping[str, Any]) -> int | None:
 
 
 def _read_body(environ: dict[str, Any], length: int | None) -> None:
-    """Read the body, for the service to read it again.
+    """Read the whole body into memory, and let the service read it from there.
 
-    Raises RefusedError, 400, if it ends too soon.
+    Raises RefusedError (400) if the body ends too soon.
     """
     if length == 0:
         return

@@ -1,4 +1,4 @@
-"""A Redis or Valkey that keeps data: writes that refuse stale tokens, by script or by MULTI."""
+"""RedisFence, for data in Redis or Valkey: it refuses stale writes, in a script or a MULTI."""
 
 from fencedlock.fencing.redis.fence import FencedScript, RedisFence
 

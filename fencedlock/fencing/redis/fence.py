@@ -1,4 +1,4 @@
-"""RedisFence: the check inside a script, or before a MULTI."""
+"""RedisFence: it checks a token inside a script, or before a MULTI."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fencedlock.fencing.base import checked_resource, other_lock, stale_token
 from fencedlock.token import FencingToken
 
 LIFE_SECONDS = 7 * 24 * 3600.0
-"""As long as the lock itself remembers its last token."""
+"""The default life of a fence: 7 days, as long as a lock's last token is remembered by default."""
 
 LEAST_TTL_SECONDS = 0.001
 
@@ -25,17 +25,21 @@ _DELETE = "return redis.call('DEL', unpack(KEYS))"
 _CHECK = "return redis.status_reply('OK')"
 _SLOT_ERRORS = {"RedisClusterException", "ValkeyClusterException", "ClusterCrossSlotError"}
 _MOST_UNPACKED = 7000
-"""Lua's unpack gives fewer than 8000 values."""
+"""The most values in one call. Lua's ``unpack`` can return fewer than 8000 values."""
 
 
 class RedisFence:
-    """Fences in the Redis that keeps the data, by a client of redis-py or valkey-py.
+    """Fences in the Redis that keeps the data, through a client of redis-py or valkey-py.
 
-    The fence of a resource is the hash ``prefix:{resource}``; in a cluster the data's keys need the
-    same hash tag, as ``{resource}:balance``. ``ttl`` is how many seconds a fence lives at least
-    after its last use, 7 days unless given (and twice that at most), and None lets it live for
-    ever: a holder that slept longer than that is not refused. Where memory is short and
+    The fence of a resource is the hash ``prefix:{resource}``. In a cluster, the keys of the data
+    need the same hash tag, as in ``{resource}:balance``.
+
+    ``ttl`` is the number of seconds for which a fence lives at least after its last use, 7 days by
+    default. A fence lives at most twice as long. None lets it live for ever. A holder that was
+    asleep for longer than its fence lives is not refused. If memory is short and
     ``maxmemory-policy`` is not ``noeviction``, Redis may evict a fence.
+
+    Raises ConfigurationError if ``prefix`` or ``ttl`` is not valid.
     """
 
     def __init__(self, prefix: str = "fences", *, ttl: float | None = LIFE_SECONDS) -> None:
@@ -52,9 +56,10 @@ class RedisFence:
         return f"RedisFence({self.prefix!r})"
 
     def key(self, resource: str) -> str:
-        """The key of the resource's fence.
+        """Return the key of the resource's fence.
 
-        Braces, percent signs and control characters are percent-encoded.
+        In the name of the resource, braces, percent signs and control characters are
+        percent-encoded.
         """
         return lock_key(self.prefix, resource)
 
@@ -68,9 +73,10 @@ class RedisFence:
         ttl: float | None = None,
         resource: str | None = None,
     ) -> None:
-        """``SET key value``, if the token is not stale; with ``ttl`` in seconds the key expires.
+        """Run ``SET key value`` if the token is not stale.
 
-        Raises StaleTokenError.
+        With ``ttl`` the key expires after that many seconds. Raises ValueError if ``ttl`` is not
+        valid, and otherwise what a call of a :class:`FencedScript` raises, such as StaleTokenError.
         """
         if ttl is not None and (
             isinstance(ttl, bool)
@@ -92,9 +98,11 @@ class RedisFence:
         *,
         resource: str | None = None,
     ) -> int:
-        """``HSET key field value …``, if the token is not stale; the number of new fields.
+        """Run ``HSET key field value …`` if the token is not stale.
 
-        Raises StaleTokenError.
+        Returns the number of new fields. Raises ValueError if ``mapping`` is empty or has more than
+        3500 fields, and otherwise what a call of a :class:`FencedScript` raises, such as
+        StaleTokenError.
         """
         pairs = [part for pair in mapping.items() for part in pair]
         self._raise_if_long(pairs)
@@ -103,30 +111,36 @@ class RedisFence:
     def delete(
         self, client: Any, token: FencingToken, *keys: Any, resource: str | None = None
     ) -> int:
-        """``DEL key …``, if the token is not stale; the number of keys that there were.
+        """Run ``DEL key …`` if the token is not stale.
 
-        Raises StaleTokenError.
+        Returns the number of keys that existed. Raises ValueError for no key or more than 7000, and
+        otherwise what a call of a :class:`FencedScript` raises, such as StaleTokenError.
         """
         self._raise_if_long(keys)
         return int(self.script(_DELETE)(client, token, keys, resource=resource))
 
     def script(self, text: str) -> FencedScript:
-        """A Lua script that runs only for tokens that are not stale; it sees its own KEYS and ARGV only."""
+        """Return a Lua script that runs only for tokens that are not stale.
+
+        The script sees only its own KEYS and ARGV.
+        """
         return FencedScript(self, text)
 
     def check(self, pipeline: Any, token: FencingToken, resource: str | None = None) -> None:
-        """Guard a MULTI.
+        """Check the token on a pipeline, and guard the MULTI that follows.
 
-        Call it **first** on a ``client.pipeline()``; then read, ``multi()``, queue the writes, and
-        ``execute()``.
+        Call it **first** on a ``client.pipeline()``. Then read, call ``multi()``, queue the writes,
+        and call ``execute()``. Commands before ``multi()`` run at once and unguarded, so only read
+        there.
 
-        What is called before ``multi()`` runs at once, unguarded: only read there. It raises the
-        resource's token at once, and WATCHes it: if another holder comes before ``execute()``, that
-        raises redis-py's ``WatchError``. Then begin again, and this check tells whether the token
-        has become stale.
+        The check raises the resource's token at once, and WATCHes the fence. If another holder
+        comes before ``execute()``, that raises redis-py's ``WatchError``. Begin again then: the
+        next check tells whether the token has become stale.
 
-        Raises StaleTokenError, and ConfigurationError after ``multi()``, for a token of another
-        lock than the resource's, or without a transaction.
+        Raises StaleTokenError if the resource has seen a higher token. Raises ConfigurationError if
+        it is called after ``multi()`` or after commands were queued, if the pipeline has no
+        transaction, or if the token is of another lock than the resource's. Raises TypeError if
+        ``pipeline`` or ``token`` has the wrong type.
         """
         name = checked_resource(token, resource)
         needed = ("immediate_execute_command", "watch", "explicit_transaction")
@@ -135,8 +149,8 @@ class RedisFence:
         ):
             raise TypeError(
                 "RedisFence.check takes a pipeline first ('with client.pipeline() as pipeline:'), "
-                f"and not {type(pipeline).__name__}; for single writes, and in a cluster, there "
-                "are set(), hset(), delete() and script()"
+                f"and not {type(pipeline).__name__}; for single writes, and in a cluster, use "
+                "set(), hset(), delete() and script()"
             )
         if (
             not pipeline.transaction
@@ -147,15 +161,18 @@ class RedisFence:
                 "the check comes first in a pipeline(transaction=True), before multi() and before "
                 "anything is queued: check, read, multi(), write"
             )
-        # Raised before it is watched: our own change of a watched key would fail our own EXEC. What
-        # came in between is seen by the second.
+        # The token is raised before its key is watched, because a change of a watched key, even by
+        # this connection, makes EXEC fail. The second call sees what came in between.
         script = self.script(_CHECK)
         script.call(pipeline.immediate_execute_command, token, name, [], [])
         pipeline.watch(self.key(name).encode())
         script.call(pipeline.immediate_execute_command, token, name, [], [])
 
     def arguments(self, token: FencingToken) -> list[Any]:
-        """The guard's own arguments; text is encoded here, for clients differ in that."""
+        """Return the guard's own arguments.
+
+        Text is encoded here, because the clients' own encodings differ.
+        """
         return [str(token), token.lock.encode(), self._life_ms]
 
     @staticmethod
@@ -168,7 +185,7 @@ class RedisFence:
 
 
 class FencedScript:
-    """A Lua script behind the guard; made by :meth:`RedisFence.script`."""
+    """A Lua script that checks a token before it runs; made by :meth:`RedisFence.script`."""
 
     def __init__(self, fence: RedisFence, text: str) -> None:
         self._fence = fence
@@ -183,13 +200,15 @@ class FencedScript:
         *,
         resource: str | None = None,
     ) -> Any:
-        """Run it on a client; what the script returns.
+        """Run the script on a client, and return what it returns.
 
-        ``resource`` is the lock's name unless given.
+        ``keys`` and ``args`` are its KEYS and ARGV. ``resource`` is the lock's name unless given.
 
         Raises StaleTokenError, and runs nothing, if the resource has seen a higher token. Raises
-        ConfigurationError for a token of another lock than the resource's; TypeError for what is no
-        token; and what the client raises.
+        ConfigurationError if the token is of another lock than the resource's, or if in a cluster
+        the keys do not share a slot with the fence. Raises TypeError if ``token`` is not a
+        FencingToken, or if ``client`` is asynchronous or a pipeline. Raises also what the client
+        raises.
         """
         name = checked_resource(token, resource)
         if (
@@ -211,7 +230,7 @@ class FencedScript:
         keys: Sequence[Any],
         args: Sequence[Any],
     ) -> Any:
-        """Run it by whatever executes a command."""
+        """Run the script by ``execute``, a function that sends a command and returns its reply."""
         key = self._fence.key(resource)
         operands = [1 + len(keys), key.encode(), *keys, *self._fence.arguments(token), *args]
         try:
@@ -240,7 +259,10 @@ class FencedScript:
 
 @functools.lru_cache(maxsize=256)
 def _guarded(text: str) -> tuple[str, str]:
-    """The script behind the guard, and its SHA-1. The lines of the script keep their numbers."""
+    """Return the script with the guard before it, and its SHA-1.
+
+    The guard is put into the first line, so that the lines of the script keep their numbers.
+    """
     lines = (resources.files(__package__) / "guard.lua").read_text("utf-8").splitlines()
     guard = " ".join(line.strip() for line in lines if not line.startswith("--"))
     first, newline, rest = text.partition("\n") if text.startswith("#!") else ("", "", text)

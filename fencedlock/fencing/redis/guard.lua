@@ -1,9 +1,16 @@
--- Goes before a user's script, in the same first line, without these comments.
--- KEYS[1]: the resource's fence, a hash of token and lock; the user's keys follow.
--- ARGV[1]: the token; [2]: its lock; [3]: the ms that a fence lives at least after its last use, 0 for ever; the user's arguments follow.
--- Returns the error FENCEDLOCKSTALE <token> or FENCEDLOCKOTHER <lock in hex>, and changes nothing; otherwise the script runs, as a function, and sees
--- its own keys and arguments only. The fence's life is prolonged in big steps: a change that is no rise would break the WATCH of another thread.
--- Tokens are compared as decimal text: Lua's numbers are not exact enough.
+-- The guard is put before a user's script, into its first line and without these comments.
+--
+-- KEYS[1] is the resource's fence, a hash with the fields token and lock. The user's keys follow.
+-- ARGV[1] is the token and ARGV[2] its lock. ARGV[3] is the time in ms for which a fence lives at
+-- least after its last use, or 0 for ever. The user's arguments follow.
+--
+-- If the token is refused, the guard returns the error FENCEDLOCKSTALE <token> or FENCEDLOCKOTHER
+-- <lock in hex>, and changes nothing. Otherwise the script runs, as a function, and sees only its
+-- own keys and arguments.
+--
+-- The fence's life is prolonged in big steps, because each change of the key breaks the WATCH of
+-- another thread, even if the token does not rise.
+-- Tokens are compared as decimal text, because Lua's numbers are not exact enough.
 do
     local token, lock = unpack(redis.call('HMGET', KEYS[1], 'token', 'lock'));
     if lock and lock ~= ARGV[2] then return redis.error_reply('FENCEDLOCKOTHER ' .. string.gsub(lock, '.', function(byte) return string.format('%02x', string.byte(byte)) end)) end;
