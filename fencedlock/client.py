@@ -128,8 +128,8 @@ class Client:
     def ping(self) -> float:
         """Send one request to the server, and return how many seconds its answer took.
 
-        The first call also connects. If etcd answers, a majority of its members has answered.
-        Raises BackendError, and ConfigurationError if the client is closed.
+        The first call also connects. On etcd the answer means that a majority of the members has
+        answered. Raises BackendError, and ConfigurationError if the client is closed.
         """
         become_own()
         self._table.raise_if_closed()
@@ -205,8 +205,9 @@ class Client:
         holder that is really stale must not become the newest one. The present holder of the lock
         keeps its token.
 
-        Raises ConfigurationError if the token is too high to leave room for others above it, or if
-        the client is closed; TypeError if it is not a FencingToken; and BackendError.
+        Raises ConfigurationError if the token's value is not an int from 0 to ``2**52``, which
+        leaves room for later tokens, or if the client is closed. Raises TypeError if ``token`` is
+        not a FencingToken. Raises BackendError.
         """
         become_own()
         self._table.raise_if_closed()

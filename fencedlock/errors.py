@@ -68,16 +68,17 @@ class NotOwnedError(FencedLockError, RuntimeError):
 class LockLostError(FencedLockError, RuntimeError):
     """The lease ended before the holder released the lock.
 
-    Somebody else may have held the lock meanwhile. What the holder wrote without checking its token
-    at a fence may be mixed up with that holder's writes.
+    Somebody else may have held the lock meanwhile. What the holder has written without checking its
+    token at a fence may conflict with the writes of the other one.
     """
 
 
 class StaleTokenError(FencedLockError):
-    """A store refused a token because it has accepted a higher one.
+    """A store refused a token because it has accepted a higher one, or its hold has ended.
 
-    ``presented`` is the value of the refused token, ``stored`` that of the token in the store, or
-    None if it is not known.
+    ``presented`` is the value of the refused token. ``stored`` is that of the higher token, or None
+    if it is not known. The end of a hold is the reason only with an ``EtcdFence``: there ``stored``
+    is the value of the token with which the lock is held now, or None if nobody holds it.
     """
 
     def __init__(

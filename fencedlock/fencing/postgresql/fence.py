@@ -159,13 +159,13 @@ class PostgreSQLFence(SQLFence):
     def protect(self, connection: Any, table: str) -> Any:
         """Let only transactions that have passed a :meth:`check` change the rows of ``table``.
 
-        It makes triggers, which take effect when its transaction commits. From then on, INSERT,
+        It makes triggers, which take effect when this transaction commits. From then on, INSERT,
         UPDATE, DELETE, TRUNCATE, MERGE and COPY of any session are refused with SQLSTATE 42501
-        (``insufficient_privilege``) unless its transaction has passed a check before. This applies
-        to the table and to all partitions and children that it has now. It also applies to
-        partitions that are added later, except for a TRUNCATE of such a partition itself. For that,
-        and for children that inherit from the table later, call this method again. Any passed check
-        opens all protected tables to its transaction.
+        (``insufficient_privilege``) unless the session's transaction has passed a check before.
+        This applies to the table and to all partitions and children that it has now. It also
+        applies to partitions that are added later, except for a TRUNCATE of such a partition
+        itself. For that, and for children that inherit from the table later, call this method
+        again. Any passed check opens all protected tables to its transaction.
 
         It guards against forgotten checks, not against ill will. It does not guard against DDL
         (ALTER, ATTACH, DETACH, DROP), nor against what logical replication brings to a subscriber.
