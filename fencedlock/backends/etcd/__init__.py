@@ -1,1 +1,1 @@
-"""etcd: keys with leases, transactions and watches, by gRPC."""
+"""The backend for etcd. It uses keys with leases, transactions and watches, over gRPC."""

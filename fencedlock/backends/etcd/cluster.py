@@ -1,4 +1,4 @@
-"""One etcd cluster as one client sees it: what all its locks share there."""
+"""One etcd cluster as one client sees it: the state that all locks of the client share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fencedlock.errors import BackendMisconfiguredError
 
 
 class EtcdCluster:
-    """Connections, leases, places in queues, the inbox, and the highest revision that was seen."""
+    """The connections, leases, places in queues, inbox and highest known revision of a client."""
 
     def __init__(
         self, connections: Connections, namespace: str, request_timeout_seconds: float
@@ -23,12 +23,13 @@ class EtcdCluster:
         self.places: Places = Places()
         self.inbox: Inbox = Inbox(connections, request_timeout_seconds)
         self.highest_revision: int = 0
-        """The cluster was seen at this revision."""
+        """The highest revision of the cluster that this client has seen; 0 before the first."""
 
     def saw_revision(self, revision: int, at_least: int) -> None:
-        """The cluster answered a transaction at this revision, and had been seen at ``at_least`` before it was asked.
+        """Record the revision at which the cluster answered a transaction.
 
-        Raises BackendMisconfiguredError if it has gone back, for tokens would too.
+        ``at_least`` is the highest revision that was known before the transaction was sent. Raises
+        BackendMisconfiguredError if ``revision`` is lower, because tokens would go back too.
         """
         if revision < at_least:
             raise BackendMisconfiguredError(

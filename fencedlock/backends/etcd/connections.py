@@ -1,4 +1,9 @@
-"""The calls to an etcd cluster: one channel to each endpoint, in turn; errors in the library's words; a token where users are asked for."""
+"""Calls to an etcd cluster.
+
+Calls go to one endpoint at a time, through one channel for each, and to the next endpoint after a
+failure. gRPC's errors are raised as errors of this library. If the cluster asks for a user, calls
+carry the token of a login.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +28,7 @@ from fencedlock.runtime.process import CopiedProcessError, in_child, own
 from fencedlock.runtime.threads import Event, make_mutex
 
 _CHANNEL_OPTIONS: Final = (
-    # A forked child must not find its parent's connections again.
+    # A forked child must not reuse the connections of its parent.
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
@@ -31,10 +36,11 @@ _CHANNEL_OPTIONS: Final = (
     ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 1_000),
     ("grpc.enable_retries", 0),
-    # A proxy that the environment names for web pages leads to no etcd.
+    # An HTTP proxy that the environment names is meant for web pages and does not lead to etcd.
     ("grpc.enable_http_proxy", 0),
     ("grpc.dns_min_time_between_resolutions_ms", 1_000),
-    ("grpc.max_receive_message_length", -1),  # the keys of a lease are as many as the client holds
+    # The answer that lists the keys of a lease grows with the number of the client's holds.
+    ("grpc.max_receive_message_length", -1),
 )
 
 _BUSY: Final = re.compile(
@@ -42,35 +48,31 @@ _BUSY: Final = re.compile(
 )
 
 LEAST_TRY_SECONDS = 0.1
-"""A call that failed is not tried at another endpoint with less time than this."""
+"""The shortest timeout of one try. With less time left, a failed call is not tried again."""
 
 RESTED_SECONDS = 1.0
-"""A connection that was idle for so long may have been forgotten on the way, by a NAT or a load
-balancer, without a word to us.
-"""
+"""The idle time after which a NAT or a load balancer may have silently dropped a connection."""
 
 LEASH_SECONDS = 0.5
-"""So the first call on it waits for its answer no longer than that, and is then made again through
-a new connection.
+"""The longest time that the first call on such an idle connection waits for its answer. After that,
+the call is made again through a new connection.
 """
 
 RENEWAL_SECONDS = 0.5
-"""A channel is replaced by a new one at most so often."""
+"""The least age in seconds at which a channel is replaced by a new one."""
 
 RETIREMENT_SECONDS = 10.0
-"""A channel that was replaced is closed so much later: calls of other threads may be under way on
-it.
-"""
+"""How long a replaced channel stays open, because calls of other threads may be under way on it."""
 
 MOST_RETIRED = 8
 
 STREAM_OPENING_SECONDS = 5.0
 FORK_SECONDS = 5.0
-"""A fork waits so long, at the most, for calls that were ended."""
+"""The longest time that a fork waits until the calls that it ended have returned."""
 
 SHUTDOWN_SECONDS = 0.25
-"""And so long for the end of gRPC's threads, which does not come while others in this process use
-gRPC.
+"""The longest time that a fork waits until gRPC's threads have ended. They do not end while other
+code in this process uses gRPC.
 """
 
 GRPC_THREADS: Final = (
@@ -81,11 +83,11 @@ GRPC_THREADS: Final = (
     "default-execut",
     "resolver-execu",
 )
-"""What the names of gRPC's own threads begin with."""
+"""The prefixes of the names of gRPC's own threads."""
 
 
 class Method(NamedTuple):
-    """One method of one service."""
+    """One method of one of etcd's gRPC services."""
 
     service: str
     name: str
@@ -101,7 +103,7 @@ class Method(NamedTuple):
 
     @property
     def response(self) -> Any:
-        """The class of its answers."""
+        """The class of its responses."""
         return getattr(messages(), f"{self.name}Response")
 
 
@@ -120,29 +122,32 @@ STATUS = Method("Maintenance", "Status")
 
 
 class LeaseGoneError(BackendError):
-    """The cluster knows no such lease (any more)."""
+    """The cluster does not know this lease, or has forgotten it."""
 
 
 _Result = TypeVar("_Result")
 
 
 def alone(mutex: Any, timeout_seconds: float, other: str, action: Callable[[], _Result]) -> _Result:
-    """Do something, which may be a call, under a reentrant mutex; BackendUnavailableError if ``other`` holds it for so long.
+    """Run an action, which may make a call, while holding a reentrant mutex; return its result.
 
-    It is no context manager: interrupted at the entry of its ``__exit__``, that would keep the
-    mutex.
+    Raises BackendUnavailableError if another thread, whose work ``other`` names, keeps the mutex
+    until the timeout.
+
+    This is not a context manager, because an interrupt at the entry of ``__exit__`` would leave the
+    mutex taken.
     """
     try:
         if not mutex.acquire(timeout=max(0.0, timeout_seconds)):
             raise BackendUnavailableError(f"etcd gave no answer in time to {other}")
         return action()
     finally:
-        if mutex._is_owned():  # an interrupt may come just before the lock is taken, or just after
+        if mutex._is_owned():  # an interrupt may come just before the mutex is taken, or just after
             mutex.release()
 
 
 class Connections:
-    """The cluster as one client reaches it: one channel to each endpoint, shared by all threads."""
+    """The channels of one client: one to each endpoint in use, shared by all threads."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -150,24 +155,25 @@ class Connections:
         self._channels: dict[int, Any] = {}
         self._calls: dict[tuple[int, Method], Any] = {}
         self._retired: list[tuple[float, Any]] = []
-        """Channels that were replaced, and the local time of that."""
+        """Channels that were replaced, each with the local time of its replacement."""
         self._opened_at: dict[int, float] = {}
         self._used_at: dict[int, float] = {}
-        """By endpoint: when the last call that was answered began."""
+        """Maps each endpoint to the local time at which its last answered call began."""
         self._index = 0
-        """The endpoint that answered last, or is to be tried next."""
+        """The endpoint that answered last, or that is tried next."""
         self._authenticating = make_mutex()
         self._auth_token: str | None = None
         self._closed = False
         self._gate = Gate()
         self._streams: dict[Any, int] = {}
-        """The open ones, and the endpoint of each."""
+        """Maps each open stream to its endpoint."""
         self._forks = 0
         _open.add(self)
         raise_if_patched_too_late()
         visit, inside = object(), self._gate.inside
         try:
-            # A child that is forked while another thread imports waits for ever for that thread.
+            # If a child is forked while another thread of its parent imports a module, the child
+            # waits for that thread forever. Inside the gate, the import keeps forks waiting.
             self._gate.admit(visit)
             self._grpc = load_grpc()
             messages()
@@ -177,19 +183,20 @@ class Connections:
     # --- calls
 
     def call(self, method: Method, request: Any, timeout_seconds: float) -> Any:
-        """The answer to one request.
+        """Return the answer to one request.
 
-        Raises BackendUnavailableError without an answer in time from any endpoint, BackendError
-        when the cluster refuses.
+        Raises BackendUnavailableError if no endpoint answers in time, and BackendError if the
+        cluster refuses.
         """
         return self.call_counted(method, request, timeout_seconds)[0]
 
     def call_counted(
         self, method: Method, request: Any, timeout_seconds: float, *, attempts: int = 1
     ) -> tuple[Any, int]:
-        """The answer to one request, and how often it was sent: it may be executed as often, and all our requests can be.
+        """Return the answer to one request, and how many times the request was sent.
 
-        Raises as :meth:`call`.
+        The cluster may have executed it that many times. All requests of this library are made so
+        that this does no harm. Raises the same errors as :meth:`call`.
         """
 
         def attempt(index: int, seconds: float) -> Any:
@@ -200,13 +207,17 @@ class Connections:
     def keep_alive(
         self, lease_id: int, read_key: bytes, timeout_seconds: float
     ) -> tuple[float, int]:
-        """Renew a lease: the local time from which its new term counts, and how many seconds that has, 0 if the lease is gone.
+        """Renew a lease, and return the local time at which its new term begins and its seconds.
 
-        A leader that was frozen, and does not know yet that there is another one, would answer a
-        renewal that the others never hear of. So a read through the majority goes first, by the
-        same member: it shows that the member's leader was one then, and any later leader gives
-        every lease a whole term from its own beginning, which is later still. The term counts from
-        before the read, which is of any key that the user may read. Raises as :meth:`call`.
+        The number of seconds is 0 if the lease is gone.
+
+        A leader that was frozen, and does not know yet that it was replaced, would answer a renewal
+        of which the other members never hear. Therefore a read that needs the majority is sent
+        first, to the same member. Its answer shows that the member's leader was still the leader
+        then. Any later leader gives every lease a whole term from the time at which it became
+        leader, which is later still. The term is counted from the time before the read.
+        ``read_key`` may be any key that the user has permission to read. Raises the same errors as
+        :meth:`call`.
         """
         probe = messages().RangeRequest(key=read_key, count_only=True)
         renewal = messages().LeaseKeepAliveRequest(ID=lease_id)
@@ -215,8 +226,8 @@ class Connections:
             asked_at = now_seconds()
             self._answer(index, RANGE, probe, seconds)
             seconds = max(LEAST_TRY_SECONDS, asked_at + seconds - now_seconds())
-            # The method takes a stream. A stream of one request has one answer: so it is called
-            # like any other, without the threads by which gRPC serves streams, and which an
+            # The method takes a stream. A stream of one request has one answer, so the method is
+            # called like any other. This avoids the threads that gRPC starts for streams, which an
             # interrupt could leave half started.
             return asked_at, self._answer(index, LEASE_KEEP_ALIVE, renewal, seconds).TTL
 
@@ -225,9 +236,10 @@ class Connections:
 
     @contextmanager
     def stream(self, method: Method, requests: Iterator[Any]) -> Iterator[Any]:
-        """A stream without an end, to a member that has a leader, in a thread of its own.
+        """Open an endless stream to a member that has a leader, and yield its responses.
 
-        Raises as :meth:`call`, also while it is read.
+        The calling thread is there for this stream alone. Raises the same errors as :meth:`call`,
+        also while the responses are read.
         """
         index = self._index
         visit, inside = object(), self._gate.inside
@@ -258,7 +270,11 @@ class Connections:
             inside.pop(visit, None)
 
     def _next_endpoint(self, failed_index: int) -> None:
-        """Use another endpoint from now on, unless that has happened since; for streams too: they may wait in vain for long."""
+        """Use the next endpoint from now on, unless another thread has already changed it.
+
+        Also end the streams of the failed endpoint, because they might wait in vain for a long
+        time.
+        """
         self._renew_channel(failed_index)
         with self._mutex:
             if failed_index == self._index:
@@ -270,9 +286,12 @@ class Connections:
     def _try_all(
         self, attempt: Callable[[int, float], Any], timeout_seconds: float, attempts: int
     ) -> tuple[Any, int]:
-        """Try each endpoint once, or the only one so often, from the one in turn on; again after an expired token was renewed.
+        """Return the result of the first try that succeeds, and how many requests were sent.
 
-        What a signal handler raises comes out as it is.
+        Starts with the endpoint in use and goes on to the next one after each failure. Makes as
+        many tries as there are endpoints, or ``attempts`` if that is more. A try does not count if
+        it failed because of an expired token, a fork or an idle connection. An exception of a
+        signal handler leaves this method unchanged.
         """
         began_at = now_seconds()
         give_up_at = began_at + timeout_seconds * attempts
@@ -285,7 +304,7 @@ class Connections:
             leashed = False
             try:
                 if not own[0]:
-                    raise CopiedProcessError  # the channels are the original's
+                    raise CopiedProcessError  # the channels belong to the original process
                 self._gate.admit(visit)
                 now = now_seconds()
                 seconds = max(LEAST_TRY_SECONDS, (give_up_at - now) / tries)
@@ -303,7 +322,7 @@ class Connections:
                 elif not self._has_changed(error, auth_token, forks) or now_seconds() >= give_up_at:
                     tries -= 1
                     self._raise_if_last(error, index, give_up_at if tries else 0.0, began_at, sent)
-            except ValueError as error:  # gRPC's word for a channel that was closed meanwhile
+            except ValueError as error:  # gRPC raises it if the channel was closed meanwhile
                 if raised_by_handler(error) is not None:
                     raise
                 if forks == self._forks:
@@ -312,7 +331,10 @@ class Connections:
                 inside.pop(visit, None)
 
     def _has_changed(self, error: Any, auth_token: str | None, forks: int) -> bool:
-        """True if the call failed because its token had expired, or by a fork, so that it is worth another try like the first."""
+        """Return True if an expired token or a fork made the call fail.
+
+        Such a call deserves another try that counts as the first.
+        """
         if auth_token is not None and self._token_expired(error):
             self._forget_token(auth_token)
             return True
@@ -321,7 +343,11 @@ class Connections:
     def _raise_if_last(
         self, error: Any, index: int, give_up_at: float, began_at: float, sent: int
     ) -> None:
-        """Turn to the next endpoint after this error; or raise it, in the library's words, if no time is left or the cluster refused."""
+        """Switch to the next endpoint after this error, or raise it if that is no use.
+
+        The error is raised, as an error of this library, if the cluster refused the request or if
+        no time is left.
+        """
         ours = self._error_for(error, index)
         try:
             if isinstance(ours, BackendUnavailableError):
@@ -331,7 +357,8 @@ class Connections:
                 ours.sent, ours.asked_at = sent > 0, began_at
             raise ours from error
         finally:
-            # An error in a variable of a frame that it has passed keeps all frames alive.
+            # An error refers to the frames that it has passed. A variable of such a frame that
+            # refers to the error closes a cycle, which would keep all these frames alive.
             del ours, error
 
     # --- authentication
@@ -340,13 +367,13 @@ class Connections:
         return () if self._auth_token is None else (("token", self._auth_token),)
 
     def _authenticated(self, index: int, timeout_seconds: float) -> str | None:
-        """The token of the user, got first if there is none; None without a user."""
+        """Return the token of the user, after a login if there is none yet. None without a user."""
         if self._settings.user is None or self._auth_token is not None:
             return self._auth_token
         give_up_at = now_seconds() + timeout_seconds
 
         def log_in() -> str | None:
-            if self._auth_token is None:  # else another thread has done so
+            if self._auth_token is None:  # otherwise another thread has logged in meanwhile
                 request = messages().AuthenticateRequest(
                     name=self._settings.user, password=self._settings.password
                 )
@@ -373,7 +400,7 @@ class Connections:
     # --- errors
 
     def _error_for(self, error: Any, index: int) -> BackendError:
-        """The error in the library's words."""
+        """Return the error of this library that an error of gRPC stands for."""
         codes, code, details = self._grpc.StatusCode, error.code(), error.details() or ""
         endpoint = self._settings.endpoints[index]
         if code in (
@@ -406,10 +433,10 @@ class Connections:
         timeout_seconds: float,
         metadata: tuple[tuple[str, str], ...] | None = None,
     ) -> Any:
-        """The answer to one request of one endpoint. Raises gRPC's errors.
+        """Return the answer of one endpoint to one request. Raises gRPC's errors.
 
-        Messages are put into bytes and read here: gRPC would take what a signal handler raises in
-        the middle of that for a broken message.
+        Messages are serialized and parsed here and not by gRPC, because gRPC would mistake an
+        exception that a signal handler raises meanwhile for a broken message.
         """
         call = self._callable(index, method)
         reply = call(
@@ -434,7 +461,7 @@ class Connections:
         if index not in self._channels:
             core.use()
             endpoint, settings = self._settings.endpoints[index], self._settings
-            # The files are read anew for each channel: certificates are renewed on disk.
+            # The files are read again for each channel, because certificates are renewed on disk.
             if settings.tls:
                 files = [
                     None if path is None else Path(path).read_bytes()
@@ -450,7 +477,10 @@ class Connections:
         return self._channels[index]
 
     def _renew_channel(self, index: int) -> None:
-        """Use another channel to this endpoint from now on: one that looks its name up, reads the certificates and connects anew."""
+        """Use a new channel to this endpoint from now on, unless the present one is still young.
+
+        The new channel resolves the host name, reads the certificates and connects again.
+        """
         with self._mutex:
             now = now_seconds()
             if (
@@ -472,7 +502,10 @@ class Connections:
             channel.close()
 
     def maintain(self, now: float) -> float | None:
-        """Close the channels that were replaced a while ago; when to call again, None if there are none."""
+        """Close the channels that were replaced a while ago.
+
+        Return the local time of the next call, or None if no replaced channels are left.
+        """
         with self._mutex:
             old = [channel for since, channel in self._retired if now >= since + RETIREMENT_SECONDS]
             del self._retired[: len(old)]
@@ -491,7 +524,7 @@ class Connections:
         self._hang_up()
 
     def _hang_up(self) -> bool:
-        """Close the channels; True if there were any."""
+        """Close all channels. Return True if there were any."""
         with self._mutex:
             channels = [*self._channels.values(), *(channel for _, channel in self._retired)]
             self._channels, self._calls, self._retired = {}, {}, []
@@ -499,25 +532,26 @@ class Connections:
             channel.close()
         return bool(channels)
 
-    # --- forks: gRPC survives them only while it does nothing
+    # --- forks: gRPC survives a fork only while it does nothing
 
     def before_fork(self) -> bool:
-        """Let no call begin, and end those under way: they are made again after the fork.
+        """Let no call begin, and end those under way. They are made again after the fork.
 
-        True if there was anything to close.
+        Return True if there were channels to close.
         """
         self._gate.close()
         self._forks += 1
         had_channels = self._hang_up()
         self._gate.wait_until_empty(FORK_SECONDS)
-        return self._hang_up() or had_channels  # who was just inside may have opened a channel
+        # A call that was still inside the gate may have opened a channel.
+        return self._hang_up() or had_channels
 
     def after_fork_in_parent(self) -> None:
         """Let calls begin again."""
         self._gate.open()
 
     def forget(self) -> None:
-        """In a forked child: begin anew."""
+        """In a forked child, drop the channels of the parent and start without any."""
         core.kept += [*self._channels.values(), *(channel for _, channel in self._retired)]
         self._channels, self._calls, self._streams, self._retired = {}, {}, {}, []
         self._mutex = make_mutex()
@@ -526,7 +560,7 @@ class Connections:
 
 
 class _Responses:
-    """The messages of a stream."""
+    """An iterator over the responses of a stream."""
 
     def __init__(self, stream: Any, method: Method) -> None:
         self._stream = stream
@@ -539,30 +573,31 @@ class _Responses:
         return self._method.response.FromString(next(self._stream))
 
     def cancel(self) -> None:
-        """End it."""
+        """End the stream."""
         self._stream.cancel()
 
 
 class Gate:
-    """Knows who is inside, and can be closed to those who come.
+    """Records the calls that are under way, and can be closed to new ones, so that a fork can wait.
 
-    Who is inside stands in a dictionary and takes itself out by one step of the interpreter, so
-    that no interrupt leaves anybody in there.
+    Each visit is an entry of a dictionary. A visitor removes its entry in one step of the
+    interpreter, so no interrupt can leave an entry behind.
     """
 
     def __init__(self) -> None:
         self.inside: dict[object, int] = {}
-        """The visits, with the ident of each one's thread."""
+        """Maps each visit to the ident of its thread."""
         self._mutex = make_mutex()
         self._closings = 0
-        """How many threads keep it closed: more than one may fork."""
+        """The number of threads that keep the gate closed. More than one may fork at a time."""
         self._opened = Event()
         self._opened.set()
 
     def admit(self, visit: object) -> None:
-        """Go inside, once it is open.
+        """Enter as soon as the gate is open.
 
-        The visitor takes the visit out of :attr:`inside` when it goes.
+        The caller removes the visit from :attr:`inside` when it leaves. Raises
+        BackendUnavailableError if the gate is closed and this thread has another visit inside.
         """
         me = threading.get_ident()
         while True:
@@ -571,13 +606,13 @@ class Gate:
                 return
             self.inside.pop(visit, None)
             if me in self.inside.values():
-                # Who closed the gate waits for this thread.
+                # The thread that closed the gate waits until this thread has left.
                 raise BackendUnavailableError("the process is being forked")
             self._opened.wait()
 
     @property
     def closed(self) -> bool:
-        """True while a fork is under way that Python knows of."""
+        """True during a fork that Python knows of (not one that C code makes by itself)."""
         return self._closings > 0
 
     def close(self) -> None:
@@ -592,7 +627,7 @@ class Gate:
                 self._opened.set()
 
     def wait_until_empty(self, timeout_seconds: float) -> None:
-        """Wait until nobody else is inside, at most so long."""
+        """Wait until no other thread is inside, or until the timeout."""
         give_up_at, me = now_seconds() + timeout_seconds, threading.get_ident()
         while (
             any(ident != me for ident in list(self.inside.values())) and now_seconds() < give_up_at
@@ -604,26 +639,29 @@ _open: weakref.WeakSet[Connections] = weakref.WeakSet()
 
 
 class Core:
-    """gRPC's own state in this process: its threads and what they share, which live on for a while when all channels are closed."""
+    """What this process knows of gRPC's own state, which outlives the channels for a while.
+
+    This state is gRPC's threads and the data that they share.
+    """
 
     def __init__(self) -> None:
         self.is_used: bool = False
-        """True once a channel was made in this process."""
+        """True after a channel was made in this process."""
         self.forking: set[int] = set()
-        """The idents of the threads that are in Python's own fork, before which all that gRPC does
-        is ended.
+        """The idents of the threads that are in a fork that Python makes. Before such a fork,
+        everything that gRPC does is ended.
         """
         self.is_broken: bool = False
         """True in a process that was forked in C after gRPC was used."""
         self.kept: list[Any] = []
-        """Channels that an original had open: to close them, gRPC would wait for threads that are
-        not here.
+        """Channels that the original process had open. They are kept because gRPC, to close them,
+        would wait for threads that do not exist in this process.
         """
 
     def use(self) -> None:
-        """A channel is about to be made.
+        """Record that a channel is about to be used.
 
-        Raises BackendMisconfiguredError where it would not work.
+        Raises BackendMisconfiguredError if gRPC does not work in this process.
         """
         if self.is_broken:
             raise BackendMisconfiguredError(
@@ -634,7 +672,7 @@ class Core:
         self.is_used = True
 
     def become_child(self) -> None:
-        """In a forked child."""
+        """In a forked child, find out if gRPC works here."""
         if threading.get_ident() in self.forking:
             self.is_used = False
         elif self.is_used:
@@ -656,13 +694,17 @@ def _before_fork() -> None:
 
 
 def _grpc_is_alive() -> bool:
-    """True while gRPC has threads: without channels it ends them a moment later, and a fork before that leaves the child half of it."""
+    """Return True while gRPC has threads, or if the threads can't be listed.
+
+    Without channels, gRPC ends its threads a moment later. A fork before that leaves the child with
+    half of gRPC.
+    """
     try:
         return any(
             task.joinpath("comm").read_text().startswith(GRPC_THREADS)
             for task in Path("/proc/self/task").iterdir()
         )
-    except OSError:  # no Linux, or a thread that has just ended: look again
+    except OSError:  # this is not Linux, or a thread has just ended: look again
         return True
 
 

@@ -1,4 +1,4 @@
-"""Tokens above etcd's revisions, of a lock whose tokens were raised."""
+"""How the tokens of a lock follow from etcd's revisions, also after its floor was raised."""
 
 from __future__ import annotations
 
@@ -8,25 +8,27 @@ from fencedlock.errors import BackendError
 
 
 class Floors:
-    """How the tokens of one lock follow from revisions: each is the ``create_revision`` of its grant, and what was added to it by then.
+    """Converts the revisions of one lock's grants to tokens, and back.
 
-    The key of the floor has the present addition, which counts for grants after that key's own
-    ``mod_revision``; and, so that the token of a hold stays what it was, the earlier ones, as
-    ``since:addition``. Both only ever rise.
+    A token is the ``create_revision`` of its grant plus the addition that was in force then.
+
+    The value of the floor's key begins with the present addition. It counts for grants after the
+    key's own ``mod_revision``. The earlier additions follow, each as ``since:addition``, so that
+    the token of an existing hold does not change. Revisions and additions only ever rise.
     """
 
     __slots__ = ("_steps", "since")
 
     def __init__(self, since: int, steps: list[tuple[int, int]]) -> None:
         self.since: int = since
-        """The revision of the last rise; 0 if there was none."""
+        """The revision at which the floor was last raised; 0 if it never was."""
         self._steps = steps
 
     @classmethod
     def read(cls, kv: Any) -> Floors:
-        """From the floor's key, or None where there is none.
+        """Return the floors that the floor's key contains. ``kv`` is None if there is no such key.
 
-        Raises BackendError for what is no floor.
+        Raises BackendError if the key's value is not that of a floor.
         """
         if kv is None:
             return _NONE
@@ -38,22 +40,25 @@ class Floors:
                 steps.append((int(since), int(addition)))
         except ValueError as error:
             raise BackendError(
-                f"what stands at {kv.key!r} is no floor: {kv.value!r:.200}"
+                f"the value of {kv.key!r} is not a floor: {kv.value!r:.200}"
             ) from error
         return cls(kv.mod_revision, steps)
 
     def raised_by(self, addition: int) -> bytes:
-        """The value of the floor's key that adds so much from now on, and never less than before."""
+        """Return the value of the floor's key that adds this much, and never less than before."""
         addition = max([addition, *(step[1] for step in self._steps)])
         earlier = [b"%d:%d" % step for step in self._steps]
         return b" ".join([b"%d" % addition, *earlier])
 
     def token_of(self, revision: int) -> int:
-        """The token of the grant at this revision."""
+        """Return the token of the grant at this revision."""
         return revision + next((addition for since, addition in self._steps if since < revision), 0)
 
     def revision_of(self, token: int) -> int:
-        """The revision of the grant with this token; some revision of no grant, if there is none."""
+        """Return the revision of the grant with this token.
+
+        If there is no such grant, return some revision at which there was no grant.
+        """
         for since, addition in self._steps:
             if token - addition > since:
                 return token - addition

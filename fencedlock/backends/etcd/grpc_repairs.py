@@ -1,4 +1,4 @@
-"""What gRPC needs in processes that fork, handle signals, or run greenlets."""
+"""Prepares gRPC for processes that fork, handle signals or run greenlets."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from fencedlock.errors import ConfigurationError
 class _InterruptibleCondition(threading.Condition):
     """A condition whose ``with`` statement runs no Python code of its own.
 
-    gRPC guards each channel by a ``threading.Condition``. A signal handler that raises at the entry
-    of that class's ``__exit__`` leaves the mutex taken, and every later call of the channel, in
-    every thread, waits for ever. Here both methods are the C lock's own.
+    gRPC guards each channel with a ``threading.Condition``. A signal handler that raises at the
+    entry of that class's ``__exit__`` leaves the mutex taken, and every later call of the channel,
+    in every thread, waits forever. In this class both methods are those of the lock in C.
     """
 
     __enter__ = property(attrgetter("_lock.__enter__"))
@@ -26,7 +26,10 @@ class _InterruptibleCondition(threading.Condition):
 
 
 def make_interruptible(channel: Any) -> None:
-    """Let no exception of a signal handler leave the channel's mutex taken, where this version of gRPC keeps it as those known do."""
+    """Make sure that an exception of a signal handler can't leave the channel's mutex taken.
+
+    Does nothing if this version of gRPC does not store the mutex where the known versions do.
+    """
     for state in gc.get_referents(getattr(channel, "_channel", None)):
         for part in gc.get_referents(state):
             if type(part) is threading.Condition:
@@ -34,10 +37,11 @@ def make_interruptible(channel: Any) -> None:
 
 
 def _unlock_observability() -> None:
-    """Let no call hold the one mutex by which all calls of a process look up a plugin for statistics.
+    """Replace the mutex under which all calls of a process look up gRPC's plugin for statistics.
 
-    They look it up in a generator's ``with`` statement, and one that is interrupted at its end
-    keeps the mutex. It guards nothing but the registration of a second plugin.
+    A call looks the plugin up in the ``with`` statement of a generator. If it is interrupted at the
+    end of that statement, the mutex stays taken. The mutex only guards against the registration of
+    a second plugin, so calls do not need it.
     """
     module = sys.modules.get("grpc._observability")
     if hasattr(module, "_plugin_lock"):
@@ -45,26 +49,27 @@ def _unlock_observability() -> None:
 
 
 _LOADED_LATER = ("grpc._channel", "grpc._simple_stubs", "grpc.experimental")
-"""What gRPC imports when it first makes a channel."""
+"""The modules that gRPC imports when it makes its first channel."""
 
 
 def _load_the_rest() -> None:
-    """Let no call import anything.
+    """Import the modules that calls would otherwise import later.
 
-    An import that a signal handler's exception ends can keep the lock of its module, and then every
-    other thread that needs the module waits for ever, with whatever it has taken.
+    If an exception of a signal handler ends an import, the lock of the module may stay taken. Every
+    other thread that needs the module then waits forever, and keeps whatever it has taken.
     """
     for name in _LOADED_LATER:
         try:
             import_module(name)
         except ImportError:
-            pass  # another version of gRPC has no such module
+            pass  # this version of gRPC has no such module
 
 
 def load_grpc() -> Any:
-    """The package ``grpc``, ready for greenlets where the standard library is patched for them.
+    """Import the package ``grpc`` and return it, prepared for signal handlers and for gevent.
 
-    Raises ConfigurationError.
+    It is prepared for gevent only if gevent has patched the standard library. Raises
+    ConfigurationError under eventlet, or if gRPC can't be imported.
     """
     eventlet_patcher = sys.modules.get("eventlet.patcher")
     if eventlet_patcher is not None and eventlet_patcher.is_monkey_patched("socket"):
@@ -76,14 +81,15 @@ def load_grpc() -> Any:
         grpc = import_module("grpc")
     except ImportError as error:
         raise ConfigurationError(
-            f"gRPC can't be loaded here, as in an interpreter besides the main one: {error}"
+            "gRPC can't be loaded here, for example because this is not the process's main "
+            f"interpreter: {error}"
         ) from error
     _load_the_rest()
     _unlock_observability()
     gevent_monkey = sys.modules.get("gevent.monkey")
     if gevent_monkey is not None and gevent_monkey.is_module_patched("socket"):
         cython = import_module("grpc._cython.cygrpc")
-        # Otherwise a call would stop all greenlets until it is answered.
+        # Without this, each call would stop all greenlets until it is answered.
         if not getattr(cython, "g_gevent_activated", False):
             import_module("grpc.experimental.gevent").init_gevent()
     return grpc

@@ -71,7 +71,7 @@ def test_floors_keep_the_tokens_of_holds_and_raise_the_next(
 
 
 def test_what_is_no_floor() -> None:
-    with pytest.raises(BackendError, match="no floor"):
+    with pytest.raises(BackendError, match="not a floor"):
         Floors.read(SimpleNamespace(key=b"k", value=b"1 x", mod_revision=1))
 
 
