@@ -1,4 +1,4 @@
-"""The inbox: one watch stream, by which a client follows the queues that it waits in."""
+"""The inbox of an etcd client: one watch stream that follows the queues it waits in."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from fencedlock.runtime.threads import Event, Worker, make_mutex
 logger: logging.Logger = logging.getLogger("fencedlock")
 
 LINGER_SECONDS = 5.0
-"""A queue is watched so long after the last waiter has left: another often comes."""
+"""How long a queue is still watched after the last waiter has left, because another often comes."""
 
 LONGEST_PAUSE_SECONDS = 1.0
-"""Between two attempts to open the stream anew."""
+"""The longest pause between two attempts to open the stream again."""
 
 
 class _Watch:
-    """One lock's queue, and the watcher that follows it."""
+    """The queue of one lock, and the id of the server's watcher that follows it."""
 
     __slots__ = ("id", "keys", "queue")
 
@@ -39,13 +39,14 @@ class _Watch:
 class Inbox:
     """The stream, the thread that reads it, and the queues that it follows.
 
-    Only the holder's key is watched, and the one that tells who left: an event wakes each process
-    that waits, so there should be few. A place that ends with its lease, for its process is dead,
-    tells nobody; its turn is waited for once, as for a place of the dead.
+    For each lock, only the holder's key is watched, and the key that tells who left the queue. Each
+    event wakes every process that waits, so there should be few events. If a process dies, its
+    place ends with its lease without such an event. The other waiters then wait for its turn once
+    and pass it over, as they do while a dead process still has its place.
 
-    A watcher that begins at a past revision waits up to 100 ms for its first events: so each begins
-    now, and when the server has said that it has begun, the queue is read; later events are then
-    all that is missing.
+    A watcher that begins at a past revision gets its first events up to 100 ms late. Each watcher
+    therefore begins at the present revision. When the server has confirmed it, the queue is read.
+    All that happens after this read arrives as events.
     """
 
     def __init__(self, connections: Connections, timeout_seconds: float) -> None:
@@ -57,7 +58,7 @@ class Inbox:
         self._last_id = 0
         self._due: dict[bytes, float] = {}
         self._requests: SimpleQueue[Any] | None = None
-        """What the open stream has to send; None while there is none."""
+        """The requests that the open stream sends; None while no stream is open."""
         self._responses: Any = None
         self._listener: Listener | None = None
         self._worker = Worker(self._run, "fencedlock-inbox")
@@ -65,18 +66,21 @@ class Inbox:
         self._warned = False
 
     def open(self, listener: Listener) -> None:
-        """Start the thread, unless it runs."""
+        """Start the thread that reads the stream, unless it runs already."""
         if self._listener is None and not self._closed.is_set():
             self._listener = listener
         try:
             self._worker.start()
         except RuntimeError:
-            pass  # the interpreter ends: waiters ask by themselves
+            pass  # the interpreter is ending; waiters ask by themselves
 
     def wait(
         self, keys: LockKeys, claim_id: str, revision: int, ahead: list[str], *, are_all: bool
     ) -> None:
-        """A claim waits in this lock's queue, as :meth:`LockQueue.placed` is told."""
+        """Follow this lock's queue for a claim that waits in it.
+
+        The arguments after ``keys`` are those of :meth:`LockQueue.placed`.
+        """
         with self._mutex:
             watch = self._watches.get(keys.queue)
             if watch is None:
@@ -90,11 +94,11 @@ class Inbox:
                 not watch.queue.placed(claim_id, revision, ahead, are_all=are_all)
                 and self._responses is not None
             ):
-                self._responses.cancel()  # everything is read anew with a new stream
+                self._responses.cancel()  # the next stream begins with a read of everything
             self._call_next(watch)
 
     def give_up(self, keys: LockKeys, claim_id: str) -> None:
-        """A claim waits no more."""
+        """Record that a claim does not wait any more."""
         with self._mutex:
             watch = self._watches.get(keys.queue)
             if watch is not None:
@@ -105,19 +109,25 @@ class Inbox:
                     self._look_by(watch, now_seconds() + LINGER_SECONDS)
 
     def follows(self, keys: LockKeys) -> bool:
-        """True while events of this lock come in."""
+        """Return True while events of this lock arrive."""
         with self._mutex:
             watch = self._watches.get(keys.queue)
             return watch is not None and watch.queue.revision > 0
 
     def may_pass_over(self, keys: LockKeys, claim_id: str) -> bool:
-        """True if all who wait before this claim have let a turn pass."""
+        """Return True if this claim may pass over the ones before it in the queue.
+
+        That is so if there are any, and each of them has let a turn pass.
+        """
         with self._mutex:
             watch = self._watches.get(keys.queue)
             return watch is not None and watch.queue.may_pass_over(claim_id)
 
     def maintain(self, now: float) -> float | None:
-        """Call who may pass over those before it now, and end watches that nobody needs; when to call again."""
+        """Call the claims whose time to ask has come, and end the watches that nobody needs.
+
+        Return the local time of the next call, or None.
+        """
         with self._mutex:
             for key in [key for key, due in self._due.items() if due <= now]:
                 del self._due[key]
@@ -129,13 +139,13 @@ class Inbox:
             return min(self._due.values(), default=None)
 
     def close(self, timeout_seconds: float) -> None:
-        """Stop reading, and wait until the thread has ended, at most so long."""
+        """Stop reading, and wait until the thread has ended or until the timeout."""
         self._closed.set()
         if self._responses is not None:
             self._responses.cancel()
         self._worker.wait(timeout_seconds)
 
-    # --- with the mutex
+    # --- called with the mutex held
 
     def _call_next(self, watch: _Watch) -> None:
         claim_id, due = watch.queue.next(now_seconds())
@@ -217,9 +227,9 @@ class Inbox:
             raise BackendError(f"etcd says: {response.cancel_reason}")
         watch = self._by_id.get(response.watch_id)
         if watch is None:
-            return  # one that was ended meanwhile
+            return  # this watch was ended meanwhile
         if response.canceled:
-            # By a compaction, say, when the server could not keep up.
+            # The reason may be a compaction while the server could not keep up.
             raise BackendUnavailableError(
                 f"etcd ended the watch of {watch.keys.queue!r}: "
                 f"{response.cancel_reason or 'compacted'}"
@@ -256,7 +266,7 @@ class Inbox:
                         queue.held_by(claim_of_holder(kv.value), kv.mod_revision)
                 elif not ended:
                     queue.left(kv.value.decode(errors="replace"), kv.mod_revision)
-            # Not the header's revision: it is the server's newest, and events up to it may still be
-            # on their way.
+            # The header's revision would be wrong here: it is the server's newest, and events up to
+            # it may still be under way.
             queue.revision = max(queue.revision, response.events[-1].kv.mod_revision)
             self._call_next(watch)

@@ -1,4 +1,4 @@
-"""The keys of a lock: side by side, so that one range reads them all."""
+"""The keys of a lock. They are next to each other, so that one range reads them all."""
 
 from __future__ import annotations
 
@@ -13,35 +13,39 @@ _NEEDS_ENCODING = re.compile(r"[%/\x00-\x1f\x7f-\x9f]")
 
 @dataclass(frozen=True, slots=True)
 class LockKeys:
-    """The keys of one lock, in their order on the server."""
+    """The keys of one lock, in the order in which the server sorts them."""
 
     floor: bytes
-    """What :meth:`Client.raise_floor` has raised the tokens by."""
+    """Contains the numbers by which :meth:`Client.raise_floor` has raised the tokens."""
     grant: bytes
-    """Exists from a grant to its release: found by the next grant, it says that the hold before was
+    """Exists from a grant until its release. If the next grant finds it, the hold before was
     abandoned.
     """
     holder: bytes
-    """Exists while the lock is held; its ``create_revision`` is the token."""
+    """Exists while the lock is held. Its ``create_revision`` is the token, unless the floor was
+    raised.
+    """
     left: bytes
-    """Written by whoever leaves the queue without the lock: so that it need not be watched who
-    comes and goes.
+    """Written by each claim that leaves the queue without the lock. Because of it, the places need
+    not be watched.
     """
     queue: bytes
-    """Begins the key of each place, which tells the waiting claim; the one with the lowest
-    ``create_revision`` is the next.
+    """The prefix of the keys of the places. The value of such a key names the waiting claim. The
+    place with the lowest ``create_revision`` is the next.
     """
     withdrawn: bytes
-    """Begins the key of each claim that is over, but of which a packet may still be under way."""
+    """The prefix of the keys of the tombstones. A tombstone marks a claim that is over while one of
+    its packets may still be under way.
+    """
 
     @property
     def left_end(self) -> bytes:
-        """The end of the range that is watched, which begins with the holder."""
+        """The end of the range that is watched. The range begins with the holder."""
         return self.left + b"\0"
 
     @property
     def queue_end(self) -> bytes:
-        """The end of the range of the queue, and of the one that begins with the holder."""
+        """The end of the range of the queue, and of the range from the holder to the queue."""
         return after(self.queue)
 
     @property
@@ -50,20 +54,23 @@ class LockKeys:
         return self.holder + b"\0"
 
     def place_of(self, claim_id: str, number: int) -> bytes:
-        """The key of a place in the queue: its client's, by :class:`fencedlock.backends.etcd.ticket.Places`."""
+        """Return the key of the place in the queue that has this number among those of its client.
+
+        :class:`fencedlock.backends.etcd.ticket.Places` gives out the numbers.
+        """
         return self.queue + f"{claim_id.partition('/')[0]}/{number}".encode()
 
     def tombstone_of(self, claim_id: str) -> bytes:
-        """The key of a claim that is over."""
+        """Return the key of the tombstone of a claim."""
         return self.withdrawn + claim_id.encode()
 
 
 def lock_keys(namespace: str, name: str) -> LockKeys:
-    """The keys of this lock.
+    """Return the keys of the lock with this name.
 
-    Slashes, the percent sign and control characters of the name are percent-encoded.
+    Slashes, percent signs and control characters in the name are percent-encoded.
 
-    Raises ConfigurationError for what can't be a name.
+    Raises ConfigurationError if the name is invalid.
     """
     own = locks_prefix(namespace, checked_name(name)) + b"/"
     return LockKeys(
@@ -77,16 +84,19 @@ def lock_keys(namespace: str, name: str) -> LockKeys:
 
 
 def locks_prefix(namespace: str, prefix: str) -> bytes:
-    """What the keys of all locks begin with whose names begin with ``prefix``."""
+    """Return the prefix of the keys of all locks whose names begin with ``prefix``."""
     return f"{namespace}/locks/{encoded(prefix, _NEEDS_ENCODING)}".encode()
 
 
 def name_of(namespace: str, key: bytes) -> str | None:
-    """The name of the lock that is held or waited for by this key; None for its other keys."""
+    """Return the name of the lock whose holder or place this key is; None for its other keys."""
     name, _, kind = key[len(locks_prefix(namespace, "")) :].decode(errors="replace").partition("/")
     return unquote(name) if kind == "holder" or kind.startswith("queue/") else None
 
 
 def after(prefix: bytes) -> bytes:
-    """The end of the range of all keys with this prefix, whose last byte is below 0xff."""
+    """Return the end of the range of all keys with this prefix.
+
+    The last byte of the prefix must be below 0xff.
+    """
     return prefix[:-1] + bytes([prefix[-1] + 1])

@@ -1,4 +1,8 @@
-"""The leases of a client: one for each length, kept alive by the beats of whatever depends on it."""
+"""The leases of a client on the server.
+
+There is one for each length in use. The beats of the claims and holds that depend on a lease keep
+it alive.
+"""
 
 from __future__ import annotations
 
@@ -31,14 +35,16 @@ logger: logging.Logger = logging.getLogger("fencedlock")
 _Result = TypeVar("_Result")
 
 LEAST_SHARE = 2 / 3
-"""A grant has at least this share of its lease before it."""
+"""The least share of its lease that a grant has before it."""
 
 END_SECONDS = 0.25
-"""The server is asked so often to end a lease that is over here, and has so long to answer."""
+"""The interval at which the server is asked to end a lease that is over here, and the time that it
+has to answer.
+"""
 
 FRESH_SHARE = 1 / 6
-"""A beat within this share of the lease after the last one costs nothing: the lease is the same for
-all.
+"""The share of the lease after a renewal in which further beats send nothing. They would renew the
+same lease, because all locks share it.
 """
 
 
@@ -50,30 +56,35 @@ class Lease:
     def __init__(self, lease_id: int, length: int, seconds: int, asked_at: float) -> None:
         self.id: int = lease_id
         self.length: int = length
-        """The seconds that were asked for."""
+        """The length in seconds that was asked for."""
         self.seconds: int = seconds
-        """As granted by the server, which may be longer than asked for."""
+        """The length that the server granted, which may be more than was asked for."""
         self.asked_at: float = asked_at
-        """When the present term began, at the latest."""
+        """The local time from which the present term counts. On the server, it began then or later.
+        """
         self.deadline: float = asked_at + seconds
-        """The local time until which it is good."""
+        """The local time at which the lease ends."""
         self.gone: bool = False
-        """True once it is over."""
+        """True after the lease has ended, by our clock or on the server."""
         self.keys: frozenset[bytes] = frozenset()
-        """What depended on it at ``checked_at``, or a little before."""
+        """The keys that depended on the lease at ``checked_at``, or a little earlier."""
         self.checked_at: float = 0.0
 
     def is_fresh(self, now: float) -> bool:
-        """True if it was renewed so lately that another beat would be a waste."""
+        """Return True if the lease was renewed so recently that another beat is not needed."""
         return not self.gone and now < self.asked_at + self.seconds * FRESH_SHARE
 
     def is_good(self, now: float) -> bool:
-        """True if enough of it is left for a grant."""
+        """Return True if enough of the lease is left for a grant."""
         return not self.gone and now < self.deadline - self.seconds * LEAST_SHARE
 
 
 class Leases:
-    """One lease for each length that is in use; and one, shared by all clients of a namespace, for what has to outlive them."""
+    """The leases that one client uses.
+
+    The client has a lease of its own for each length in use. In addition, all clients of a
+    namespace share leases for keys that have to outlive the clients.
+    """
 
     def __init__(self, connections: Connections, namespace: str) -> None:
         self._connections = connections
@@ -81,21 +92,21 @@ class Leases:
         self._mutexes: dict[int, threading.RLock] = {}
         self._by_length: dict[int, Lease] = {}
         self._shared: dict[int, tuple[int, float]] = {}
-        """By the length of the period: the id, and the local time until which it is the present
-        one.
+        """Maps the length of a period in seconds to the id of its present shared lease, and to the
+        local time until which that is the present one.
         """
         self._unended: list[Lease] = []
-        """Over by our clock, and not yet known to be over on the server."""
+        """The leases that are over by our clock and not yet known to be over on the server."""
         self._end_at = 0.0
         self._closed = False
 
     @staticmethod
     def length(lease_seconds: float) -> int:
-        """The whole seconds to ask for."""
+        """Return the number of whole seconds to ask the server for."""
         return max(1, math.ceil(lease_seconds))
 
     def good(self, lease_seconds: float, timeout_seconds: float) -> Lease:
-        """A lease of this length, rounded up to seconds, with enough left for a grant.
+        """Return a lease of this length, rounded up to seconds, with enough left for a grant.
 
         Raises BackendError.
         """
@@ -116,9 +127,9 @@ class Leases:
         return self._alone(length, timeout_seconds, make_good)
 
     def renew(self, lease: Lease, timeout_seconds: float) -> None:
-        """Renew this lease, unless that has just been done, and learn what depends on it.
+        """Renew this lease, and read which keys depend on it.
 
-        Raises BackendError.
+        Does nothing if another thread has renewed it since this call began. Raises BackendError.
         """
         asked_at = now_seconds()
 
@@ -129,11 +140,11 @@ class Leases:
         self._alone(lease.length, timeout_seconds, renew)
 
     def maintain(self, now: float) -> float | None:
-        """End on the server what is over here; when to call again.
+        """End the leases on the server that are over here. Return the local time of the next call.
 
-        A lease may live there for longer than we believe: a new leader, and a restart too, gives it
-        a whole term from its own beginning. Until then everybody would wait for holds and places
-        that nobody here knows any more.
+        A lease may live longer on the server than its local deadline says, because a new leader,
+        also after a restart, gives it a whole term from the time at which it became leader. Until
+        the lease ends, everybody would wait for holds and places that this client has given up.
         """
         for lease in list(self._by_length.values()):
             if not lease.gone and now >= lease.deadline:
@@ -159,11 +170,15 @@ class Leases:
             self._unended.append(lease)
 
     def shared_id(self, period_seconds: int, timeout_seconds: float) -> int:
-        """The id of a lease that all clients share: what is tied to it now is kept for one period, or up to two. Raises BackendError."""
+        """Return the id of a lease that all clients of the namespace share.
+
+        A key that is tied to it now is kept for at least one period and at most two. Raises
+        BackendError.
+        """
         lease_id, until = self._shared.get(period_seconds, (0, 0.0))
         if now_seconds() < until:
             return lease_id
-        # Which period it is by our wall clock decides nothing but which of these leases is used.
+        # The wall clock tells which period this is. It decides only which lease is used.
         period, into_seconds = divmod(int(time.time()), period_seconds)
         shared = hashlib.sha256(f"{self._namespace} {period_seconds}".encode()).digest()
         lease_id = int.from_bytes(shared[:5], "big") << 20 | period & 0xFFFFF
@@ -182,11 +197,14 @@ class Leases:
         return lease_id
 
     def forget_shared(self) -> None:
-        """The shared leases may be gone."""
+        """Ask for the shared leases again before their next use, because they may be gone."""
         self._shared.clear()
 
     def revoke_all(self, timeout_seconds: float) -> None:
-        """End the leases, and whatever still depends on them; without an answer they end by themselves."""
+        """End the client's leases on the server, and all keys that still depend on them.
+
+        If the server does not answer, they end there by themselves.
+        """
         self._closed = True
         leases = [*self._unended, *(lease for lease in self._by_length.values() if not lease.gone)]
         self._unended, self._by_length = [], {}
@@ -198,7 +216,7 @@ class Leases:
                 return
 
     def _revoke(self, lease: Lease, timeout_seconds: float) -> None:
-        """End it on the server, unless it has ended by itself. Raises BackendUnavailableError."""
+        """End a lease on the server, if it still exists. Raises BackendUnavailableError."""
         try:
             self._connections.call(
                 LEASE_REVOKE, messages().LeaseRevokeRequest(ID=lease.id), timeout_seconds
@@ -217,13 +235,13 @@ class Leases:
         answer = self._connections.call(
             LEASE_GRANT, messages().LeaseGrantRequest(TTL=length), timeout_seconds
         )
-        if self._closed:  # it ends by itself
+        if self._closed:  # the new lease ends by itself
             raise BackendUnavailableError("the connection to etcd is closed")
         return Lease(answer.ID, length, answer.TTL, asked_at)
 
     def _renew(self, lease: Lease, timeout_seconds: float) -> None:
-        # Past its deadline here it is over, whatever the server says: renewed, it would keep locks
-        # that their holders gave up.
+        # Past its local deadline the lease is over, even if the server still has it. If it were
+        # renewed, it would keep locks that their holders have given up.
         self._give_up_if_over(lease)
         if lease.gone:
             return
@@ -243,7 +261,7 @@ class Leases:
         except LeaseGoneError:
             lease.gone = True
         except BackendError as error:
-            # The renewal stands; what depends on it is known by the next one.
+            # The renewal is valid all the same. The next one reads the keys again.
             logger.debug("fencedlock: the keys of a lease can't be read: %s", error)
         else:
             lease.keys, lease.checked_at = frozenset(keys), asked_at

@@ -1,6 +1,6 @@
-"""What a client knows of one lock's holder and queue: from one read, and the events after it.
+"""What a client knows of one lock's holder and queue, from one read and the events after it.
 
-Pure: no I/O, no clock, no threads.
+The code here is pure. It uses no I/O, no clock and no threads.
 """
 
 from __future__ import annotations
@@ -9,57 +9,59 @@ from collections import deque
 from collections.abc import Iterable
 
 GRACE_SECONDS = 0.25
-"""The head of the queue takes a free lock by itself. When it has not done so for so long, the next
-one may: it may be dead.
+"""How long the head of the queue has to take a free lock. After that it may be dead, and the next
+claim may take the lock.
 """
 
 
 _MOST_LOGGED = 64
-"""Events that are remembered, for answers that are older than they are."""
+"""The number of events that are remembered, because answers may be older than the last events."""
 
 
 class LockQueue:
-    """Holder and queue of one lock, as of a revision.
+    """The holder and the queue of one lock at a revision.
 
-    The server decides who gets the lock; this says when it is worth asking.
+    The server decides who gets the lock. A LockQueue only says when it is worth asking.
 
-    Nobody is told who joins, as each would wake all others: a claim that takes its place is told
-    who stands before it.
+    No events tell who joins the queue, because each of them would wake all other waiters. Instead,
+    a claim that takes a place is told which claims are before it.
 
-    Nobody hears of a process that was killed while it waited, for its place lives as long as its
-    lease. So whoever lets its turn pass is suspected, keeps its place, and is not waited for again.
+    No event tells that a waiting process was killed, because its place lives as long as its lease.
+    Therefore a claim that lets its turn pass is suspected of being dead. It keeps its place, but
+    the others do not wait for it again.
     """
 
     def __init__(self) -> None:
         self.revision: int = 0
-        """Events up to it are in; 0 when nothing is known."""
+        """The revision up to which all events have been applied; 0 while nothing is known."""
         self._places: dict[str, None] = {}
+        """The ids of the claims in the queue, in its order. Used as an ordered set."""
         self._places_at = 0
-        """The revision at which they were read; since then they only became fewer."""
+        """The revision at which the places were read. Since then, places were only removed."""
         self._are_all = True
-        """False if more than these stand before our claims."""
+        """False if more claims than the known ones are before our claims."""
         self._early: tuple[str, int, Iterable[str], bool] | None = None
-        """The latest word of :meth:`placed` that came while nothing was known."""
+        """The arguments of the latest call of :meth:`placed` while nothing was known."""
         self._log: deque[tuple[int, str]] = deque(maxlen=_MOST_LOGGED)
-        """Who has left the queue, and at which revision."""
+        """The claims that have left the queue, each after the revision at which it left."""
         self._suspects: set[str] = set()
         self._ours: set[str] = set()
         self._free_since: float | None = None
         self._called = ""
-        """Who was told to ask for the lock, since it is free; told again when nothing came of it
-        for a while.
+        """The claim that was told to ask for the free lock. It is told again if nothing has
+        happened for a while.
         """
         self._called_at = 0.0
 
     # --- what the server says
 
     def read(self, revision: int, *, held: bool, claim_ids: Iterable[str], now: float) -> None:
-        """The holder and the queue, in its order, as they were at this revision."""
+        """Take over the holder and the queue, in its order, as read at this revision."""
         self.revision = revision
         self._log.clear()
         self._stand(revision, claim_ids)
         self._called = ""
-        # Who takes it has had its time only if that was seen.
+        # The time that a claim has to take the lock counts only from when we see that it is free.
         self._free_since = None if held else now
         if self._early is not None:
             claim_id, later, ahead, are_all = self._early
@@ -67,9 +69,13 @@ class LockQueue:
             self.placed(claim_id, later, ahead, are_all=are_all)
 
     def placed(self, claim_id: str, revision: int, ahead: Iterable[str], *, are_all: bool) -> bool:
-        """At this revision, a claim of ours stood behind these, and others if they are not all; others of ours may be among them.
+        """Record that a claim of this client was behind the claims ``ahead`` at this revision.
 
-        False if too much has happened since then: all must be read anew.
+        ``are_all`` is False if there were other claims before it too. Other claims of this client
+        may be among those before it.
+
+        Return False if too much has happened since that revision. The caller must then read
+        everything again.
         """
         if not self.revision:
             if self._early is None or revision > self._early[1]:
@@ -90,11 +96,11 @@ class LockQueue:
         self._suspects &= self._places.keys()
 
     def forget(self) -> None:
-        """Events may have been missed: nothing is known until the next :meth:`read`."""
+        """Know nothing until the next :meth:`read`, because events may have been missed."""
         self.revision = 0
 
     def held_by(self, claim_id: str, revision: int) -> None:
-        """This claim was granted the lock, and everybody before it in the queue was passed over."""
+        """Record a grant to this claim. The claims before it in the queue were passed over."""
         self._free_since, self._called = None, ""
         if claim_id in self._places:
             for ahead in self._places:
@@ -104,11 +110,11 @@ class LockQueue:
         self.left(claim_id, revision)
 
     def freed(self, now: float) -> None:
-        """The hold has ended."""
+        """Record that the hold has ended."""
         self._free_since, self._called = now, ""
 
     def left(self, claim_id: str, revision: int) -> None:
-        """A claim has no place any more."""
+        """Record that a claim has no place any more."""
         self._log.append((revision, claim_id))
         self._places.pop(claim_id, None)
         self._suspects.discard(claim_id)
@@ -119,19 +125,19 @@ class LockQueue:
 
     @property
     def is_awaited(self) -> bool:
-        """True while a claim of this client waits."""
+        """True while at least one claim of this client waits."""
         return bool(self._ours)
 
     def wait(self, claim_id: str) -> None:
-        """A claim of this client waits."""
+        """Record that a claim of this client waits."""
         self._ours.add(claim_id)
 
     def give_up(self, claim_id: str) -> None:
-        """A claim of this client waits no more."""
+        """Record that a claim of this client does not wait any more."""
         self._ours.discard(claim_id)
 
     def may_pass_over(self, claim_id: str) -> bool:
-        """True if there are claims before this one, and all of them have let a turn pass."""
+        """Return True if there are claims before this one, and all have let a turn pass."""
         if not self.revision or not self._are_all or claim_id not in self._places:
             return False
         for place, ahead in enumerate(self._places):
@@ -142,7 +148,11 @@ class LockQueue:
         return False
 
     def next(self, now: float) -> tuple[str | None, float | None]:
-        """Which of our claims should ask for the lock now, if any; and when to call this again, if no event comes before."""
+        """Return which of our claims should ask for the lock now, and when to call this again.
+
+        The claim is None if none should ask. The time is None if only an event can change anything.
+        If an event comes before that time, call this then.
+        """
         if self._free_since is None or not self.revision or not self._ours:
             return None, None
         passed: list[str] = []

@@ -1,4 +1,7 @@
-"""A ready client of the package etcd3: its channel, metadata and timeout, read at every call; never its stubs or its locks."""
+"""Connections through a ready client of the package etcd3.
+
+Its channel, metadata and timeout are read at every call. Its stubs and locks are never used.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +17,17 @@ from fencedlock.errors import BackendMisconfiguredError
 
 
 def is_ready_client(target: Any) -> bool:
-    """True for an object of the package etcd3; imports nothing."""
+    """Return True for a client of the package etcd3. This imports nothing."""
     return any(
         cls.__module__.partition(".")[0] == "etcd3" for cls in type(target).__mro__
     ) and hasattr(target, "channel")
 
 
 class ReadyConnections(Connections):
-    """Calls by the channel of an ``etcd3.client()``, which stays its owner's: it is never closed here."""
+    """Makes calls through the channel of an ``etcd3.client()``.
+
+    The channel belongs to the owner of that client and is never closed here.
+    """
 
     def __init__(self, client: Any, pid: int) -> None:
         super().__init__(Settings((str(getattr(client, "_url", "etcd3's endpoint")),)))
@@ -45,7 +51,7 @@ class ReadyConnections(Connections):
             self._calls.clear()
         return super()._callable(index, method)
 
-    def _channel(self, index: int) -> Any:  # noqa: ARG002 - there is one only
+    def _channel(self, index: int) -> Any:  # noqa: ARG002 - there is only one channel
         if os.getpid() != self._pid:
             raise BackendMisconfiguredError(
                 "this process was forked from the one that made the etcd3 client, and gRPC does "
@@ -53,7 +59,9 @@ class ReadyConnections(Connections):
                 "etcd:// URL, which works on both sides of a fork"
             )
         self._raise_if_closed()
-        core.use()  # a copy of this process has half of gRPC, whose channel it may be
+        # Record that gRPC is used, although the channel is not ours. A copy of this process that is
+        # forked in C has only half of gRPC, and would be aborted if it connected by a URL.
+        core.use()
         return self._client.channel
 
     def _hang_up(self) -> bool:

@@ -1,4 +1,4 @@
-"""Where an etcd cluster is, and how to come in: from a URL."""
+"""The addresses and credentials of an etcd cluster, read from a URL."""
 
 from __future__ import annotations
 
@@ -16,30 +16,36 @@ _FILES = ("ca", "cert", "key")
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Where the cluster is, and how to come in."""
+    """The addresses of an etcd cluster, and the credentials to use there."""
 
     endpoints: tuple[str, ...]
-    """``host:port`` each."""
+    """The endpoints, each as ``host:port``."""
     tls: bool = False
     ca: str | None = None
-    """The file of the authorities that sign the servers' certificates; without it, the system's."""
+    """The file of the authorities that sign the servers' certificates. None means those of the
+    system.
+    """
     cert: str | None = None
-    """The file of our own certificate, for mutual TLS."""
+    """The file of this client's own certificate, for mutual TLS."""
     key: str | None = None
-    """The file of its key."""
+    """The file of the private key of ``cert``."""
     user: str | None = field(default=None, repr=False)
     password: str | None = field(default=None, repr=False)
 
 
 def settings_of_url(url: str) -> Settings:
-    """Read ``etcd://user:password@host:2379,host2:2379`` or ``etcds://host?ca=file&cert=file&key=file``. Raises as :func:`settings_of`."""
+    """Return the settings in an ``etcd://`` or ``etcds://`` URL.
+
+    Examples are ``etcd://user:password@host:2379,host2:2379`` and
+    ``etcds://host?ca=file&cert=file&key=file``. Raises the same errors as :func:`settings_of`.
+    """
     return settings_of(parsed(url))
 
 
 def settings_of(address: Address) -> Settings:
-    """Read the parts of an ``etcd://`` or ``etcds://`` URL.
+    """Return the settings in the parsed parts of an ``etcd://`` or ``etcds://`` URL.
 
-    Raises ConfigurationError for what can't be, and if the packages for etcd are not installed.
+    Raises ConfigurationError if they are invalid, and if the packages for etcd are not installed.
     """
     missing = [package for package in ("grpc", "google.protobuf") if not _is_installed(package)]
     if missing:

@@ -1,4 +1,4 @@
-"""What stands in a lock's keys: words for people and programs, apart by spaces."""
+"""The values of a lock's keys. They are words, separated by spaces, for people and programs."""
 
 from __future__ import annotations
 
@@ -10,68 +10,72 @@ from fencedlock.errors import BackendError
 
 
 class Holder(NamedTuple):
-    """What the holder's key tells."""
+    """The parts of the value of the holder's key."""
 
     claim_id: str
     depth: int
     holder: str
-    """Host, process and native thread id."""
+    """The host, process and native thread id of the holder."""
     since_ms: int
-    """When the hold began, in ms since 1970, by the holder's clock."""
+    """The time at which the hold began, in ms since 1970, by the holder's clock."""
 
 
 def holder_value(operation: int, claim_id: str, depth: int, holder: str, since_ms: int) -> bytes:
-    """The value of the holder's key.
+    """Return the value of the holder's key.
 
-    The number of the operation comes first, in ten digits, so that a later value is a greater one.
+    It begins with the number of the operation in ten digits, so that the value of a later operation
+    compares as greater.
     """
     return f"{operation:010d} {claim_id} {depth} {holder} {since_ms}".encode()
 
 
 def read_holder(value: bytes) -> Holder:
-    """Read it. Raises BackendError for what is none."""
+    """Return the parts of the value of a holder's key. Raises BackendError if it is not one."""
     try:
         _, claim_id, depth, rest = value.decode().split(" ", 3)
         holder, _, since_ms = rest.rpartition(" ")
         return Holder(claim_id, int(depth), holder, int(since_ms))
     except ValueError as error:
         raise BackendError(
-            f"what stands at the lock's key makes no sense: {value!r:.200}"
+            f"the value of the lock's key is not that of a holder: {value!r:.200}"
         ) from error
 
 
 def claim_of_holder(value: bytes) -> str:
-    """The claim that holds, "" if that can't be told."""
+    """Return the id of the claim in the value of a holder's key, or "" if there is none."""
     words = value.split(b" ", 2)
     return words[1].decode(errors="replace") if len(words) == 3 else ""
 
 
 def place_value(claim_id: str, holder: str) -> bytes:
-    """The value of a place in the queue."""
+    """Return the value of the key of a place in the queue."""
     return f"{claim_id} {holder}".encode()
 
 
 def read_place(value: bytes) -> tuple[str, str]:
-    """Read it: the claim, and its host, process and native thread id.
+    """Return the id of the claim in a place's value, and its host, process and native thread id.
 
-    What makes no sense is read as well as it can be.
+    A malformed value raises no error. It is read as far as possible.
     """
     claim_id, _, holder = value.decode(errors="replace").partition(" ")
     return claim_id, holder
 
 
 def claims_in(kvs: Any, keys: LockKeys) -> list[str]:
-    """The ids of the claims whose places are among these, in that order."""
+    """Return the ids of the claims whose places are among these keys, in the order of the keys."""
     return [read_place(kv.value)[0] for kv in kvs if kv.key.startswith(keys.queue)]
 
 
 def first_values_of(claim_id: str) -> tuple[bytes, bytes]:
-    """Two values between which those of this claim's first operation are."""
+    """Return two values that enclose all values of this claim's first operation.
+
+    They compare as lower and as greater than each of these.
+    """
     return b"%010d %b " % (0, claim_id.encode()), b"%010d %b!" % (0, claim_id.encode())
 
 
 class LockState:
-    """The keys of a lock besides its queue, where they exist."""
+    """The grant, the holder and the floors of a lock, from the keys that were read."""
 
     __slots__ = ("floors", "grant", "holder")
 
