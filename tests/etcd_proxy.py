@@ -1,8 +1,7 @@
-"""A gRPC proxy between a client and its etcd, that loses and delays requests on demand: the sibling
-of :mod:`tests.proxy`.
+"""A gRPC proxy between a client and its etcd server. It loses and delays requests on demand.
 
-Every request of a unary call is seen by ``rule``, as in that module; streams are passed on as they
-are.
+It is the counterpart of :mod:`tests.proxy` for etcd. As there, ``rule`` sees each request of a
+unary call. Streams are passed on unchanged.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ _STREAMS = ("Watch", "LeaseKeepAlive")
 
 
 class Call(NamedTuple):
-    """One request."""
+    """One request of a unary call."""
 
     method: str
     body: bytes
@@ -58,7 +57,7 @@ class EtcdProxy:
             assert self.arrived.wait_for(condition, timeout), "the proxy saw no such packet"
 
     def deliver(self) -> None:
-        """Let the held requests arrive now, and return when the server has answered them."""
+        """Deliver the held requests now, and return when the server has answered them."""
         held, self.held = self.held, []
         for _, request in held:
             try:
@@ -138,8 +137,8 @@ class _Handlers(grpc.GenericRpcHandler):
 
 
 def kind_of(request: Call) -> str | None:
-    """Which operation of a lock it is: acquire, renew, release or withdraw; None for everything
-    else.
+    """Return the operation of a lock that the request stands for: "acquire", "renew", "release" or
+    "withdraw". None for any other request.
     """
     if not request.method.endswith("/Txn"):
         return None

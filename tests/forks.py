@@ -1,4 +1,4 @@
-"""Copies of this process, made by libc's fork(), of which Python hears nothing, or by Python's."""
+"""Forks of this process, made by Python or by libc's fork(), of which Python does not know."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from fencedlock.backends.etcd.connections import GRPC_THREADS
 from fencedlock.clock import now_seconds
 
 libc = ctypes.PyDLL(None, use_errno=True)
-"""Its calls keep the GIL: the copy has it, as in uWSGI."""
+"""The C library. Calls through PyDLL keep the GIL, so the copy holds it, as in uWSGI."""
 
 
 def _switches() -> dict[str, list[str]]:
-    """How often each other thread that runs Python code has been given a processor."""
+    """Return, for each other thread that runs Python code, how often it was given a processor."""
     counts = {}
-    # In a PID namespace /proc knows threads by other numbers.
+    # In a PID namespace, the numbers of threads in /proc differ from their native ids.
     me = Path("/proc/thread-self").readlink().name
     for task in Path("/proc/self/task").iterdir():
         if task.name != me:
@@ -31,14 +31,14 @@ def _switches() -> dict[str, list[str]]:
                         if "ctxt" in line
                     ]
             except OSError:
-                pass  # it has just ended
+                pass  # the thread has just ended
     return counts
 
 
 def settle(until: float = float("inf")) -> dict[str, list[str]] | None:
-    """Wait until every other thread sleeps for long: how often each was given a processor.
+    """Wait until no other thread was given a processor for a while. Return how often each was.
 
-    None if it is not so by this local time.
+    Return None if that has not happened by this local time.
     """
     if not Path("/proc/self/task").exists():
         time.sleep(0.1)
@@ -53,12 +53,13 @@ def settle(until: float = float("inf")) -> dict[str, list[str]] | None:
 
 
 def fork_in_c(until: float = float("inf")) -> int:
-    """Fork while every other thread sleeps: the child's process id, or 0 in the child, or -1 if
-    they did not all sleep by this local time.
+    """Fork while every other thread sleeps. Return the process id of the child, 0 in the child, or
+    -1 if the others did not all sleep by this local time.
 
-    If one of them had just woken, and waited for the GIL, the interpreter of the copy would wait
-    for it for ever, sooner or later. That is CPython's affair, and not ours. So a copy begins when
-    its original has seen that no other thread was given a processor.
+    If another thread has just woken and waits for the GIL, the interpreter of the copy waits for
+    that thread forever, sooner or later. This is a limitation of CPython, not of the library.
+    Therefore a copy goes on only when its original has seen that no other thread was given a
+    processor meanwhile.
     """
     while (quiet := settle(until)) is not None:
         there, here = os.pipe()

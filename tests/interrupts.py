@@ -1,4 +1,4 @@
-"""Raises an exception, as a signal handler would, at each place of a call where Python may run one.
+"""Raises an exception at each place of a call at which Python may run a signal handler.
 
 Python runs handlers in the main thread: at the beginning of a function, after a call of C code has
 returned, and where a loop jumps back.
@@ -16,12 +16,12 @@ from typing import Any
 _PACKAGES = ("fencedlock", "redis", "grpc", "contextlib", "threading", "ssl", "socket", "queue")
 
 _TRACES_ARE_INCOMPLETE = sys.version_info >= (3, 14)
-"""From then on ``sys.settrace`` leaves out instructions of a function in which a trace has raised:
-``sys.monitoring`` is taken instead.
+"""True if ``sys.settrace`` leaves out instructions of a function in which a trace function has
+raised an exception. ``sys.monitoring`` is then used instead.
 """
 
 _TOOL = 4
-"""A number for ``sys.monitoring`` that no known tool has."""
+"""A tool id for ``sys.monitoring`` that no known tool uses."""
 
 _EVENTS = {
     "PY_START": ("call", True),
@@ -31,32 +31,32 @@ _EVENTS = {
     "PY_YIELD": ("return", True),
     "PY_UNWIND": ("return", False),
 }
-"""The events of ``sys.monitoring``, as those of a trace, and whether they can be turned off at one
-place.
+"""Maps each event of ``sys.monitoring`` to the event of ``sys.settrace`` that it corresponds to,
+and to True if it can be turned off at a single place in the code.
 """
 
 
 class TimeLimit(Exception):  # noqa: N818 - job queues name theirs so
-    """What a job queue's time limit raises: no OSError."""
+    """An exception like that of a job queue's time limit. It is not an OSError."""
 
 
 class TimeLimitError(TimeoutError):
-    """What the ``signal.alarm`` recipe raises: an OSError."""
+    """An exception like that of the ``signal.alarm`` recipe. It is an OSError."""
 
 
 class Interrupt:
-    """Raises an exception of this kind at the place of this number, counted from 1."""
+    """Raises an exception of this kind at the place with this number, counted from 1."""
 
     def __init__(self, number: int, kind: type[BaseException]) -> None:
         self.kind = kind
         self.came = False
-        """True if the action had so many places."""
+        """True if the action had at least this number of places."""
         self.where = ""
         self._left = number
         self._last: dict[FrameType, int] = {}
 
     def run(self, action: Callable[[], object]) -> None:
-        """Run the action, and let out what it raises."""
+        """Run the action. An exception that leaves it is passed on."""
         assert threading.current_thread() is threading.main_thread()
         start, stop = (
             (self._monitor, self._end_monitoring)
@@ -118,14 +118,18 @@ class Interrupt:
         elif event == "return":
             self._last.pop(frame, None)
             if frame.f_back is not None:
-                self._last.pop(frame.f_back, None)  # no look at the end of a call of Python code
+                # Python does not look for signals at the end of a call of Python code.
+                self._last.pop(frame.f_back, None)
         return self._trace
 
     def _pass(self, frame: FrameType) -> None:
         self._left -= 1
         if not self._left:
             self.came = True
-            self.where = f"{frame.f_code.co_filename.rpartition('/')[2]}:{frame.f_lineno} {frame.f_code.co_qualname}"
+            self.where = (
+                f"{frame.f_code.co_filename.rpartition('/')[2]}:{frame.f_lineno} "
+                f"{frame.f_code.co_qualname}"
+            )
             raise self.kind
 
 
@@ -133,7 +137,7 @@ _CHECKS: dict[CodeType, frozenset[int]] = {}
 
 
 def _checks_of(code: CodeType) -> frozenset[int]:
-    """The offsets of the instructions at whose end Python looks for signals."""
+    """Return the offsets of the instructions at whose end Python looks for signals."""
     found = _CHECKS.get(code)
     if found is None:
         names = ("CALL", "JUMP_BACKWARD")

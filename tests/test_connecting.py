@@ -1,4 +1,4 @@
-"""connect, configure, and what is refused before any I/O."""
+"""connect() and configure(), and the arguments that they refuse before any I/O."""
 
 from __future__ import annotations
 

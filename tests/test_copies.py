@@ -1,4 +1,4 @@
-"""Copies and pickles of locks and clients: each is of the client that it came from."""
+"""Copies and pickles of locks and clients belong to the client that they came from."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from tests.servers import RedisServer
 
 
 class Watch:
-    """Its method is pickled by value: each time it is another one."""
+    """An object whose method is pickled by value, so each unpickling makes another object."""
 
     def told(self, lock: fencedlock.RLock, reason: str) -> None:
         pass
 
 
 class Job:
-    """What holds a lock among other things."""
+    """An object that has a lock as one of its attributes."""
 
     def __init__(self, lock: fencedlock.RLock) -> None:
         self.lock = lock
@@ -191,7 +191,7 @@ def test_only_so_many_are_kept_for_locks_that_are_gone(
 
 
 def _packed_elsewhere(url: str, name: str) -> bytes:
-    """As it comes from another process: of a client that this one does not have."""
+    """Return a pickled lock as it comes from another process: its client is not in this one."""
     client = fencedlock.connect(url)
     packed = pickle.dumps(client.RLock(name))
     client.close()

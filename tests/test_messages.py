@@ -1,4 +1,4 @@
-"""What a person is told: by the log, by errors and by LockInfo."""
+"""The texts that people read in the log, in errors and in LockInfo."""
 
 from __future__ import annotations
 

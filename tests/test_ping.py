@@ -1,4 +1,4 @@
-"""client.ping: one question, one answer, one time."""
+"""client.ping() sends one request, waits for its answer and returns the time that it took."""
 
 from __future__ import annotations
 

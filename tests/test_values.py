@@ -1,4 +1,4 @@
-"""Tokens and errors: values without I/O. The import of the package does none either."""
+"""Tokens and errors are values that need no I/O. The import of the package does no I/O either."""
 
 from __future__ import annotations
 

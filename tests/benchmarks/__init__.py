@@ -1,3 +1,3 @@
-"""Speed, as ratios against peers and the bare wire in one run: absolute times mean little on a
-shared machine.
+"""Benchmarks. They compare speeds with those of peers and of the bare wire in the same run, because
+absolute times mean little on a shared machine.
 """

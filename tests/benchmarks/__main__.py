@@ -1,4 +1,4 @@
-"""``python -m tests.benchmarks``: everything in one run, as tables, and as pictures for the
+"""``python -m tests.benchmarks`` runs all benchmarks. It prints tables, and makes pictures for the
 documentation.
 """
 
@@ -44,11 +44,11 @@ _PACKAGES = {
     "redis-fifo-lock": "redis-fifo-lock",
     "fencekit": "fencekit",
 }
-"""Where each peer comes from."""
+"""Maps each peer to the package that it comes from."""
 
 
 def describe_run() -> str:
-    """How to repeat this run, and with what it was made."""
+    """Return the command that repeats this run, and the versions that it was made with."""
     programs = [find_redis_server(any_redis_server()), find_etcd(any_etcd())]
     servers = [
         subprocess.run(
@@ -63,7 +63,10 @@ def describe_run() -> str:
     ]
     command = shlex.join(["python", "-m", "tests.benchmarks", *sys.argv[1:]])
     python = f"Python {platform.python_version()}"
-    return f"``{command}``\n\n{'; '.join([python, f'{os.cpu_count()} CPUs', platform.system(), *servers, *packages])}\n"
+    return (
+        f"``{command}``\n\n"
+        f"{'; '.join([python, f'{os.cpu_count()} CPUs', platform.system(), *servers, *packages])}\n"
+    )
 
 
 def found(distribution: str) -> bool:
@@ -75,7 +78,7 @@ def found(distribution: str) -> bool:
 
 
 class Report:
-    """Shows each table, and keeps it with its picture where a folder was given."""
+    """Prints each table. If there is a folder, also writes the table and its picture there."""
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
@@ -89,7 +92,7 @@ class Report:
             table.save(self.folder)
 
     def rates(self, name: str, title: str, measured: handoff.Measured) -> None:
-        """A picture of hand-offs: how many there were, and how long the unluckiest waited."""
+        """Make a picture of hand-offs: their rate, and the longest wait of a contender."""
         if self.folder is not None:
             from tests.benchmarks import plots
 
@@ -224,7 +227,7 @@ def on_redis_start(server: RedisServer, report: Report, rounds: int, seconds: fl
 
 
 def on_etcd(folder: Path, report: Report, rounds: int, seconds: float) -> None:
-    """With its data in memory, so that the disk's share is left out."""
+    """Run the benchmarks of etcd. It keeps its data in memory, so that the disk does not count."""
     server = EtcdServer(folder, any_etcd()).start()
     try:
         times = uncontended.measure(
@@ -255,7 +258,7 @@ def on_etcd(folder: Path, report: Report, rounds: int, seconds: float) -> None:
 
 
 def peers() -> list[str]:
-    """Those that are installed."""
+    """Return the names of the peers that are installed."""
     missing = [label for label, distribution in _PACKAGES.items() if not found(distribution)]
     if missing:
         print(f"not installed, so not compared: {', '.join(missing)}\n")

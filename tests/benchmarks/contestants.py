@@ -1,6 +1,6 @@
-"""Everything that is compared: each makes a lock of the given name, as two or three functions.
+"""The locks that are compared. Each function makes a lock of the given name.
 
-Peers are imported where they are used, so that each process pays for the one that it runs alone.
+Peers are imported where they are used, so that each process imports only the one that it runs.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ from tests.benchmarks.etcd_recipe import M, RecipeMutex, calls
 LEASE_SECONDS = 30
 _NO_END = timedelta(days=1)
 
-logging.getLogger("fencedlock").setLevel(logging.ERROR)  # the server keeps nothing, on purpose
-logging.getLogger("redis_lock").setLevel(logging.ERROR)  # it warns of each try that failed
+# fencedlock would warn that the server does not persist its data, which is intended here.
+logging.getLogger("fencedlock").setLevel(logging.ERROR)
+logging.getLogger("redis_lock").setLevel(logging.ERROR)  # it warns of each failed try
 
 
 class Lock(NamedTuple):
-    """One lock of one library, for one thread."""
+    """One lock of one library, for one thread, as two or three functions."""
 
     acquire: Callable[[], object]
     release: Callable[[], object]
@@ -49,20 +50,20 @@ def ours(scheme: str, kind: str, port: int, name: str) -> Lock:
 
 
 def redis_py(port: int, name: str, sleep_seconds: float = 0.1) -> Lock:
-    """Polls, every 0.1 s by default."""
+    """Polls the server, every 0.1 s by default."""
     lock = _client(port).lock(f"redis-py/{name}", timeout=LEASE_SECONDS, sleep=sleep_seconds)
     return Lock(lock.acquire, lock.release, partial(lock.acquire, blocking=False))
 
 
 def python_redis_lock(port: int, name: str) -> Lock:
-    """Is woken by BLPOP on a list; whoever asks first takes it."""
+    """BLPOP on a list wakes its waiters. The first one that asks gets the lock."""
     lock = redis_lock.Lock(_client(port), name, expire=LEASE_SECONDS)
     return Lock(lock.acquire, lock.release, partial(lock.acquire, blocking=False))
 
 
 def pottery_redlock(port: int, name: str) -> Lock:
-    """Redlock, here over one server; polls after up to 0.2 s, and starts a pool of threads for each
-    call.
+    """Redlock, here on a single server. It polls at intervals of up to 0.2 s, and starts a pool of
+    threads for each call.
     """
     import pottery
 
@@ -71,7 +72,7 @@ def pottery_redlock(port: int, name: str) -> Lock:
 
 
 def py_redis_semaphore(port: int, name: str) -> Lock:
-    """Is woken by BLPOP, has a fencing token, and starts a thread for each hold."""
+    """BLPOP wakes its waiters. It has a fencing token, and starts a thread for each hold."""
     import redis_semaphore
 
     lock = redis_semaphore.Mutex(_client(port), name, lock_timeout=float(LEASE_SECONDS))
@@ -79,9 +80,9 @@ def py_redis_semaphore(port: int, name: str) -> Lock:
 
 
 def fifo_lock(port: int, name: str) -> Lock:
-    """For asyncio: a strict queue, a doorbell for each waiter, a fencing token.
+    """A lock for asyncio with a strict queue, a doorbell for each waiter and a fencing token.
 
-    One event loop for each process.
+    Each process has one event loop.
     """
     import asyncio
 
@@ -101,7 +102,7 @@ def fifo_lock(port: int, name: str) -> Lock:
 
 
 def fencekit_lock(port: int, name: str) -> Lock:
-    """Has a fencing token, and polls every 0.05 s."""
+    """A lock with a fencing token. It polls every 0.05 s."""
     import fencekit
 
     lock = fencekit.DistributedLock(
@@ -118,7 +119,7 @@ def fencekit_lock(port: int, name: str) -> Lock:
 
 
 def two_round_trips(port: int, name: str) -> Lock:
-    """Not a lock: what two PINGs on a raw socket cost."""
+    """Not a lock, but two PINGs on a raw socket, to see what they cost."""
     wire = socket.create_connection(("127.0.0.1", port))
     wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
@@ -145,7 +146,9 @@ def etcd_recipe(port: int, name: str) -> Lock:
 
 
 def two_transactions(port: int, name: str) -> Lock:
-    """Not a lock: what making and deleting a key costs, each under a compare."""
+    """Not a lock, but two transactions, to see what they cost. One makes a key and one deletes it,
+    each after a compare.
+    """
     _, prepare = calls(port)
     transact, key = prepare(TXN), f"bare/{name}".encode()
     make = M.TxnRequest(
@@ -166,7 +169,7 @@ def two_transactions(port: int, name: str) -> Lock:
 
 
 def _client(port: int) -> redis.Redis:
-    # Redis-py 8 would cut the long BLPOPs of some short.
+    # With its default timeout, redis-py 8 would cut the long BLPOPs of some peers short.
     return redis.Redis(port=port, socket_timeout=None)
 
 

@@ -1,10 +1,10 @@
-"""A faithful port of the mutex of etcd's Go client (client/v3/concurrency), to compare with.
+"""A faithful port of the mutex of etcd's Go client (client/v3/concurrency), for comparison.
 
-As there: a session keeps a lease; the key is the prefix and the lease; one transaction makes the
-key, or reads it, and reads the owner, the one with the lowest ``create_revision``. Who is not the
-owner looks for the last key before its own, watches it from the revision of that answer until it is
-deleted, and looks again. Unlock deletes the key by its name. All watches of a process share one
-stream.
+It works in the same way. A session keeps a lease. The key consists of the prefix and the lease. One
+transaction makes the key, or reads it, and reads the owner, which is the key with the lowest
+``create_revision``. A session that is not the owner looks for the last key before its own, watches
+that key from the revision of the answer until it is deleted, and looks again. Unlocking deletes the
+key by its name. All watches of a process share one stream.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _OLDEST_FIRST = {"sort_order": 1, "sort_target": 2, "limit": 1}
 
 
 def calls(port: int) -> tuple[grpc.Channel, Any]:
-    """A channel, and how to call a method on it."""
+    """Return a channel, and a function that makes a callable of a method on it."""
     channel = grpc.insecure_channel(f"127.0.0.1:{port}")
 
     def prepare(method: Method) -> Any:
@@ -45,7 +45,7 @@ class RecipeMutex:
     def __init__(self, port: int, prefix: str, lease_seconds: int) -> None:
         self._channel, prepare = calls(port)
         self._txn, self._range, self._delete = prepare(TXN), prepare(RANGE), prepare(DELETE_RANGE)
-        # Longer than a run: nothing has to keep it alive.
+        # The lease is longer than a run, so nothing has to keep it alive.
         lease = prepare(LEASE_GRANT)(M.LeaseGrantRequest(TTL=lease_seconds)).ID
         self._prefix = f"{prefix}/".encode()
         self._key = self._prefix + b"%x" % lease

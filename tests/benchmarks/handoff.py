@@ -1,4 +1,6 @@
-"""Contenders that take one lock in turns, and two raw sockets that play ping-pong over pub/sub."""
+"""Measures hand-offs among contenders for one lock, and messages between two raw sockets that play
+ping-pong over pub/sub.
+"""
 
 from __future__ import annotations
 
@@ -19,21 +21,19 @@ from tests.benchmarks.tables import Table, ratio
 _spawn = multiprocessing.get_context("spawn")
 
 BYSTANDER_SECONDS = 0.005
-"""A thread that has nothing to do with locks sleeps so long, again and again, and tells how late it
-woke.
-"""
+"""How long a thread that does not use locks sleeps each time. It reports how late it woke."""
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
     rate: float
-    """Acquisitions a second, of all contenders."""
+    """The acquisitions of all contenders per second."""
     longest_wait: float
-    """Seconds."""
+    """The longest wait of a contender, in seconds."""
     spread: float
-    """Acquisitions of the busiest contender over those of the idlest."""
+    """The acquisitions of the busiest contender divided by those of the idlest one."""
     stall: float = 0.0
-    """Seconds by which a bystander in the same process was late at most."""
+    """How late the bystander in the same process woke at most, in seconds."""
 
 
 def among_processes(
@@ -70,9 +70,9 @@ def _contender(
 def _contend(
     lock: Lock, seconds: float, section_seconds: float, barrier: Barrier | threading.Barrier
 ) -> tuple[int, float]:
-    """How often this contender got the lock, and how long it waited at most."""
+    """Return how often this contender got the lock, and how long it waited at most."""
     acquire, release = lock.acquire, lock.release
-    acquire()  # everything is opened and loaded once
+    acquire()  # this opens and loads everything that is needed
     release()
     barrier.wait()
     count, longest = 0, 0.0
@@ -92,7 +92,7 @@ def _contend(
 
 
 def among_threads(label: str, port: int, threads: int, seconds: float) -> Run:
-    """In a process of its own, which is this one's child."""
+    """Run threads that contend for a lock, in a child process of their own."""
     receiving, sending = _spawn.Pipe(duplex=False)
     process = _spawn.Process(target=_crowd, args=(label, port, threads, seconds, sending))
     process.start()
@@ -106,8 +106,8 @@ def _crowd(label: str, port: int, threads: int, seconds: float, results: Connect
     barrier = threading.Barrier(threads + 1)
     done: list[tuple[int, float]] = []
     name = f"threads/{label}/{threads}"
-    # Ours is one lock for all threads of a process; the others' locks keep in themselves which
-    # thread holds them.
+    # All threads of a process share one lock of ours. The locks of others store in themselves which
+    # thread holds them, so each thread needs one.
     shared = CONTESTANTS[label](port, name) if label in OURS else None
 
     def contend() -> None:
@@ -128,8 +128,8 @@ def _crowd(label: str, port: int, threads: int, seconds: float, results: Connect
 
 
 def ping_pong(port: int, seconds: float) -> float:
-    """Messages a second between two processes that answer each other over pub/sub: two messages
-    make an exchange.
+    """Return the messages per second between two processes that answer each other over pub/sub. An
+    exchange is two messages.
     """
     receiving, sending = _spawn.Pipe(duplex=False)
     process = _spawn.Process(target=_player, args=(port, b"pong", b"ping", seconds, sending))
@@ -154,7 +154,7 @@ def _player(
     ball = b"PUBLISH %b x\r\n" % answer
     if results is not None:
         reply = b""
-        while b":1" not in reply:  # serve until the other one listens
+        while b":1" not in reply:  # send the first message until the other process listens
             wire.sendall(ball)
             reply = wire.recv(1024)
     count, begun = 0, time.perf_counter()
@@ -174,11 +174,11 @@ def _player(
 
 @dataclass(frozen=True)
 class Measured:
-    """What came of some interleaved rounds."""
+    """The results of some interleaved rounds."""
 
     runs: dict[str, list[Run]]
     messages: list[float]
-    """The rate of bare messages in each round; empty if they were not asked for."""
+    """The rate of bare messages in each round. Empty if they were not measured."""
 
 
 def measure(
@@ -191,7 +191,7 @@ def measure(
     section_seconds: float = 0.0,
     with_messages: bool = True,
 ) -> Measured:
-    """Each in turn, in each round."""
+    """Measure each contestant in turn, in each round."""
     run = partial(
         among_processes,
         port=port,
@@ -221,7 +221,9 @@ def measure_threads(
 def table(
     name: str, title: str, measured: Measured, base: str, *, with_stall: bool = False
 ) -> Table:
-    """One row for each; with the rate of bare messages, also as a share of that."""
+    """Return a table with a row for each contestant. If bare messages were measured, each rate is
+    also given as a share of theirs.
+    """
     made = Table(name, [title, "acquisitions/s", f"x {base}"])
     made.headings += ["x bare messages"] if measured.messages else []
     made.headings += ["longest wait", "busiest/idlest"]

@@ -1,5 +1,5 @@
-"""Many locks held at once by one client: what their renewal costs here and at the server, and what
-they take of memory.
+"""Measures a client that holds many locks at once: what their renewal costs the client and the
+server, and how much memory they need.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ _spawn = multiprocessing.get_context("spawn")
 
 
 def measure(port: int, server_pid: int, counts: list[int], seconds: float) -> Table:
-    """``seconds`` should be some thirds of the lease, for each third brings a renewal of each."""
+    """Return a table with a row for each number of holds. ``seconds`` should be a multiple of a
+    third of the lease, because each hold is renewed once in every third.
+    """
     made = Table(
         "holds",
         [
@@ -60,7 +62,7 @@ def _hold(port: int, server_pid: int, count: int, seconds: float, results: Conne
     acquired_seconds = time.perf_counter() - begun
     gc.collect()
     memory = me.memory_info().rss - memory_before
-    # Until the first renewals: from here on, the load is what it stays.
+    # Wait for the first renewals. From then on, the load stays the same.
     time.sleep(LEASE_SECONDS / 3)
     with redis.Redis(port=port) as raw:
         here, there = cpu_seconds(me), cpu_seconds(server)
@@ -74,7 +76,7 @@ def _hold(port: int, server_pid: int, count: int, seconds: float, results: Conne
         [
             f"{count:,}",
             f"{acquired_seconds:.1f} s",
-            # Of fewer, it is less than what comes and goes besides.
+            # Fewer holds need less memory than what comes and goes for other reasons.
             f"{memory / count / 1000:.2f}" if count >= 1000 else "-",
             f"{100 * here / elapsed:.2f}",
             f"{100 * there / elapsed:.2f}",
@@ -83,11 +85,11 @@ def _hold(port: int, server_pid: int, count: int, seconds: float, results: Conne
         ]
     )
     results.close()
-    os._exit(0)  # the releases of so many are not of interest here
+    os._exit(0)  # the time to release that many locks is not measured
 
 
 def cpu_seconds(process: psutil.Process) -> float:
-    """What a process has used of all CPUs so far."""
+    """Return the CPU time in seconds that a process has used so far."""
     times = process.cpu_times()
     return float(times.user + times.system)
 

@@ -1,4 +1,4 @@
-"""The tables' figures as pictures (SVG)."""
+"""Draws the figures of the tables as SVG pictures."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 mpl.use("svg")
-mpl.rcParams["svg.hashsalt"] = "fencedlock"  # the same figures give the same file
+mpl.rcParams["svg.hashsalt"] = "fencedlock"  # makes the same file from the same figures
 
 _OURS, _OTHERS = "#1f6feb", "#9aa4b2"
 
 
 def bars(file: Path, title: str, unit: str, rounds: Mapping[str, Sequence[float]]) -> None:
-    """One bar for each, the median of its rounds with their span; ours in another colour."""
+    """Draw a bar for the median of each one's rounds, with their span. Ours have another colour."""
     figure, axes = plt.subplots(figsize=(8, 0.6 + 0.36 * len(rounds)))
     labels = list(rounds)[::-1]
     colours = [_OURS if label.startswith("fencedlock") else _OTHERS for label in labels]
@@ -39,7 +39,7 @@ def lines(
     counts: Sequence[int],
     values: Mapping[str, Sequence[float]],
 ) -> None:
-    """How something grows."""
+    """Draw how something grows."""
     figure, axes = plt.subplots(figsize=(8, 3.2))
     for label, each in values.items():
         axes.plot(counts, each, marker="o", label=label)

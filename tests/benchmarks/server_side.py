@@ -1,5 +1,5 @@
-"""What the server does for each operation: commands inside the script and microseconds, as it
-counts them itself; and how that grows.
+"""Measures what the server does for each operation, and how that grows. The figures are the
+commands inside the script and the microseconds, as the server itself counts them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _TIMEOUT_SECONDS = 5.0
 
 @dataclass
 class Cost:
-    """Of one operation, each time it was done."""
+    """The costs of one operation, each time it was done."""
 
     commands: list[int]
     microseconds: list[float]
@@ -39,7 +39,7 @@ class Cost:
 
 
 class Meter:
-    """Reads the server's own counters around one call."""
+    """Reads the server's own counters before and after a call."""
 
     def __init__(self, port: int) -> None:
         self.raw = redis.Redis(port=port)
@@ -67,7 +67,7 @@ class Meter:
 
 
 class Scene:
-    """Claims on one lock, of two clients, operated without threads: each call is one script."""
+    """Claims of two clients on one lock. They work without threads, so each call is one script."""
 
     def __init__(self, port: int, name: str) -> None:
         self._clients = [
@@ -91,7 +91,7 @@ class Scene:
         )
 
     def hold(self, claim: Claim) -> Hold:
-        """Of a claim that has the lock, or will have it when it asks."""
+        """Return the hold of a claim that has the lock, or that gets it when it asks."""
         answer = ask(claim)
         assert isinstance(answer, tuple)  # a grant
         token, deadline, abandoned, _ = answer
@@ -117,7 +117,7 @@ def release(hold: Hold) -> None:
 
 
 def of_free_locks(port: int, times: int, others: int = 0) -> dict[str, Cost]:
-    """Nobody else wants the lock; so many other locks are held."""
+    """Measure operations on a lock that nobody else wants, while this many other locks are held."""
     meter, scene = Meter(port), Scene(port, "server/free")
     with fencedlock.connect(f"redis://127.0.0.1:{port}", ttl=3600) as crowd:
         held = [crowd.RLock(f"server/other/{number}") for number in range(others)]
@@ -135,7 +135,7 @@ def of_free_locks(port: int, times: int, others: int = 0) -> dict[str, Cost]:
 
 
 def of_a_queue(port: int, times: int, others: int = 0) -> dict[str, Cost]:
-    """One lock goes from hand to hand, while so many others wait for it."""
+    """Measure hand-offs of one lock, while this many other claims wait for it."""
     meter, scene = Meter(port), Scene(port, "server/queue")
     holder = scene.hold(scene.claim())
     line = deque(scene.claim() for _ in range(others))
@@ -173,7 +173,7 @@ def table(port: int, times: int) -> Table:
 
 
 def growth(port: int, times: int, beside: str, others: list[int]) -> Table:
-    """The same with more and more others of a kind beside, "locks" or "waiters": µs."""
+    """Return a table of times in µs with more and more others of a kind, "locks" or "waiters"."""
     measure = {"locks": of_free_locks, "waiters": of_a_queue}[beside]
     columns = [measure(port, times, count) for count in others]
     made = Table(

@@ -1,4 +1,4 @@
-"""What a process pays before its first lock."""
+"""Measures what a process pays for its first lock."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _STARTS = {
 
 
 def measure(port: int, rounds: int) -> Table:
-    """Whole processes, from their start to their end, each in turn."""
+    """Measure whole processes from their start to their end, each in turn."""
     seconds: dict[str, list[float]] = {what: [] for what in _STARTS}
     for _ in range(rounds + 1):
         for what, code in _STARTS.items():

@@ -1,4 +1,4 @@
-"""Tables: printed as Markdown, kept as CSV."""
+"""Tables, which are printed as Markdown and stored as CSV."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Table:
     """Rows of text below a line of headings; the first column names what was measured."""
 
     name: str
-    """Of the file."""
+    """The name of the file, without its ending."""
     headings: list[str]
     rows: list[list[str]] = field(default_factory=list)
 
@@ -44,8 +44,8 @@ class Table:
 
 
 def ratio(values: Sequence[float], base: Sequence[float]) -> str:
-    """The median of what was measured in each round over what the base was in the same round, and
-    from where to where they went.
+    """Return the median and the range of the ratios of values to the base. Each ratio is that of
+    one round.
     """
     quotients = [value / other for value, other in zip(values, base, strict=True)]
     median = statistics.median(quotients)

@@ -1,5 +1,5 @@
-"""With nobody else around, server and client pinned to one CPU, in small alternating blocks: free,
-nested, and held by another.
+"""Measures single operations without contention: on a free lock, nested, and on a lock that another
+holds. Server and client are pinned to one CPU, and the contestants alternate in small blocks.
 """
 
 from __future__ import annotations
@@ -18,14 +18,16 @@ from tests.servers import RedisServer
 
 BLOCK = 100
 BLOCKS = 10
-"""Each round is the median of so many blocks, which alternate with the others' blocks."""
+"""The number of blocks in a round. The result of a round is their median. The blocks of all
+contestants alternate.
+"""
 
 Prepare = Callable[[Lock, Lock], Callable[[], object]]
-"""Makes what is measured of two handles of one lock, of two clients."""
+"""Makes the function that is measured from two handles of one lock, which belong to two clients."""
 
 
 def free(lock: Lock, other: Lock) -> Callable[[], object]:
-    """Acquire and release."""
+    """Return a function that acquires and releases the lock."""
     acquire, release = lock.acquire, lock.release
 
     def once() -> None:
@@ -36,13 +38,13 @@ def free(lock: Lock, other: Lock) -> Callable[[], object]:
 
 
 def nested(lock: Lock, other: Lock) -> Callable[[], object]:
-    """Acquire and release while holding it already."""
+    """Return a function that acquires and releases the lock while it is already held."""
     lock.acquire()
     return free(lock, other)
 
 
 def held(lock: Lock, other: Lock) -> Callable[[], object]:
-    """One try while somebody else holds it."""
+    """Return a function that tries once to get the lock while another client holds it."""
     other.acquire()
     assert lock.attempt is not None
     return lock.attempt
@@ -51,7 +53,7 @@ def held(lock: Lock, other: Lock) -> Callable[[], object]:
 def measure(
     server: RedisServer | EtcdServer, prepare: Prepare, labels: list[str], rounds: int
 ) -> dict[str, list[float]]:
-    """Seconds for each, one value a round."""
+    """Return the seconds that each contestant needs, one value for each round."""
     assert server.process is not None
     everywhere = os.sched_getaffinity(0)
     one = {min(everywhere)}
@@ -68,13 +70,13 @@ def measure(
         for round_number in range(rounds + 1):
             blocks: dict[str, list[float]] = {label: [] for label in labels}
             for _ in range(BLOCKS):
-                # Who follows whom decides whose caches are cold.
+                # The order decides whose caches are cold, so it is random.
                 for label, once in random.sample(list(measured.items()), len(measured)):
                     begun = time.perf_counter()
                     for _ in range(BLOCK):
                         once()
                     blocks[label].append((time.perf_counter() - begun) / BLOCK)
-            if round_number:  # the first one warms up
+            if round_number:  # the first round is a warm-up
                 for label, seconds in blocks.items():
                     times[label].append(statistics.median(seconds))
         return times
@@ -84,7 +86,7 @@ def measure(
 
 
 def _pin(pid: int, cpus: set[int]) -> None:
-    """All threads of a process."""
+    """Pin all threads of a process to these CPUs."""
     for thread in Path(f"/proc/{pid}/task").iterdir():
         os.sched_setaffinity(int(thread.name), cpus)
 

@@ -1,5 +1,5 @@
-"""Many claims that wait for one lock: how long a hand-off takes among few and among many, and what
-the waiting costs.
+"""Measures many claims that wait for one lock: how long a hand-off takes among few and among many
+of them, and what the waiting costs.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ _spawn = multiprocessing.get_context("spawn")
 
 PROCESSES = 10
 Turn = tuple[int, float, float]
-"""A token, when its holder got the lock, and when it began to release it."""
+"""A token, the time at which its holder got the lock, and the time at which it began to release it.
+"""
 
 
 def measure(port: int, server_pid: int, counts: list[int], seconds: float) -> Table:
-    """So many waiters in ten processes, for each count."""
+    """Return a table with a row for each number of waiters. They are spread over ten processes."""
     made = Table(
         "waiters",
         [
@@ -63,7 +64,7 @@ def _row(port: int, server_pid: int, count: int, seconds: float) -> list[str]:
     queue = f"fencedlock:{{{name}}}:queue"
     while raw.zcard(queue) < count:
         time.sleep(0.1)
-    # The herd has come in, idle connections are closed, and beats go on.
+    # Wait until all waiters have come, idle connections are closed and only beats go on.
     time.sleep(LEASE_SECONDS / 3)
     connections = (len(raw.client_list()) - strangers) / PROCESSES
     processes = [psutil.Process(process.pid) for process, _ in crowd]
@@ -72,7 +73,7 @@ def _row(port: int, server_pid: int, count: int, seconds: float) -> list[str]:
     time.sleep(seconds)
     clients, server = sum(map(cpu_seconds, processes)) - here, cpu_seconds(server_process) - there
     lock.release()
-    # They take turns; who had the lock comes back, so that there are as many to the end.
+    # The waiters take turns. Each comes back after its hold, so their number stays the same.
     time.sleep(seconds)
     turns: list[Turn] = []
     for _, ours in crowd:

@@ -23,5 +23,5 @@ def client(backend: LockServer, connect: Callable[..., fencedlock.Client]) -> fe
 
 @pytest.fixture
 def other(kind: str, client: fencedlock.Client, contender: Callable[..., Contender]) -> Contender:
-    """Somebody who is not this thread."""
+    """A contender other than this thread."""
     return contender(kind, client)

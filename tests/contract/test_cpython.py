@@ -46,7 +46,7 @@ def test_suite(
 
 
 def _start_threads(client: fencedlock.Client) -> None:
-    """The suite counts threads: so those of the client must be there before."""
+    """Start the client's threads before the suite, because the suite counts threads."""
     lock = client.RLock(f"cpython/{next(_numbers)}")
     with lock:
         waiter = threading.Thread(target=lock.acquire, kwargs={"timeout": 0.2})

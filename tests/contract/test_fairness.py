@@ -1,4 +1,4 @@
-"""FairLock serves in the order of arrival, and the dead hold nobody up."""
+"""FairLock grants the lock in the order of arrival, and dead waiters do not delay others."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.contenders import Contender
 from tests.servers import LockServer
 
 PROMPT_SECONDS = 0.1
-"""As soon as a lock is free by the server's knowledge."""
+"""How soon a waiter gets the lock after the server knows that it is free."""
 
 
 def has_waiters(client: fencedlock.Client, name: str, count: int) -> bool:
@@ -24,8 +24,8 @@ def has_waiters(client: fencedlock.Client, name: str, count: int) -> bool:
 def kill_first_waiter(
     backend: LockServer, client: fencedlock.Client, name: str, doomed: Contender
 ) -> None:
-    """Kill it, and wait until the server has noticed: before that the grant may still race with its
-    death.
+    """Kill the first waiter, and wait until the server has noticed. Before that, the server may
+    still grant the lock to it.
     """
     (waiter, *_) = client.inspect(name).waiters
     doomed.kill()
@@ -35,7 +35,7 @@ def kill_first_waiter(
 def queue_up(
     client: fencedlock.Client, name: str, *contenders: Contender, **options: float
 ) -> None:
-    """Let each wait for the lock, in this order."""
+    """Let each contender wait for the lock, in this order."""
     for each in contenders:
         longer = len(client.inspect(name).waiters) + 1
         each.ask("make", name, "FairLock", **options)
@@ -136,7 +136,7 @@ def test_a_frozen_waiter_delays_by_no_more_than_its_own_deadline(
     assert time.monotonic() - deadline < backend.expiry_seconds
     next_one.tell("release", name)
     frozen.thaw()
-    assert frozen.answer() is True  # its grant had lapsed, so it asked anew
+    assert frozen.answer() is True  # its grant had lapsed, so it asked again
 
 
 def test_a_waiter_with_a_short_lease_costs_a_long_one_neither_place_nor_time(
@@ -176,7 +176,7 @@ def test_waiters_learn_of_a_lock_that_vanished_with_its_data(
     contender: Callable[..., Contender],
     name: str,
 ) -> None:
-    """A wiped queue is joined anew by those who waited in it."""
+    """If the queue is wiped, its waiters join it again."""
     waiter = contender("thread", client)
     waiter.ask("make", name, cls, ttl=0.5)
     with pytest.raises(fencedlock.LockLostError), client.RLock(name, ttl=0.5):

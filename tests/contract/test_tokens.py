@@ -126,7 +126,7 @@ def test_a_frozen_holder_knows_when_it_wakes_and_harms_nobody(
     assert lock.token > old
     before = lock.info()
     if not wait:
-        server.freeze()  # it has to know by itself
+        server.freeze()  # the holder has to find out without the server
     frozen.thaw()
     with pytest.raises(fencedlock.LockLostError) as caught:
         frozen.ask("ensure_held", "x")
