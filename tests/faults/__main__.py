@@ -1,5 +1,5 @@
-"""Let nemeses loose on real servers, each alone and all together, and judge what contenders wrote
-down.
+"""Let nemeses loose on real servers, each alone and all together, and judge what the contenders
+wrote down.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TOGETHER_SECONDS = 60.0
 
 
 def main() -> int:
-    """Run; the exit status is 1 when a promise was broken."""
+    """Do the runs. Return the exit status, which is 1 if a promise was broken."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument(
         "target",
@@ -39,28 +39,28 @@ def main() -> int:
         "--seconds",
         type=float,
         default=60.0,
-        help="in total, without the starts and ends of runs (default: %(default)s)",
+        help="total time, without the starts and ends of runs (default: %(default)s)",
     )
     parser.add_argument(
-        "--seed", type=int, default=1, help="of everything that is drawn (default: %(default)s)"
+        "--seed", type=int, default=1, help="seed of all random choices (default: %(default)s)"
     )
     parser.add_argument(
         "--nemeses",
         default="",
         metavar="A,B",
-        help="one run with these together, instead of each alone and all together",
+        help="make one run with these together, instead of each alone and all together",
     )
     parser.add_argument(
         "--report",
         type=Path,
         metavar="FILE",
-        help="append what came of each run, a line of JSON each",
+        help="append the result of each run as a line of JSON",
     )
     parser.add_argument(
-        "--keep", action="store_true", help="keep the folders of runs without violations, too"
+        "--keep", action="store_true", help="also keep the folders of runs without violations"
     )
     parser.add_argument(
-        "--plant", choices=PLANTS, default="", help="break the contenders' copy of the library so"
+        "--plant", choices=PLANTS, default="", help="plant this bug in the contenders' library"
     )
     options = parser.parse_args()
     if options.target == "table":
@@ -125,8 +125,8 @@ def _plan(options: argparse.Namespace) -> Iterator[tuple[Target, tuple[Nemesis, 
 
 
 def together(nemeses: list[Nemesis], rng: random.Random) -> tuple[Nemesis, ...]:
-    """All of them, but for those that the documentation does not promise to survive with another
-    one.
+    """Return all nemeses, without those that the documentation does not promise to survive together
+    with another one.
     """
     chosen: list[Nemesis] = []
     for nemesis in rng.sample(nemeses, len(nemeses)):

@@ -1,5 +1,5 @@
-"""Wall clocks that a test can set, of servers: by libfaketime, which Python's own sleeping does not
-survive.
+"""Wall clocks of servers that a test can set. They use libfaketime, under which Python's own
+sleeping does not work.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ LIBRARIES = tuple(
 
 
 def why_not() -> str | None:
-    """Why clocks can't be set here; None if they can."""
+    """Return the reason why clocks can't be set here. None if they can."""
     return (
         None
         if any(library.exists() for library in LIBRARIES)
@@ -27,7 +27,7 @@ def why_not() -> str | None:
 
 
 class WallClock:
-    """What a process that is started with :attr:`environment` takes for the time of day."""
+    """The time of day that a process sees if it is started with :attr:`environment`."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -41,7 +41,7 @@ class WallClock:
         }
 
     def step(self, seconds: float) -> None:
-        """From now on the process's clock is so much ahead of the machine's."""
+        """Set the process's clock this far ahead of the machine's from now on."""
         new = self._file.with_suffix(".new")
         new.write_text(f"{seconds:+.3f}")
         new.replace(self._file)

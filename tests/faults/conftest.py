@@ -1,5 +1,5 @@
-"""Runs for tests: in folders of their own, with registers in SQLite and in this worker's
-PostgreSQL.
+"""Makes runs for tests. Each has a folder of its own, and registers in SQLite and in the PostgreSQL
+of this worker.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.faults.targets import TARGETS
 
 @pytest.fixture
 def run(database_server: Callable[[str], DatabaseServer]) -> Iterator[Callable[..., Report]]:
-    """Lets nemeses loose on servers of a kind, for some seconds."""
+    """Lets nemeses loose on servers of a kind for some seconds, and returns the report."""
     with ExitStack() as stack:
 
         def last(

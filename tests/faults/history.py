@@ -1,5 +1,5 @@
-"""What happened in a run, as everybody in it saw it: a line for each event, by the one clock of
-this host.
+"""The history of a run. Each process writes a line for each event that it sees, with the time by
+the clock that all processes of this host share.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from typing import Any, NamedTuple
 from fencedlock.clock import now_seconds
 
 INVOKE, OK, FAIL, UNKNOWN, NOTE = "invoke", "ok", "fail", "unknown", "note"
-"""An operation is invoked, and then done (ok), not done (fail), or nobody knows (unknown); a note
-is no operation.
+"""The phases of events. An operation is invoked. Then it is done (ok), or not done (fail), or
+nobody knows (unknown). A note is not an operation.
 """
 
 
 class Event(NamedTuple):
     at: float
-    """Seconds of :func:`now_seconds`: each process of this host reads the same clock, and nobody
+    """The time by :func:`now_seconds`. All processes of this host read the same clock, and nobody
     sets it.
     """
     who: str
-    """The thread, as "p3.2/1": the second process in place 3, and its thread 1. A forked child of
-    that is "p3.2.1".
+    """The name of the thread. "p3.2/1" is thread 1 of the second process in slot 3. A forked child
+    of that process is "p3.2.1".
     """
     phase: str
     what: str
@@ -36,8 +36,8 @@ class Event(NamedTuple):
 
 
 class Recorder:
-    """Writes the events of one process; each is on its way to the file before the next thing
-    happens, so SIGKILL loses none.
+    """Writes the events of one process. Each event is handed to the operating system at once, so
+    SIGKILL loses none.
     """
 
     def __init__(self, folder: Path, process: str) -> None:
@@ -56,11 +56,11 @@ class Recorder:
 
 
 def load(folder: Path) -> list[Event]:
-    """All events of a run, in the order of their times."""
+    """Return all events of a run, in the order of their times."""
     events = []
     for file in sorted(folder.glob("*.jsonl")):
         lines = file.read_bytes().split(b"\n")
-        # What follows the last line end was cut off by SIGKILL.
+        # SIGKILL has cut off anything that follows the last line end.
         events += [Event(*json.loads(line)) for line in lines[:-1]]
     events.sort(key=lambda event: event.at)
     return events
@@ -68,7 +68,7 @@ def load(folder: Path) -> list[Event]:
 
 @dataclass(slots=True)
 class Operation:
-    """From its invocation to its return."""
+    """One operation, from its invocation to its return."""
 
     who: str
     what: str
@@ -90,39 +90,41 @@ class Hold:
     token: int
     invoked: float
     granted: float
-    """When ``acquire`` returned: the hold may have begun before."""
+    """The time at which ``acquire`` returned. The hold may have begun earlier."""
     deadline: float
     """The latest local deadline that the owner is known to have believed in."""
     over: float = math.inf
-    """When the owner began to release, noticed the loss, or was last heard of."""
+    """The time at which the owner began to release, noticed the loss, or was last heard of."""
     depths: set[int] = field(default_factory=lambda: {1})
-    """Each depth that the owner has asked for."""
+    """All depths that the owner has asked for."""
     beliefs: list[tuple[float, float]] = field(default_factory=list)
-    """When the owner read which deadline, since it last asked for a lease of another length."""
+    """The times at which the owner read a deadline, each with that deadline. They are cleared when
+    the owner asks for a lease of another length.
+    """
     lost_at: float = math.inf
-    """When the owner first learnt of the loss by an error."""
+    """The time at which an error first told the owner of the loss."""
     told_at: float = math.inf
-    """When ``on_lost`` was called."""
+    """The time at which ``on_lost`` was called."""
 
     @property
     def ended(self) -> float:
-        """Until then the hold is valid: nobody else may have the lock."""
+        """The time until which the hold is valid, so that nobody else may have the lock."""
         return min(self.over, self.told_at, self.deadline)
 
 
 @dataclass(slots=True)
 class Fault:
-    """Something that was done to the servers, the network or a process, and was healed again."""
+    """Something that was done to the servers, the network or a process, and was healed later."""
 
     name: str
     begun: float
     targets: frozenset[str]
-    """The processes of contenders that suffer from it, by the beginnings of their names; "*" means
-    all.
+    """The contenders' processes that suffer from the fault, by the beginnings of their names. "*"
+    means all.
     """
     breaks_exclusion: bool
     healed: float = math.inf
-    """When its direct consequences were over."""
+    """The time at which the direct consequences were over."""
 
     def hits(self, who: str) -> bool:
         process = process_of(who)
@@ -141,7 +143,7 @@ class Violation(NamedTuple):
 
 
 class History:
-    """The events of a run, put together to what the rules are about."""
+    """The events of a run, put together to the operations, holds and faults that rules look at."""
 
     def __init__(self, events: Sequence[Event]) -> None:
         self.events = events
@@ -150,9 +152,11 @@ class History:
         self.faults: list[Fault] = []
         self.ended_at: float = events[-1].at if events else 0.0
         self.dead_at: dict[str, float] = {}
-        """When a process was killed."""
+        """Maps each process that was killed to the time of that."""
         self.notes: list[Event] = []
-        """What contenders found wrong by themselves, and what the probe found in the end."""
+        """Other events, among them what contenders found wrong by themselves, and what the probe
+        found wrong at the end.
+        """
         open_operations: dict[str, Operation] = {}
         open_holds: dict[str, Hold] = {}
         last_holds: dict[tuple[str, str], Hold] = {}
@@ -237,7 +241,7 @@ class History:
             hold.lost_at = min(hold.lost_at, operation.returned)
             hold.over = min(hold.over, operation.returned)
         elif operation.what == "renew":
-            # Even without an answer: it may be an earlier one than before.
+            # This is so even without an answer. The new deadline may be earlier than the last one.
             hold.deadline = operation.got["deadline"]
             hold.beliefs.append((operation.returned, hold.deadline))
         elif operation.what == "nest":
@@ -246,7 +250,7 @@ class History:
 
     @staticmethod
     def _last_words(holds: Iterable[Hold], events: Sequence[Event]) -> None:
-        """Who was killed while holding holds no longer than it was heard of."""
+        """End the holds that are still open when their owners were last heard of."""
         heard = {event.who: event.at for event in events}
         for hold in holds:
             hold.over = min(hold.over, heard[hold.who])

@@ -1,4 +1,4 @@
-"""Network namespaces: processes of this machine that have the network of another host."""
+"""Network namespaces, in which processes of this machine have the network of another host."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from tests.faults.wire import DOWN, UP
 
 _numbers = itertools.count()
 _NOBODY = "02:00:00:00:00:01"
-"""A MAC address that no device has: what is sent there is never received, and the sender is not
-told.
+"""A MAC address that no device has. Packets to it are never received, and the sender is not told.
 """
 
 
@@ -23,7 +22,7 @@ def _ip(*arguments: str) -> str:
 
 @functools.cache
 def why_not() -> str | None:
-    """Why there can't be such hosts here; None if there can."""
+    """Return the reason why such hosts can't be made here. None if they can."""
     if shutil.which("ip") is None:
         return "the system has no program ip: install its package iproute2"
     try:
@@ -36,10 +35,10 @@ def why_not() -> str | None:
 
 
 class Host:
-    """A network namespace, with a cable to this one."""
+    """A network namespace that a virtual cable connects to this one."""
 
     def __init__(self) -> None:
-        # Of its own among the processes that test here.
+        # The number is unique among the test processes on this machine.
         number = os.getpid() % 60000 * 4 + next(_numbers) % 4
         self.name = f"fl{number:x}"
         self.near, self.far = f"fn{number:x}", f"ff{number:x}"
@@ -50,7 +49,7 @@ class Host:
         )
         first = int(network[1])
         self.address = f"{network[0]}.{first + 1}"
-        """What this host is called by the processes there."""
+        """The address under which processes in the namespace reach this host."""
         self.far_address = f"{network[0]}.{first + 2}"
         _ip("netns", "add", self.name)
         try:
@@ -77,12 +76,12 @@ class Host:
 
     @property
     def command(self) -> list[str]:
-        """What to put before a command that is to run there."""
+        """The words to put before a command that is to run in the namespace."""
         return ["ip", "netns", "exec", self.name]
 
     def block(self, *directions: str) -> None:
-        """Let nothing through in these directions: from there (up), and to there (down); without
-        one, everything.
+        """Let no packets through in these directions: from the namespace (up), or into it (down).
+        Without directions, let all packets through.
         """
         self._resolve(["-n", self.name], self.address, self.far, blocked=UP in directions)
         self._resolve([], self.far_address, self.near, blocked=DOWN in directions)
@@ -108,6 +107,6 @@ class Host:
             )
 
     def close(self) -> None:
-        """Take it down; its processes must have ended."""
+        """Remove the namespace. Its processes must have ended."""
         subprocess.run(["ip", "netns", "del", self.name], capture_output=True)
         subprocess.run(["ip", "link", "del", self.near], capture_output=True)

@@ -1,9 +1,9 @@
-"""What goes wrong with any server: its process, the network between, and the processes of its
-clients.
+"""Nemeses for any kind of server. They break the server's process, the network, or the processes of
+the clients.
 
-A nemesis is a generator. It names the processes that will suffer and yields; does its deed and
-yields; and heals, whatever happens between. What only some servers can suffer stands with them, in
-:mod:`tests.faults.targets`.
+The deed of a nemesis is a generator. It first yields the names of the processes that will suffer.
+Then it does the damage and yields again. At last it heals the damage, whatever has happened in
+between. Nemeses for certain kinds of servers are in :mod:`tests.faults.targets`.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ class Nemesis:
     name: str
     deed: Callable[[Run, random.Random], Deed]
     leases: tuple[float, float]
-    """It lasts so many leases, from and to."""
+    """The shortest and the longest time that it lasts, in leases."""
     breaks_exclusion: bool = False
-    """The documentation says that two may believe to hold a lock at the same time after this."""
+    """True if, as documented, two may believe to hold a lock at the same time after this."""
     aftermath_leases: float = 0.0
-    """It may break exclusion for so long after it was healed."""
+    """How long it may break exclusion after it was healed, in leases."""
     not_with: tuple[str, ...] = ()
-    """Others that the documentation does not promise to survive together with this one."""
+    """Other nemeses that the documentation does not promise to survive together with this one."""
 
 
 def kill_client(run: Run, rng: random.Random) -> Deed:
-    """``SIGKILL`` of a process of contenders; another one takes its place."""
+    """Send ``SIGKILL`` to a process of contenders. Another process takes its place."""
     slot = rng.choice(run.slots)
     with slot.mutex:
         yield (slot.process,)
@@ -49,7 +49,9 @@ def kill_client(run: Run, rng: random.Random) -> Deed:
 
 
 def freeze_client(run: Run, rng: random.Random) -> Deed:
-    """``SIGSTOP`` of a process of contenders, ``SIGCONT`` after less or more than its lease."""
+    """Send ``SIGSTOP`` to a process of contenders, and ``SIGCONT`` after less or more than its
+    lease.
+    """
     slot = rng.choice(run.slots)
     with slot.mutex:
         yield (slot.process,)
@@ -61,8 +63,8 @@ def freeze_client(run: Run, rng: random.Random) -> Deed:
 
 
 def fork_client(run: Run, rng: random.Random) -> Deed:
-    """A process of contenders forks in the middle of whatever its threads do, and the child
-    contends as well.
+    """Let a process of contenders fork, whatever its threads do at that moment. The child contends
+    as well.
     """
     slot = rng.choice(run.slots)
     with slot.mutex:
@@ -72,7 +74,7 @@ def fork_client(run: Run, rng: random.Random) -> Deed:
 
 
 def fork_client_in_c(run: Run, rng: random.Random) -> Deed:
-    """The same by a fork that Python does not hear of, as uWSGI makes it."""
+    """Let a process of contenders fork in C code, without Python's knowledge, as uWSGI does."""
     slot = rng.choice(run.slots)
     with slot.mutex:
         yield (slot.process,)
@@ -81,8 +83,8 @@ def fork_client_in_c(run: Run, rng: random.Random) -> Deed:
 
 
 def interrupt_client(run: Run, rng: random.Random) -> Deed:
-    """A signal handler raises again and again in the main thread of a process of contenders, in the
-    middle of its calls.
+    """Let a signal handler raise exceptions again and again in the main thread of a process of
+    contenders, in the middle of its calls.
     """
     slot = rng.choice(run.slots)
     with slot.mutex:
@@ -92,8 +94,8 @@ def interrupt_client(run: Run, rng: random.Random) -> Deed:
 
 
 def step_client_clock(run: Run, rng: random.Random) -> Deed:
-    """The wall clock that the library and redis-py see in a process of contenders is set by up to
-    an hour.
+    """Step the wall clock that the library and redis-py see in a process of contenders by up to an
+    hour, forward or back.
     """
     slot = rng.choice(run.slots)
     yield ()
@@ -107,7 +109,7 @@ def step_client_clock(run: Run, rng: random.Random) -> Deed:
 
 
 def frozen(member: Any) -> Deed:
-    """A server's process is frozen, and thawed."""
+    """Freeze the process of a server, and thaw it later."""
     yield EVERYBODY
     member.freeze()
     try:
@@ -117,7 +119,7 @@ def frozen(member: Any) -> Deed:
 
 
 def down(member: Any, *, meanwhile: Callable[[], None] = lambda: None) -> Deed:
-    """A server's process is killed, and started again."""
+    """Kill the process of a server, and start it again later."""
     yield EVERYBODY
     member.kill()
     meanwhile()
@@ -128,21 +130,21 @@ def down(member: Any, *, meanwhile: Callable[[], None] = lambda: None) -> Deed:
 
 
 def freeze_server(run: Run, rng: random.Random) -> Deed:
-    """``SIGSTOP`` of a server (of a cluster: a member that does not lead), ``SIGCONT`` after less
-    or more than a lease.
+    """Send ``SIGSTOP`` to a server, and ``SIGCONT`` after less or more than a lease. In a cluster,
+    the server is a member that does not lead.
     """
     with run.server_mutex:
         yield from frozen(rng.choice(run.target.followers()))
 
 
 def restart_server(run: Run, rng: random.Random) -> Deed:
-    """``SIGKILL`` of a server (of a cluster: any member); it comes back with its data."""
+    """Send ``SIGKILL`` to a server, or to any member of a cluster. It comes back with its data."""
     with run.server_mutex:
         yield from down(rng.choice(run.target.members))
 
 
 def cut(run: Run, rng: random.Random) -> Deed:
-    """All connections of a process are reset; what was under way is lost."""
+    """Reset all connections of a process. Packets that are under way are lost."""
     slot = rng.choice(run.slots)
     yield (slot.name,)
     for link in slot.links:
@@ -151,7 +153,7 @@ def cut(run: Run, rng: random.Random) -> Deed:
 
 
 def bent(slot: Slot, **settings: float) -> Deed:
-    """The links of a process have these settings, and then none again."""
+    """Apply these settings to the links of a process, and set them to 0 later."""
     yield (slot.name,)
     for link in slot.links:
         vars(link).update(settings)
@@ -163,7 +165,7 @@ def bent(slot: Slot, **settings: float) -> Deed:
 
 
 def delay(run: Run, rng: random.Random) -> Deed:
-    """Each packet of a process is on its way for up to 0.7 leases: more than a request waits for
+    """Delay each packet of a process by up to 0.7 leases, which is longer than a request waits for
     its answer.
     """
     slot = rng.choice(run.slots)
@@ -172,7 +174,7 @@ def delay(run: Run, rng: random.Random) -> Deed:
 
 
 def silence(run: Run, rng: random.Random) -> Deed:
-    """Nothing of what a process sends, or of what it is sent, arrives; all of it arrives late."""
+    """Hold back all packets from a process, to it, or both. All of them arrive late."""
     slot = rng.choice(run.slots)
     directions = rng.choice([(UP,), (DOWN,), (UP, DOWN)])
     yield (slot.name,)
@@ -186,14 +188,14 @@ def silence(run: Run, rng: random.Random) -> Deed:
 
 
 def lose_replies(run: Run, rng: random.Random) -> Deed:
-    """Single replies to a process are lost, and their connections with them."""
+    """Lose single replies to a process, and the rest of their connections with them."""
     slot, share = rng.choice(run.slots), rng.choice([0.05, 0.2, 0.4])
     yield from bent(slot, lost_share=share)
 
 
 def late_packets(run: Run, rng: random.Random) -> Deed:
-    """Single packets of a process arrive up to two leases late, long after it has asked again
-    through another connection.
+    """Delay single packets of a process by up to two leases. They arrive long after it has asked
+    again through another connection.
     """
     slot, share = rng.choice(run.slots), rng.choice([0.05, 0.2, 0.4])
     for link in slot.links:
@@ -202,8 +204,8 @@ def late_packets(run: Run, rng: random.Random) -> Deed:
 
 
 def partition(run: Run, rng: random.Random) -> Deed:
-    """A process in a network namespace of its own, as on another host, is cut off by the network:
-    in one direction, or in both.
+    """Cut off the network of a process, in one direction or in both. The process is in a network
+    namespace of its own, as if it were on another host.
     """
     slot = next(slot for slot in run.slots if slot.host is not None)
     host = slot.host
@@ -233,4 +235,4 @@ NEMESES: tuple[Nemesis, ...] = (
     Nemesis("late-packets", late_packets, (0.3, 1.5)),
     Nemesis("partition", partition, (0.2, 2.5)),
 )
-"""Those that any target knows."""
+"""The nemeses that work on any target."""

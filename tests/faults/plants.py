@@ -1,5 +1,5 @@
-"""Bugs that are planted into a contender's copy of the library, or of the stores, to see that the
-rules catch them.
+"""Bugs that are planted into a contender's copy of the library, or of the stores, to show that the
+rules find them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SCRIPTS = scripts_of()
 
 @dataclass(frozen=True)
 class Plant:
-    """A bug, the nemeses that bring it to light, and the rules of which it breaks one."""
+    """A bug, the nemeses that bring it to light, and the rules of which it breaks at least one."""
 
     plant: Callable[[], None]
     nemeses: tuple[str, ...]
@@ -29,7 +29,7 @@ class Plant:
 
 
 def release_without_compare() -> None:
-    """A release frees the lock, whoever holds it."""
+    """A release frees the lock even if another claim holds it."""
     _rewrite(
         SCRIPTS.release,
         "local ours = held[1] == claim and held[2] == token",
@@ -38,7 +38,7 @@ def release_without_compare() -> None:
 
 
 def plain_counter() -> None:
-    """Tokens are counted, and begin again when the server has lost its data."""
+    """Tokens come from a plain counter, which begins again when the server has lost its data."""
     _leave_ordinary_cases_to_the_others()
     for script in (SCRIPTS.acquire, SCRIPTS.release, SCRIPTS.withdraw):
         _rewrite(
@@ -49,7 +49,7 @@ def plain_counter() -> None:
 
 
 def grant_to_the_dead() -> None:
-    """The head of the queue gets the lock, dead or alive, and for as long as it likes."""
+    """The head of the queue gets the lock even if it is dead, and without a limit of time."""
     _leave_ordinary_cases_to_the_others()
     for script in (SCRIPTS.acquire, SCRIPTS.release, SCRIPTS.withdraw):
         _rewrite(script, "if not left_us or left_us <= 0 then", "if not left_us then")
@@ -59,7 +59,7 @@ def grant_to_the_dead() -> None:
 
 
 def deadline_from_the_reply() -> None:
-    """The lease is counted from the answer, and not from the question."""
+    """The lease is counted from the time of the answer instead of that of the request."""
     read_claim, read_renew = RedisBackend.read_claim_answer, RedisBackend._read_renew_answer
 
     def later(answer: Any, asked_at: float) -> Any:
@@ -79,7 +79,7 @@ def deadline_from_the_reply() -> None:
 
 
 def retry_counts_twice() -> None:
-    """An acquire that is asked again counts as a nested one."""
+    """An acquire that is sent again counts as a nested one."""
     _rewrite(
         SCRIPTS.acquire,
         "if owner == claim then",
@@ -94,12 +94,12 @@ def last_come_first_served() -> None:
 
 
 def check_after_the_read() -> None:
-    """The transaction reads first, and checks the token then."""
+    """The transaction reads before it checks the token."""
 
     def wrong(self: PostgreSQLRegister, token: FencingToken) -> tuple[int, str]:
         found = self.read(token.lock)
         self._fence.check(self._connection, token)
-        time.sleep(0.1)  # a successor that comes now reads what is about to be overwritten
+        time.sleep(0.1)  # a successor that comes now reads a value that is about to be overwritten
         return found
 
     PostgreSQLRegister.check_and_read = wrong  # type: ignore[assignment, method-assign]
@@ -119,14 +119,14 @@ PLANTS: dict[str, Plant] = {
 
 
 def plant(name: str) -> None:
-    """Break the library of this process so; the empty name leaves it as it is."""
+    """Plant the bug with this name in the library of this process. The empty name plants none."""
     if name:
         PLANTS[name].plant()
 
 
 def _leave_ordinary_cases_to_the_others() -> None:
-    """What is spelt out in a script is no longer used, so that a bug has to be planted in one
-    place.
+    """Switch off the fast paths that are written out in scripts, so that each bug has to be planted
+    in only one place.
     """
     for script in (SCRIPTS.acquire, SCRIPTS.release):
         _rewrite(script, "and now_us <", "and false and now_us <")

@@ -1,4 +1,4 @@
-"""Registers in real stores, written under a lock and behind a fence."""
+"""Registers in real stores. Contenders write to them under a lock and behind a fence."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from fencedlock.fencing.sqlite import SQLiteFence
 
 
 class RefusedError(Exception):
-    """The store did not take the write in time; nothing was done."""
+    """The store did not accept the write in time, and has done nothing."""
 
 
 class Register(Protocol):
-    """A value with a version for each lock, in one store; one object for each thread."""
+    """A value with a version for each lock, in one store. Each thread has an object of its own."""
 
     def check_and_read(self, token: FencingToken) -> tuple[int, str]:
-        """In the transaction that is open: check the token, then read version and value."""
+        """In the open transaction, check the token, and then read version and value."""
 
     def write(self, lock: str, version: int, value: str) -> None: ...
 
@@ -34,12 +34,15 @@ class Register(Protocol):
     def close(self) -> None: ...
 
 
-CREATE = "CREATE TABLE IF NOT EXISTS registers (lock TEXT PRIMARY KEY, version BIGINT NOT NULL, value TEXT NOT NULL)"
+CREATE = (
+    "CREATE TABLE IF NOT EXISTS registers "
+    "(lock TEXT PRIMARY KEY, version BIGINT NOT NULL, value TEXT NOT NULL)"
+)
 
 
 class SQLRegister:
-    """What the two stores have in common: everything but the words for a parameter, and how a
-    transaction begins.
+    """The common part of the two stores. They differ only in the placeholder for a parameter and in
+    how a transaction begins.
     """
 
     parameter: str
@@ -117,4 +120,4 @@ REGISTERS: dict[str, Callable[[Any], Register]] = {
     "sqlite": SQLiteRegister,
     "postgresql": PostgreSQLRegister,
 }
-"""By name; each is made from what it takes to connect."""
+"""Maps the name of each register to its class, which takes the arguments to connect with."""

@@ -1,4 +1,4 @@
-"""The table of nemeses and targets, made from the reports of runs."""
+"""Makes the table of nemeses and targets from the reports of runs."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 
 def table(reports: Sequence[dict[str, Any]]) -> str:
-    """A CSV table for the documentation: what was let loose, on what, what was checked and what was
-    found.
+    """Return a CSV table for the documentation. It has a row for each nemesis and a column for each
+    target, and tells what was checked and what was found.
     """
     cells: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for report in reports:

@@ -1,4 +1,4 @@
-"""The promises, each a rule over the history of a run, in O(n log n)."""
+"""The promises of the library. Each is a rule over the history of a run, in O(n log n)."""
 
 from __future__ import annotations
 
@@ -23,32 +23,32 @@ from tests.faults.history import (
 )
 
 MOST_SHOWN = 20
-"""Violations of one rule that are listed: a broken build has thousands."""
+"""The most violations of one rule that are listed, because a broken build has thousands."""
 
 
 REFUSING = ("maxmemory",)
-"""Faults by which an acquire is refused with the server's words."""
+"""The names of faults during which an acquire may be refused with an error of the server."""
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """What the promises are about, in seconds."""
+    """The lengths of time that promises depend on, in seconds."""
 
     lease_seconds: float
     slack_seconds: float = 3.0
     """How late anything may be on a machine with two busy cores."""
     expiry_seconds: float = 0.1
-    """A lease that has run out is noticed so late by the server, at the most."""
+    """How late the server may notice that a lease has run out."""
     precision_seconds: float = 0.002
-    """How exactly the server tells the lease that is left."""
+    """The greatest error in the rest of a lease that the server reports."""
     grace_seconds: float = float("inf")
-    """A waiter that lets its turn pass for so long may be passed over."""
+    """How long a waiter may leave its turn unused before it may be passed over."""
     clock_step_seconds: float = 0.0
-    """The greatest step of a server's clock: leases may be so much longer."""
+    """The greatest step of a server's clock. Leases may be longer by this much."""
 
     @property
     def settle_seconds(self) -> float:
-        """After a fault has been healed, its consequences last so long, at the most."""
+        """How long the consequences of a fault may last after it has been healed."""
         return (
             self.lease_seconds + self.expiry_seconds + self.clock_step_seconds + self.slack_seconds
         )
@@ -68,7 +68,7 @@ def unique_tokens(history: History, bounds: Bounds) -> Found:
 
 
 def rising_tokens(history: History, bounds: Bounds) -> Found:
-    """If one acquire returned before another was invoked, its token is the lower one."""
+    """If one acquire returned before another was invoked, it has the lower token."""
     for holds in _by_lock(history.holds).values():
         returned = sorted(holds, key=lambda hold: hold.granted)
         highest: Hold | None = None
@@ -83,7 +83,9 @@ def rising_tokens(history: History, bounds: Bounds) -> Found:
 
 
 def reentry(history: History, bounds: Bounds) -> Found:
-    """A nested acquire keeps the token and adds one; a nested release takes one, and frees nothing."""
+    """A nested acquire keeps the token and adds 1 to the depth. A nested release subtracts 1, and
+    does not free the lock.
+    """
     depth: dict[str, int] = {}
     token: dict[str, int] = {}
     for operation in history.operations:
@@ -102,11 +104,11 @@ def reentry(history: History, bounds: Bounds) -> Found:
 
 
 def counts(history: History, bounds: Bounds) -> Found:
-    """The server's count is one that the holder has asked for, and who has released is not the
-    owner any more.
+    """The server's count is one that the holder has asked for, and a claim that has released is not
+    the owner any more.
 
-    When the server's clock is set back, a copy of a request that was held up on the way comes in
-    time again. The lock is granted to the claim once more, and nobody renews that.
+    If the server's clock is set back, a copy of a request that was held up on its way is in time
+    again. The lock is then granted to the claim once more, and nobody renews that grant.
     """
     steps = Windows(fault for fault in history.faults if fault.name == "step-server-clock")
     holds = {hold.claim: hold for hold in history.holds}
@@ -117,7 +119,7 @@ def counts(history: History, bounds: Bounds) -> Found:
     }
     for look in _looks(history):
         hold = holds.get(look.got["owner"])
-        # An earlier grant may have lapsed on its way to the same claim.
+        # The look may have seen an earlier grant to this claim, which lapsed on its way.
         if hold is None or look.invoked < hold.granted:
             continue
         if hold.ended < look.invoked and steps.meet(
@@ -127,15 +129,18 @@ def counts(history: History, bounds: Bounds) -> Found:
         if look.got["token"] != hold.token:
             yield f"{_said(hold)}: the server says token {look.got['token']}"
         if look.got["count"] not in hold.depths:
-            yield f"{_said(hold)}: the server counts {look.got['count']}, and only {sorted(hold.depths)} were asked for"
+            yield (
+                f"{_said(hold)}: the server counts {look.got['count']}, and only "
+                f"{sorted(hold.depths)} were asked for"
+            )
         release = released.get(hold.claim)
         if release is not None and release.returned < look.invoked:
             yield f"{_said(hold)} is the owner at {look.invoked:.6f}, after its {_did(release)}"
 
 
 def overlaps(history: History) -> Iterator[tuple[Hold, Hold, bool]]:
-    """Pairs of holds of one lock that were valid at the same time, and whether a fault excuses
-    them.
+    """Yield the pairs of holds of one lock that were valid at the same time. The third value is
+    True if a fault excuses them.
     """
     breaking = Windows(fault for fault in history.faults if fault.breaks_exclusion)
     for holds in _by_lock(history.holds).values():
@@ -150,8 +155,8 @@ def overlaps(history: History) -> Iterator[tuple[Hold, Hold, bool]]:
 
 
 def exclusion(history: History, bounds: Bounds) -> Found:
-    """Valid holds, from the grant to the release, the notice of loss or the local deadline, are
-    disjoint.
+    """Holds do not overlap while they are valid, that is, from the grant until the release, the
+    notice of the loss or the local deadline.
     """
     for one, other, excuse in overlaps(history):
         if not excuse:
@@ -171,15 +176,21 @@ def deadlines(history: History, bounds: Bounds) -> Found:
             believed = hold.beliefs[place][1]
             until = look.returned + look.got["remaining"] + bounds.precision_seconds
             if believed > until:
-                yield f"{_said(hold)} believes {believed - until:.6f} s longer than the server, at {look.returned:.6f}"
+                yield (
+                    f"{_said(hold)} believes {believed - until:.6f} s longer than the server, at "
+                    f"{look.returned:.6f}"
+                )
 
 
 def loss(history: History, bounds: Bounds) -> Found:
-    """A holder that looks sees the loss from its deadline on, and ``on_lost`` is called."""
+    """From its deadline on, a holder that looks sees the loss, and ``on_lost`` is called."""
     for event in history.notes:
         if event.what == "held" and event.data["asked_at"] >= event.data["deadline"]:
             asked_at, deadline = event.data["asked_at"], event.data["deadline"]
-            yield f"{event.who} was told at {asked_at:.6f} that it holds {event.lock}, after its deadline {deadline:.6f}"
+            yield (
+                f"{event.who} was told at {asked_at:.6f} that it holds {event.lock}, after its "
+                f"deadline {deadline:.6f}"
+            )
     frozen = _hitting(history, "freeze-client")
     for hold in history.holds:
         until = (
@@ -191,11 +202,14 @@ def loss(history: History, bounds: Bounds) -> Found:
             and hold.told_at > hold.lost_at + bounds.slack_seconds
             and not frozen(hold.who).meet(hold.lost_at, hold.lost_at)
         ):
-            yield f"{_said(hold)} learnt of its loss at {hold.lost_at:.6f}, and on_lost was not called"
+            yield (
+                f"{_said(hold)} learnt of its loss at {hold.lost_at:.6f}, and on_lost was not "
+                "called"
+            )
 
 
 def write_order(history: History, bounds: Bounds) -> Found:
-    """Accepted writes never go back in their tokens."""
+    """The tokens of accepted writes never decrease."""
     for chain in _chains(history).values():
         for before, after in itertools.pairwise(chain):
             if after.given["token"] < before.given["token"]:
@@ -203,7 +217,7 @@ def write_order(history: History, bounds: Bounds) -> Found:
 
 
 def read_modify_write(history: History, bounds: Bounds) -> Found:
-    """Each accepted read-modify-write read what the one before it wrote."""
+    """Each accepted read-modify-write has read the value that the one before it wrote."""
     for (store, lock), chain in _chains(history).items():
         unknown = {
             write.given["value"]
@@ -214,7 +228,7 @@ def read_modify_write(history: History, bounds: Bounds) -> Found:
         version, value = 0, ""
         for write in chain:
             read, found = write.got["read_version"], write.got["read_value"]
-            gap = read - version  # so many were done though their writers never knew
+            gap = read - version  # the number of writes that were done unknown to their writers
             if gap < 0 or gap > left or (found not in unknown if gap else found != value):
                 yield f"{_did(write)} read {read} {found!r} after {version} {value!r}"
             elif gap:
@@ -224,7 +238,7 @@ def read_modify_write(history: History, bounds: Bounds) -> Found:
 
 
 def rejections(history: History, bounds: Bounds) -> Found:
-    """A write is rejected only if one with a higher token was invoked before."""
+    """A write is rejected only if a write with a higher token was invoked before."""
     first: dict[tuple[str, str, int], float] = {}
     for write in _writes(history):
         key = (write.given["store"], write.lock, write.given["token"])
@@ -241,7 +255,7 @@ def rejections(history: History, bounds: Bounds) -> Found:
 
 
 def fairness(history: History, bounds: Bounds) -> Found:
-    """FairLocks are granted in the order of the queue, among waiters that could be reached."""
+    """FairLocks are granted in the order of the queue, among the waiters that could be reached."""
     holds = {hold.claim: hold for hold in history.holds}
     turns = {lock: _long_turns(held, bounds) for lock, held in _by_lock(history.holds).items()}
     hitting = _hitting(history)
@@ -262,12 +276,15 @@ def fairness(history: History, bounds: Bounds) -> Found:
                 if not hitting(earlier.who).meet(
                     look.invoked - bounds.settle_seconds, later.granted
                 ):
-                    yield f"{_said(later)} overtook {_said(earlier)}, which was before it in the queue at {look.invoked:.6f}"
+                    yield (
+                        f"{_said(later)} overtook {_said(earlier)}, which was before it in the "
+                        f"queue at {look.invoked:.6f}"
+                    )
 
 
 def _long_turns(holds: list[Hold], bounds: Bounds) -> Windows:
-    """The times in which the lock was free for so long that whoever should have taken it may be
-    passed over, from then on.
+    """Return the times in which the lock was free for the grace period or longer. The waiter that
+    should have taken it may be passed over from then on.
     """
     free_since, windows = float("-inf"), []
     for hold in sorted(holds, key=lambda hold: hold.granted):
@@ -292,11 +309,16 @@ def timeouts(history: History, bounds: Bounds) -> Found:
         )
         late = returned - operation.invoked - timeout - bounds.slack_seconds
         if late > 0 and late > _frozen_seconds(history, operation.who, operation.invoked, returned):
-            yield f"{_did(operation)} with timeout {timeout} was {late + bounds.slack_seconds:.3f} s late"
+            yield (
+                f"{_did(operation)} with timeout {timeout} was {late + bounds.slack_seconds:.3f} s "
+                "late"
+            )
 
 
 def stalls(history: History) -> Iterator[tuple[float, float, str]]:
-    """Begin, end and lock of each time in which somebody waited and nobody held a valid lease."""
+    """Yield the begin, the end and the lock of each time in which somebody waited and nobody held a
+    valid lease.
+    """
     changes: dict[str, list[tuple[float, int, int]]] = defaultdict(list)
     for operation in history.operations:
         if operation.what == "acquire" and operation.given.get("timeout") != 0:
@@ -305,7 +327,7 @@ def stalls(history: History) -> Iterator[tuple[float, float, str]]:
             )
             changes[operation.lock] += [(operation.invoked, 1, 0), (returned, -1, 0)]
     for hold in history.holds:
-        # A holder that did not look was renewed nevertheless.
+        # A hold was renewed even while its holder did not look.
         until = hold.over if hold.lost_at == float("inf") else hold.ended
         if until > hold.granted:
             changes[hold.lock] += [(hold.granted, 0, 1), (until, 0, -1)]
@@ -323,7 +345,7 @@ def stalls(history: History) -> Iterator[tuple[float, float, str]]:
 
 
 def progress(history: History, bounds: Bounds) -> Found:
-    """A crash blocks others for one lease at the most."""
+    """A crash blocks others for at most one lease."""
     for begun, ended, lock in stalls(history):
         allowed = bounds.lease_seconds + bounds.expiry_seconds + bounds.slack_seconds
         if ended - begun > allowed:
@@ -333,11 +355,16 @@ def progress(history: History, bounds: Bounds) -> Found:
                 if fault.name != "kill-client"
             )
             if ended - begun - excused > allowed:
-                yield f"{lock} was held by nobody from {begun:.6f} for {ended - begun:.3f} s, while somebody waited"
+                yield (
+                    f"{lock} was held by nobody from {begun:.6f} for {ended - begun:.3f} s, while "
+                    "somebody waited"
+                )
 
 
 def recovery(history: History, bounds: Bounds) -> Found:
-    """After healing and one lease a probe gets each lock, and nothing of a dead waiter is left."""
+    """One lease after the faults are healed, a probe gets each lock, and dead waiters have left
+    nothing behind.
+    """
     yield from (
         f"{event.lock}: {event.data['text']}"
         for event in history.notes
@@ -346,8 +373,8 @@ def recovery(history: History, bounds: Bounds) -> Found:
 
 
 def contenders(history: History, bounds: Bounds) -> Found:
-    """No contender meets an error that the documentation does not name, hangs, or inherits a hold
-    by a fork.
+    """No contender hangs, inherits a hold through a fork, or gets an error that the documentation
+    does not name.
     """
     refusing = Windows(fault for fault in history.faults if fault.name in REFUSING)
     for operation in history.operations:
@@ -380,7 +407,7 @@ RULES: dict[str, Rule] = {
 
 
 def violations(history: History, bounds: Bounds) -> list[Violation]:
-    """What the history breaks; of each rule the first few."""
+    """Return the violations in the history, at most MOST_SHOWN of each rule."""
     return [
         Violation(name, text)
         for name, rule in RULES.items()
@@ -411,7 +438,7 @@ def _writes(history: History) -> Iterator[Operation]:
 
 
 def _chains(history: History) -> dict[tuple[str, str], list[Operation]]:
-    """The accepted writes to each register, in the order of the versions that they read."""
+    """Return the accepted writes to each register, in the order of the versions that they read."""
     chains: dict[tuple[str, str], list[Operation]] = defaultdict(list)
     for write in _writes(history):
         if write.outcome == OK:
@@ -422,7 +449,7 @@ def _chains(history: History) -> dict[tuple[str, str], list[Operation]]:
 
 
 class Windows:
-    """The times of faults, to be asked whether one falls into another time."""
+    """The times of faults. Tells whether any of them meets another time."""
 
     def __init__(self, faults: Iterable[Fault]) -> None:
         ordered = sorted(faults, key=lambda fault: fault.begun)
@@ -435,7 +462,7 @@ class Windows:
 
 
 def _hitting(history: History, prefix: str = "") -> Callable[[str], Windows]:
-    """The times of the faults of this kind that hit a contender."""
+    """Return a function from a contender to the times of the faults of this kind that hit it."""
 
     @functools.cache
     def of(process: str) -> Windows:
@@ -457,8 +484,14 @@ def _frozen_seconds(history: History, who: str, begun: float, ended: float) -> f
 
 
 def _said(hold: Hold) -> str:
-    return f"{hold.who}'s hold {hold.claim} of {hold.lock} [{hold.granted:.6f}, {hold.ended:.6f}] token {hold.token}"
+    return (
+        f"{hold.who}'s hold {hold.claim} of {hold.lock} [{hold.granted:.6f}, {hold.ended:.6f}] "
+        f"token {hold.token}"
+    )
 
 
 def _did(operation: Operation) -> str:
-    return f"{operation.what} of {operation.lock} by {operation.who} [{operation.invoked:.6f}, {operation.returned:.6f}] {operation.given}"
+    return (
+        f"{operation.what} of {operation.lock} by {operation.who} "
+        f"[{operation.invoked:.6f}, {operation.returned:.6f}] {operation.given}"
+    )

@@ -1,4 +1,4 @@
-"""One run: servers, contenders in processes, nemeses, a witness, and the judgement of what they
+"""One run: it starts servers, contenders in processes, nemeses and a witness, and judges what they
 wrote down.
 """
 
@@ -41,7 +41,7 @@ LOOK_SECONDS = 0.05
 
 @dataclass
 class Report:
-    """What came of a run."""
+    """The results of a run."""
 
     target: str
     nemeses: tuple[str, ...]
@@ -54,15 +54,15 @@ class Report:
     refused_writes: int
     faults: int
     overlaps: int
-    """Pairs of holds that were valid at the same time, after a fault of which the documentation
-    says so.
+    """The number of pairs of holds that were valid at the same time after a fault that, as
+    documented, may cause this.
     """
     longest_stall_seconds: float
     violations: list[Violation] = field(default_factory=list)
     folder: str = ""
 
     def line(self) -> str:
-        """The run on one line, for people."""
+        """Return a line about the run, for people."""
         return (
             f"{self.target:12} {'+'.join(self.nemeses):20.60} seed {self.seed}: {self.operations} "
             f"operations, {self.grants} grants, {self.losses} lost, {self.writes} writes, "
@@ -72,7 +72,7 @@ class Report:
 
 
 class Slot:
-    """A place for a process of contenders: when it is killed, another one takes it."""
+    """A place for a process of contenders. When the process is killed, another one takes it."""
 
     def __init__(
         self, name: str, settings: Settings, links: list[Link], log: Path, host: Host | None
@@ -89,7 +89,7 @@ class Slot:
         self._running: subprocess.Popen[str] | None = None
 
     def _spawn(self) -> subprocess.Popen[str]:
-        """A process that has imported everything, and waits for its settings."""
+        """Start a process that imports everything and then waits for its settings."""
         command = [
             *(self.host.command if self.host else []),
             sys.executable,
@@ -110,7 +110,7 @@ class Slot:
 
     def order(self, line: str) -> None:
         assert self._running is not None
-        with contextlib.suppress(BrokenPipeError):  # it ended by itself, and said why
+        with contextlib.suppress(BrokenPipeError):  # the process has ended and written down why
             self._stdin(self._running).write(line + "\n")
             self._stdin(self._running).flush()
 
@@ -128,13 +128,13 @@ class Slot:
         self._end(self._running)
 
     def stop(self) -> None:
-        """Let it end by itself."""
+        """Tell the process to end by itself."""
         assert self._running is not None
         with contextlib.suppress(BrokenPipeError):
             self._stdin(self._running).close()
 
     def wait(self, timeout_seconds: float) -> str | None:
-        """What went wrong at its end, if anything did."""
+        """Wait until the process has ended. Return what went wrong, or None."""
         assert self._running is not None
         try:
             status = self._running.wait(timeout_seconds)
@@ -182,7 +182,7 @@ class Run:
         self.stores = stores
         self.plant = plant
         self.server_mutex = threading.Lock()
-        """One deed at a time is done to a server's process."""
+        """Held during a deed, so that only one at a time is done to the servers' processes."""
         self.slots: list[Slot] = []
         self._ending = threading.Event()
         self._events = folder / "events"
@@ -191,7 +191,7 @@ class Run:
         self._open: contextlib.ExitStack = contextlib.ExitStack()
 
     def last(self, seconds: float) -> Report:
-        """Run for so long, judge, and report."""
+        """Run for this many seconds, judge the history and return the report."""
         with self._open:
             self._begin()
             threads = [
@@ -252,13 +252,13 @@ class Run:
         return host
 
     def _haunt(self, nemesis: Nemesis) -> None:
-        """Do it again and again; the more nemeses there are, the less often each strikes."""
+        """Let a nemesis strike again and again, but less often if there are more nemeses."""
         rng = random.Random(f"{self.seed} {nemesis.name}")
         pause = self.target.lease_seconds * (0.2 + 0.25 * len(self.nemeses))
         while not self._ending.wait(rng.uniform(0.3, 1.7) * pause):
             try:
                 self._inflict(nemesis, rng)
-            except Exception as error:  # what was to be broken was not: the run says nothing of it
+            except Exception as error:  # the fault did not happen, so the run does not test it
                 self._recorder.write(
                     "run", NOTE, "unexpected", text=f"{nemesis.name} failed: {error!r}"
                 )
@@ -290,7 +290,7 @@ class Run:
         self._recorder.write("run", NOTE, "fault", **data, aftermath_seconds=aftermath_seconds)
 
     def _witness(self) -> None:
-        """Look at the locks, past the network that is broken."""
+        """Look at the locks again and again, over a network that no nemesis breaks."""
         with self._connect() as client:
             while not self._ending.wait(LOOK_SECONDS):
                 for lock in LOCKS:
@@ -303,7 +303,9 @@ class Run:
         )
 
     def _end(self) -> None:
-        """All is healed: kill one process, let the others end, and see whether anything is left."""
+        """When all faults are healed, kill one process, let the others end, and record whatever is
+        left.
+        """
         bounds = self.target.bounds
         time.sleep(self.target.lease_seconds / 2)
         doomed = self.slots[self.seed % SLOTS]
@@ -377,12 +379,12 @@ class Run:
 
 
 def why_not(target: Target, nemesis: str) -> str | None:
-    """Why this nemesis can't be let loose on these servers here; None if it can."""
+    """Return the reason why this nemesis can't work on these servers here. None if it can."""
     return hosts.why_not() if nemesis == "partition" else target.why_not(nemesis)
 
 
 def prepared_stores(folder: Path, postgresql: dict[str, str] | None) -> dict[str, Any]:
-    """Make the registers of a run; what each needs to connect."""
+    """Make the registers of a run. Return the arguments with which to connect to each."""
     found: dict[str, Any] = {"sqlite": str(folder / "registers.sqlite")}
     if postgresql is not None:
         found["postgresql"] = postgresql

@@ -1,4 +1,4 @@
-"""Histories that never happened, told event by event, to test the rules."""
+"""Invented histories, told event by event, for the tests of the rules."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.faults.history import FAIL, INVOKE, NOTE, OK, UNKNOWN, Event, History
 
 
 class Story:
-    """Events in any order; :meth:`history` puts them in the order of their times."""
+    """Collects events in any order. :meth:`history` puts them in the order of their times."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
@@ -85,7 +85,7 @@ class Story:
         lock: str = "fair",
         deadline: float = 1000.0,
     ) -> str:
-        """A hold from its acquire to its release."""
+        """Tell of a hold from its acquire to its release."""
         claim = self.acquire(who, begun, granted, token, lock=lock, deadline=deadline)
         self.release(who, ended, ended + 0.1, claim, lock=lock, deadline=deadline)
         return claim
@@ -114,7 +114,7 @@ class Story:
         *,
         store: str = "s",
     ) -> None:
-        """An accepted read-modify-write, or one of which nobody knows."""
+        """Tell of a read-modify-write that was accepted, or whose outcome nobody knows."""
         got = {} if read is None else {"read_version": read[0], "read_value": read[1]}
         given = {"store": store, "token": token, "value": value}
         self.operation(who, "write", begun, ended, given, UNKNOWN if read is None else OK, got)

@@ -1,5 +1,5 @@
-"""Bad input of every kind: never a hang, never a hold that nobody was granted, always one of our
-errors.
+"""Bad input of any kind raises one of our errors. It never causes a hang, or a hold that was not
+granted.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tests.proxy import hang_up
 from tests.servers import LockServer, RedisServer
 
 MOST_SECONDS = 15.0
-"""Nothing here may take longer: generous, for the machine is shared."""
+"""The most time that anything here may take. It is generous because the machine is shared."""
 
 _numbers = itertools.count()
 many = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
@@ -101,7 +101,7 @@ class TestArguments:
     def test_acquire_takes_and_refuses_what_threading_does(
         self, blocking: Any, timeout: Any
     ) -> None:
-        """Compared on a lock that is held, by nested acquires, so that nobody waits."""
+        """Compare nested acquires of a held lock, so that nobody waits."""
         ours, theirs = self.held, threading.RLock()
         theirs.acquire()
         answers: list[Any] = []
@@ -178,18 +178,20 @@ _clients: dict[str, fencedlock.Client] = {}
 
 
 def _client(server: LockServer, connect: Callable[..., fencedlock.Client]) -> fencedlock.Client:
-    """One for all examples of a test."""
+    """Return a client for all examples of a test."""
     client = _clients.get(server.url)
     if client is None or client.closed:
         client = _clients[server.url] = connect(server.url, ttl=5, socket_timeout=1)
     return client
 
 
-# --- what others have written at our keys
+# --- values that others have written to our keys
 
 
 def redis_junk(rng: random.Random) -> list[tuple[str, ...]]:
-    """A command and its arguments, to be put after the key: a value of some type."""
+    """Return commands that write a value of some type. Each is the name of the command, and the
+    arguments that follow the key.
+    """
     word = rng.choice(
         [
             "",
@@ -313,11 +315,11 @@ def test_corrupted_keys_raise_our_errors_and_hang_nobody(
         backend.wipe(name)
 
 
-# --- what others answer in the server's place
+# --- answers of others in the server's place
 
 
 class Impostor:
-    """Listens where a lock server should, and answers what it likes."""
+    """Listens in the place of a lock server, and gives any answers."""
 
     def __init__(self, answer: Callable[[socket.socket], None]) -> None:
         self._answer = answer
@@ -341,13 +343,13 @@ class Impostor:
 
     def close(self) -> None:
         hang_up(self._listener)
-        self._server.join()  # it may just have accepted one more
+        self._server.join()  # it may just have accepted one more connection
         for each in self._open:
             hang_up(each)
 
 
 def drip(connection: socket.socket) -> None:
-    """A byte now and then, and never the end of a line."""
+    """Send a byte now and then, but never the end of a line."""
     connection.sendall(b"+")
     while True:
         connection.sendall(b"x")
@@ -355,7 +357,7 @@ def drip(connection: socket.socket) -> None:
 
 
 def flood(connection: socket.socket) -> None:
-    """As much as fits, and never the end of a line."""
+    """Send as much as possible, but never the end of a line."""
     while True:
         connection.sendall(b"x" * 65536)
 

@@ -1,6 +1,6 @@
-"""Any sequence of operations of several owners does to a real lock what it does to a model of one.
+"""Any sequence of operations of several owners has the same effect on a real lock as on a model.
 
-Leases end when the test says so: by the server's own means, as if their time had run out.
+Leases end when the test wants it, by the server's own means, as if their time had run out.
 """
 
 from __future__ import annotations
@@ -40,25 +40,25 @@ _names = itertools.count()
 
 @dataclass
 class ModelHold:
-    """What an owner believes to hold."""
+    """A hold as its owner believes it to be."""
 
     depth: int = 1
     taken: bool = False
-    """The server has ended it."""
+    """True if the server has ended the hold."""
 
 
 @dataclass
 class Model:
-    """A lock, a queue and tokens, without a network or a clock."""
+    """A model of a lock, its queue and its tokens, without a network or a clock."""
 
     holder: int | None = None
     holds: dict[int, ModelHold] = field(default_factory=dict)
     queue: list[int] = field(default_factory=list)
     abandoned: bool = False
-    """The last hold ended without a release."""
+    """True if the last hold ended without a release."""
 
     def ask(self, owner: int, *, wait: bool) -> list[int]:
-        """An owner without a hold asks for the lock; who is granted by that."""
+        """Let an owner without a hold ask for the lock. Return the owners that are granted it."""
         if self.holder is None and not self.queue:
             return [self._grant(owner)]
         if wait:
@@ -66,7 +66,7 @@ class Model:
         return self.hand_over()
 
     def hand_over(self) -> list[int]:
-        """The first in the queue gets a free lock."""
+        """Grant the lock to the first owner in the queue, if it is free. Return the new holders."""
         return [self._grant(self.queue.pop(0))] if self.holder is None and self.queue else []
 
     def _grant(self, owner: int) -> int:
@@ -74,21 +74,21 @@ class Model:
         return owner
 
     def end(self, owner: int) -> list[int]:
-        """The last release; who is granted by that."""
+        """End the hold by its last release. Return the owners that are granted the lock."""
         hold = self.holds.pop(owner)
         if not hold.taken:
             self.holder, self.abandoned = None, False
         return self.hand_over()
 
     def take(self) -> None:
-        """The server ends the hold, without a release."""
+        """Let the server end the hold without a release."""
         assert self.holder is not None
         self.holds[self.holder].taken = True
         self.holder, self.abandoned = None, True
 
 
 class LockMachine(RuleBasedStateMachine):
-    """Some owners, each a thread with a client of its own, and an operator."""
+    """Several owners, each a thread with a client of its own, and an operator."""
 
     server: Any
     clients: tuple[fencedlock.Client, ...]
@@ -105,7 +105,7 @@ class LockMachine(RuleBasedStateMachine):
         self.last_token = 0
 
     def at(self, owner: int, action: Callable[[], Any]) -> Any:
-        """Do it in the owner's thread."""
+        """Do something in the owner's thread, and return the result."""
         return self.threads[owner].submit(action).result(PATIENCE_SECONDS)
 
     def expect(self, owner: int, error: type[Exception], action: Callable[[], Any]) -> None:
@@ -113,7 +113,9 @@ class LockMachine(RuleBasedStateMachine):
             self.at(owner, action)
 
     def granted(self, owners: list[int]) -> None:
-        """They hold the lock now, each with a new token, and know how the hold before ended."""
+        """Check that these owners hold the lock now, each with a new token, and know how the hold
+        before ended.
+        """
         for owner in owners:
             if owner in self.waiting:
                 assert self.waiting.pop(owner)[0].result(PATIENCE_SECONDS) is True
@@ -194,7 +196,7 @@ class LockMachine(RuleBasedStateMachine):
     def lease_ends(self) -> None:
         end_lease(self.server, self.name)
         self.model.take()
-        # They would ask by themselves when the lease that they were told of has run out.
+        # They would ask by themselves at the end of the lease that they were told of.
         for owner in list(self.waiting):
             self.clients[owner]._table.reconnected()
         self.granted(self.model.hand_over())
@@ -243,7 +245,7 @@ def unwind(lock: fencedlock.RLock) -> None:
 
 
 def end_lease(server: LockServer, name: str) -> None:
-    """What the server does by itself when the time is up."""
+    """End the lease as the server does by itself when its time is up."""
     if isinstance(server, RedisServer):
         with server.client() as raw:
             raw.pexpire(f"fencedlock:{{{name}}}", 1)

@@ -1,4 +1,4 @@
-"""Bugs that somebody might make are caught, each by its name."""
+"""Bugs that somebody might make are caught by the rules that they break."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SECONDS = 5.0
 @pytest.mark.timeout(200)
 @pytest.mark.parametrize("name", PLANTS)
 def test_a_planted_bug_is_caught(name: str, run: Callable[..., Report]) -> None:
-    """What is drawn and what the machine does differ from run to run: each try is another one."""
+    """Try several times, because random choices and the machine make each run different."""
     plant = PLANTS[name]
     found: set[str] = set()
     for seed in range(MOST_TRIES):

@@ -1,5 +1,5 @@
-"""The judge is judged: each rule against its slow definition, and against a violation that it has
-to find.
+"""Tests of the rules. Each rule is compared with a slow definition of it, and has to find a
+violation.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def broken(history: History) -> set[str]:
     return {violation.rule for violation in rules.violations(history, BOUNDS)}
 
 
-# --- a violation of each
+# --- a violation of each rule
 
 
 def tells_unique_tokens(story: Story) -> None:
@@ -136,7 +136,7 @@ def test_each_rule_has_a_violation() -> None:
     )
 
 
-# --- what excuses
+# --- faults that excuse a violation
 
 
 def test_a_fault_excuses_an_overlap_only_between_the_two_grants() -> None:
@@ -206,11 +206,11 @@ def test_a_killed_contender_holds_until_it_was_last_heard_of() -> None:
     assert not broken(story.history())
 
 
-# --- the slow definitions
+# --- the slow definitions of the rules
 
 
 def random_history(rng: random.Random) -> History:
-    """Anything that a few contenders might write down, right or wrong."""
+    """Return a history as a few contenders might write it down, right or wrong."""
     story = Story()
     names = iter(range(1000))
     claims: list[str] = []
@@ -314,8 +314,8 @@ def slow_deadlines(history: History) -> int:
 
 
 def slow_read_modify_write(history: History) -> bool:
-    """Some order of all accepted writes, and of some of which nobody knows, explains what each has
-    read.
+    """Return True if some order of all accepted writes, and of some with an unknown outcome,
+    explains what each has read.
     """
     writes = [operation for operation in history.operations if operation.what == "write"]
     accepted = [write for write in writes if write.outcome == OK]
@@ -351,8 +351,8 @@ def slow_rejections(history: History) -> int:
 
 
 def slow_stalled_seconds(history: History) -> float:
-    """Of each piece of time between two events it is known whether somebody waits, and whether
-    somebody holds.
+    """Add up the times between two events in which somebody waits and nobody holds the lock. During
+    each such time, neither changes.
     """
     times = sorted(
         {t for o in history.operations for t in (o.invoked, o.returned)}
@@ -400,7 +400,7 @@ def test_a_chain_of_writes_is_accepted_if_and_only_if_some_order_explains_it(
 ) -> None:
     story = Story()
     versions = list(range(rng.randint(1, 5)))
-    for version in versions:  # mostly what a right store would do, with a slip here and there
+    for version in versions:  # mostly as a correct store would do it, with an error now and then
         read = (version, str(version - 1) if version else "")
         slip = rng.random()
         if slip < 0.15:
@@ -434,7 +434,7 @@ def test_windows_meet(windows: list[tuple[int, int]], begun: int, length: int) -
 
 
 def test_a_hundred_thousand_events_are_judged_in_time() -> None:
-    """The bound is generous, for machines differ; a rule in O(n²) would take minutes."""
+    """The bound is generous because machines differ. A rule in O(n²) would take minutes."""
     story = Story()
     at = 0.0
     for number in range(10_000):

@@ -1,5 +1,5 @@
-"""Short runs: what went wrong in them went wrong in the library, or in the judge; see ``python -m
-tests.faults`` for long ones.
+"""Short runs. A violation is a bug in the library or in the rules. ``python -m tests.faults`` makes
+long runs.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ def test_what_not_every_system_permits(kind: str, nemesis: str, run: Callable[..
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("nemesis", ["fork-client", "fork-client-in-c"])
 def test_forked_children_contend(nemesis: str, run: Callable[..., Report]) -> None:
-    """A child that does nothing, or is never made, breaks no promise either."""
+    """Check that children take locks, because a child that does nothing, or that is never made,
+    breaks no promise either.
+    """
     # On a busy machine there may be no moment for a fork in C: the threads must sleep.
     for seed in range(2, 8):
         report = run(any_redis_server(), (nemesis,), seed, SECONDS / 2)

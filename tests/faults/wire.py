@@ -1,9 +1,7 @@
-"""Links: what stands between a process and a server, and breaks as networks do.
+"""Links between a process and a server. They break in the ways in which networks do.
 
-Bytes are passed on, whatever they mean.
-
-A test of single packets uses :mod:`tests.proxy` and :mod:`tests.etcd_proxy`, which know requests
-and replies; this one serves any server.
+A link passes bytes on without regard to their meaning, so it works with any server. Tests of single
+packets use :mod:`tests.proxy` and :mod:`tests.etcd_proxy`, which know requests and replies.
 """
 
 from __future__ import annotations
@@ -16,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 UP, DOWN = "up", "down"
-"""To the server, and back from it."""
+"""The directions: to the server, and back from it."""
 
 
 class Link:
@@ -37,12 +35,14 @@ class Link:
         self._silent: set[str] = set()
         self._talking = asyncio.Condition()
         self.delay_seconds: float = 0.0
-        """How long each packet is on its way, in both directions."""
+        """How long each packet is under way, in both directions."""
         self.lost_share: float = 0.0
-        """Of the replies, that are lost, each with all that its connection would still bring."""
+        """The share of replies that are lost. With each, all later replies of its connection are
+        lost too.
+        """
         self.late_share: float = 0.0
-        """Of the packets to the server, that are kept while their connections are cut, and arrive
-        later.
+        """The share of packets to the server that arrive late. The client's end of their connection
+        is cut at once.
         """
         self.late_seconds: float = 0.0
         self.port: int = asyncio.run_coroutine_threadsafe(self._listen(), loop).result(10)
@@ -52,13 +52,13 @@ class Link:
         return f"{self._host}:{self.port}"
 
     def silence(self, *directions: str) -> None:
-        """Keep what is sent in these directions, for as long as it is there; without one, deliver
-        all of it.
+        """Keep all packets that are sent in these directions from now on, and deliver those of the
+        other directions. Without directions, deliver all packets.
         """
         self._call(self._set_silent, set(directions))
 
     def cut(self) -> None:
-        """Reset all connections; what was under way is lost."""
+        """Reset all connections. Packets that are under way are lost."""
         self._call(self._cut)
 
     def _call(self, function: Callable[..., None], *arguments: Any) -> None:
@@ -72,7 +72,7 @@ class Link:
         done.wait(10)
 
     def close(self) -> None:
-        """In the loop's thread: listen no more, and hang up."""
+        """Stop listening, and reset all connections. Call this in the loop's thread."""
         self._server.close()
         self._cut()
 
@@ -108,7 +108,7 @@ class Link:
             self._pairs.discard(pair)
 
     async def let_pass(self, direction: str) -> None:
-        """Return when a packet that has just been sent in this direction arrives."""
+        """Wait until a packet that has just been sent in this direction arrives."""
         if self.delay_seconds:
             await asyncio.sleep(self.delay_seconds)
         if direction in self._silent:
@@ -117,7 +117,7 @@ class Link:
 
 
 class _Pair:
-    """One connection through a link: the client's end and the server's."""
+    """A connection through a link. It has an end at the client and one at the server."""
 
     def __init__(self, link: Link, client: Any, server: Any) -> None:
         self._link = link
@@ -127,9 +127,9 @@ class _Pair:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def run(self) -> None:
-        """Pass on until both ends have hung up.
+        """Pass packets on until both ends have hung up.
 
-        What a client sent before it hung up still arrives; what comes back then is lost.
+        Packets that the client sent before it hung up still arrive. The replies to them are lost.
         """
         self._tasks = [
             asyncio.create_task(self._pump(UP, self._client_reader, self._server_writer)),
@@ -166,7 +166,7 @@ class _Pair:
                     and not self._deaf
                 ):
                     self._deaf = True
-                    # As a peer that has forgotten the connection.
+                    # This looks like a peer that has forgotten the connection.
                     asyncio.get_running_loop().call_later(1.0, self.abort)
                 if writer.transport.is_closing() or (self._deaf and direction == DOWN):
                     continue
@@ -178,7 +178,7 @@ class _Pair:
 
 
 class Network:
-    """The thread in which all links of a run live."""
+    """All links of a run, and the thread in which they work."""
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()

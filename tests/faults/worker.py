@@ -1,10 +1,10 @@
-"""A process of contenders: threads that take locks, nest, renew, write behind a fence, and write
-down what they see.
+"""A process of contenders. These are threads that take locks, nest, renew and write behind a fence,
+and write down what they see.
 
-``python -m tests.faults.worker`` reads its settings, a line of JSON, from its standard input, then
-orders, a line each: ``fork``, ``fork-in-c``, ``interrupt`` with the seconds for which signal
-handlers raise in the main thread, and ``clock`` with the seconds by which its wall clock is ahead
-from now on. The end of the input ends it.
+``python -m tests.faults.worker`` reads a line of JSON with its settings from its standard input.
+After that it reads orders, one on each line: ``fork``, ``fork-in-c``, ``interrupt`` with the
+seconds for which signal handlers raise in the main thread, and ``clock`` with the seconds by which
+its wall clock is ahead from now on. The process ends at the end of the input.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ _local = threading.local()
 
 
 class TimeLimit(Exception):  # noqa: N818 - job queues name theirs so
-    """What a handler raises in the middle of a call, as the time limits of job queues do."""
+    """A signal handler raises it in the middle of a call, as the time limits of job queues do."""
 
 
 class TimeLimitError(TimeoutError):
-    """The same, as the recipe with ``signal.alarm`` has it."""
+    """The same, but an OSError, as in the recipe with ``signal.alarm``."""
 
 
 class Alarm:
-    """Lets signals interrupt the calls of one contender, the one in the main thread."""
+    """Lets signals interrupt the calls of the contender in the main thread."""
 
     def __init__(self) -> None:
         self.armed = False
@@ -67,7 +67,7 @@ _alarm = Alarm()
 
 @dataclass(frozen=True)
 class Settings:
-    """What a worker has to know."""
+    """The settings of a worker."""
 
     process: str
     folder: str
@@ -78,12 +78,14 @@ class Settings:
     threads: int
     locks: tuple[str, ...]
     stores: dict[str, Any]
-    """What each register needs to connect."""
+    """Maps the name of each register to the arguments with which to connect to it."""
     plant: str = ""
 
 
 class NoAnswer(logging.Handler):
-    """Hears when a release had no answer: it returns nevertheless, and goes on in the background."""
+    """Notices when a release had no answer. Such a release returns all the same, and goes on in the
+    background.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
         if "had no answer" in record.msg:
@@ -91,7 +93,7 @@ class NoAnswer(logging.Handler):
 
 
 class Worker:
-    """The threads of a process, and what they share."""
+    """The threads of a process, and the objects that they share."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -105,17 +107,17 @@ class Worker:
             outage_timeout=20 * settings.lease_seconds,
         )
         self.going = threading.Event()
-        """Cleared while the contenders are to stand still."""
+        """Cleared while the contenders have to stand still."""
         self.going.set()
         self._forks = itertools.count(1)
         self._children: list[int] = []
         self._copies_of_grpc: set[int] = set()
-        """Children that were forked in C from a user of gRPC, whose own handlers of forks may kill
-        them.
+        """Children that were forked in C from a process that uses gRPC. The fork handlers of gRPC
+        may kill them.
         """
 
     def run(self) -> None:
-        """Contend in some threads, and in the main one, where signals are handled."""
+        """Contend in some threads, and in the main thread, in which signals are handled."""
         signal.signal(signal.SIGUSR2, _alarm.handle)
         names = [f"{self.settings.process}/{number}" for number in range(self.settings.threads)]
         threads = [threading.Thread(target=self.contend, args=(name,)) for name in names[1:]]
@@ -144,7 +146,7 @@ class Worker:
         self.expect("a thread of the closed client goes on", lambda: not self.threads())
 
     def expect(self, otherwise: str, condition: Callable[[], bool]) -> None:
-        """Write down what is wrong, unless this becomes true soon."""
+        """Write down that something is wrong unless the condition becomes true soon."""
         give_up_at = now_seconds() + 3 * self.settings.lease_seconds + MOST_END_SECONDS
         while not condition():
             if now_seconds() > give_up_at:
@@ -158,13 +160,13 @@ class Worker:
             time.sleep(0.01)
 
     def taken(self) -> list[str]:
-        """Connections that are in use, and calls under way: an exception in the middle of a call
-        must leave none behind.
+        """Return the connections in use and the calls under way. An exception in the middle of a
+        call must leave none behind.
         """
         backend: Any = self.client._table.backend
         if self.settings.url.startswith("etcd"):
             calls = [str(visit) for visit in list(backend.connections._gate.inside)]
-            # The stream of the inbox is always inside.
+            # The stream of the inbox is always inside the gate.
             return calls[len(backend.connections._streams) :]
         wires = [known() for known in list(backend.connections._known)]
         return [
@@ -174,13 +176,13 @@ class Worker:
         ]
 
     def threads(self) -> list[str]:
-        """The library's threads in this process."""
+        """Return the names of the library's threads in this process."""
         return [
             thread.name for thread in threading.enumerate() if thread.name.startswith("fencedlock")
         ]
 
     def obey(self) -> None:
-        """Do what is ordered, until the input ends."""
+        """Carry out the orders until the input ends."""
         rng = random.Random(f"{self.settings.seed} {self.settings.process} orders")
         for order in sys.stdin:
             what, *arguments = order.split()
@@ -195,10 +197,10 @@ class Worker:
         self.stopping.set()
 
     def fork_in_c(self) -> None:
-        """Fork as uWSGI does: no hook of Python's runs.
+        """Fork as uWSGI does, so that none of Python's fork hooks run.
 
-        CPython itself does not survive that while other threads change hands of its interpreter
-        lock, so the contenders stand still meanwhile, with what they hold, or wait for a lock.
+        CPython itself does not survive such a fork while other threads pass the GIL around. So the
+        contenders stand still meanwhile, and keep what they hold, or wait for a lock.
         """
         self.going.clear()
         try:
@@ -207,11 +209,11 @@ class Worker:
             self.going.set()
 
     def stand(self) -> None:
-        """Stand still, if that is asked for."""
+        """Wait while the contenders have to stand still."""
         self.going.wait()
 
     def interrupt(self, until: float, rng: random.Random) -> None:
-        """Have the main thread's signal handler raise again and again."""
+        """Make the main thread's signal handler raise again and again."""
         main = threading.main_thread().ident
         assert main is not None
         while now_seconds() < until and not self.stopping.is_set():
@@ -228,8 +230,8 @@ class Worker:
             self.recorder.write(who, NOTE, "unexpected", text=traceback.format_exc())
 
     def fork(self, fork: Callable[[], int]) -> None:
-        """Fork in the middle of whatever the threads do; the child contends for a while, as a
-        process of its own.
+        """Fork, whatever the threads do at this moment. The child contends for a while as a process
+        of its own.
         """
         process = f"{self.settings.process}.{next(self._forks)}"
         with warnings.catch_warnings():
@@ -248,7 +250,7 @@ class Worker:
             self.stopping, self.going = threading.Event(), threading.Event()
             self.going.set()
             self.recorder = Recorder(self.folder, process)
-            # A copy that nobody has told of the fork becomes one with its first call.
+            # No hook runs in a child that was forked in C. It learns of the fork in its first call.
             assert self.client.id
             inherited = [hold.bound.name for hold in self.client._table.heartbeat.holds()]
             if inherited:
@@ -258,7 +260,7 @@ class Worker:
                     "unexpected",
                     text=f"the child holds what its parent holds: {inherited}",
                 )
-            # Its locks would be those of the parent's connections.
+            # SQLite's locks in the child would be those of the parent's connections.
             self.settings.stores.pop("sqlite", None)
             if not connections.core.is_broken:
                 self.contend(f"{process}/0", now_seconds() + 2 * self.settings.lease_seconds)
@@ -272,7 +274,7 @@ class Worker:
             os._exit(status)
 
     def expect_refusal(self, process: str) -> None:
-        """gRPC does not work in a copy that was forked in C: the child must be told so at once."""
+        """Check that a copy forked in C gets an error at once, because gRPC does not work in it."""
         begun = now_seconds()
         try:
             granted = self.client.RLock(self.settings.locks[0]).acquire(
@@ -284,7 +286,7 @@ class Worker:
                 return
             self.recorder.write(process, NOTE, "unexpected", text=f"the refusal took {took} s")
         except fencedlock.BackendUnavailableError:
-            return  # forked before gRPC was used, while the network was broken
+            return  # the fork came before gRPC was used, and the network was broken
         else:
             self.recorder.write(
                 process,
@@ -295,7 +297,7 @@ class Worker:
 
 
 class Contender:
-    """One thread's life."""
+    """What one thread does, with the locks and registers that it uses."""
 
     def __init__(self, worker: Worker, who: str, alarm: Alarm | None = None) -> None:
         self.who = who
@@ -325,8 +327,8 @@ class Contender:
         self.worker.recorder.write(self.who, phase, what, lock.name, **data)
 
     def interruptible(self, action: Callable[[], Any]) -> Any:
-        """Call the library; in the main thread, a signal handler may raise TimeLimit or
-        TimeLimitError in the middle of it.
+        """Call the library. In the main thread, a signal handler may raise TimeLimit or
+        TimeLimitError in the middle of the call.
         """
         if self._alarm is None:
             return action()
@@ -352,7 +354,7 @@ class Contender:
             self.live(lock)
         except fencedlock.LockLostError:
             if self.random.random() < 0.5:
-                # A holder that does not look may do so: the store must refuse it if it is late.
+                # A holder that does not look may write now. The store must refuse a late write.
                 self.write_register(lock)
         while lock._is_owned():
             self.release(lock)
@@ -381,7 +383,7 @@ class Contender:
                 )
             )
         except (TimeLimit, TimeLimitError) as error:
-            granted = lock._is_owned()  # it may have come just after the return
+            granted = lock._is_owned()  # the exception may have come just after the return
             if not granted:
                 self.write(FAIL, "acquire", lock, why=type(error).__name__)
                 return False
@@ -410,7 +412,7 @@ class Contender:
         return True
 
     def live(self, lock: fencedlock.RLock) -> None:
-        """Do something with a held lock. Raises LockLostError once the loss is noticed."""
+        """Do something with a held lock. Raises LockLostError as soon as a loss is noticed."""
         steps: list[tuple[float, Callable[[fencedlock.RLock], None]]] = [
             (6, lambda lock: self.think(0.002)),
             (4, self.nest),
@@ -428,24 +430,24 @@ class Contender:
             self.look(lock)
 
     def look(self, lock: fencedlock.RLock) -> None:
-        """Make sure that the lock is held, and write down until when that is believed."""
+        """Make sure that the lock is held, and write down its deadline."""
         asked_at = now_seconds()
         lock.ensure_held()
         self.write(NOTE, "held", lock, asked_at=asked_at, deadline=lock._owned().deadline)
 
     def ask(self, lock: fencedlock.RLock) -> None:
-        """What does the server say of the lock that is held?"""
+        """Ask the server for the state of the held lock, and write it down."""
         inspect(self.worker.recorder, self.who, self.worker.client, lock.name)
 
     def linger(self, lock: fencedlock.RLock) -> None:
-        """Hold for longer than a lease."""
+        """Keep holding for half a lease up to 1.8 leases, and look at the lock all the time."""
         until = now_seconds() + self.random.uniform(0.5, 1.8) * self.lease_seconds
         while now_seconds() < until:
             self.look(lock)
             self.think(0.02)
 
     def doze(self, _lock: fencedlock.RLock) -> None:
-        """Hold for longer than a lease, without a look."""
+        """Keep holding for half a lease up to 1.8 leases, without a look at the lock."""
         time.sleep(self.random.uniform(0.5, 1.8) * self.lease_seconds)
 
     def nest(self, lock: fencedlock.RLock) -> None:
@@ -479,7 +481,7 @@ class Contender:
             raise
         except fencedlock.BackendUnavailableError:
             outcome = UNKNOWN
-        except (TimeLimit, TimeLimitError):  # it may have come just after the return
+        except (TimeLimit, TimeLimitError):  # the exception may have come just after the return
             outcome = OK if what != "renew" and lock._owned().depth == given["depth"] else UNKNOWN
         else:
             outcome = OK
@@ -487,7 +489,7 @@ class Contender:
         self.write(outcome, what, lock, token=hold.token, depth=hold.depth, deadline=hold.deadline)
 
     def release(self, lock: fencedlock.RLock) -> None:
-        """One level up; the last one frees the lock."""
+        """Release once. The last release frees the lock."""
         hold = lock._owned()
         depth = hold.depth - 1
         what: str = "unnest" if depth else "release"
@@ -504,15 +506,17 @@ class Contender:
                 self.write(
                     UNKNOWN, what, lock, depth=hold.depth, token=hold.token, deadline=hold.deadline
                 )
-                return  # it came before the release began
+                return  # the exception came before the release began
             self.write(OK, what, lock, answered=False, depth=hold.depth, token=hold.token)
         else:
             self.write(OK, what, lock, answered=_local.answered, depth=hold.depth, token=hold.token)
 
-    # --- what the lock is for
+    # --- the work that the lock protects
 
     def write_register(self, lock: fencedlock.RLock) -> None:
-        """Read, think and write back, in one transaction that begins with the check of the token."""
+        """Read, think and write back in a single transaction that begins with the check of the
+        token.
+        """
         store = self.random.choice(list(self.registers))
         register, token, value = (
             self.registers[store],
@@ -534,8 +538,8 @@ class Contender:
 
 
 def set_wall_clock(ahead_seconds: float) -> None:
-    """Show another time of day to the library and to redis-py; gRPC passes it on to code in C,
-    which sees the true one.
+    """Show another time of day to the library and to redis-py. gRPC does not see it, because it
+    would pass it on to C code, which sees the true time.
     """
     clock = types.ModuleType("time")
     clock.__dict__.update(vars(time), time=lambda: time.time() + ahead_seconds)
@@ -547,7 +551,7 @@ def set_wall_clock(ahead_seconds: float) -> None:
 
 
 def inspect(recorder: Recorder, who: str, client: fencedlock.Client, name: str) -> None:
-    """Ask the server for a lock, and write down what it says."""
+    """Ask the server for the state of a lock, and write down the answer."""
     recorder.write(who, INVOKE, "inspect", name)
     try:
         info = client.inspect(name)
@@ -566,7 +570,7 @@ def inspect(recorder: Recorder, who: str, client: fencedlock.Client, name: str) 
 
 
 def main() -> None:
-    """Contend as the first line of the input says."""
+    """Contend with the settings in the first line of the input."""
     settings = json.loads(sys.stdin.readline())
     settings["locks"] = tuple(settings["locks"])
     faulthandler.enable()
