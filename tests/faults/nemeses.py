@@ -39,7 +39,7 @@ class Nemesis:
 
 
 def kill_client(run: Run, rng: random.Random) -> Deed:
-    """Send ``SIGKILL`` to a process of contenders. Another process takes its place."""
+    """Send ``SIGKILL`` to a process of contenders. Another process takes its slot."""
     slot = rng.choice(run.slots)
     with slot.mutex:
         yield (slot.process,)

@@ -72,7 +72,7 @@ class Report:
 
 
 class Slot:
-    """A place for a process of contenders. When the process is killed, another one takes it."""
+    """A slot for a process of contenders. When the process is killed, another one takes it."""
 
     def __init__(
         self, name: str, settings: Settings, links: list[Link], log: Path, host: Host | None
