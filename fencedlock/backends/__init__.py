@@ -1,1 +1,1 @@
-"""Lock servers: one package each, which implements the protocols of :mod:`fencedlock.core.backend`."""
+"""Backends for lock servers, which implement the protocols of :mod:`fencedlock.core.backend`."""

@@ -1,10 +1,10 @@
-"""The URL of a lock server, taken apart.
+"""Parser for the URLs of lock servers.
 
-It is shown without what gives access: see :attr:`Address.shown`.
+:attr:`Address.shown` is the part of a URL that gives no access and may be shown.
 
-The text is split here and not by ``urllib``, for three reasons: ``urllib`` quotes parts of the URL
-in its errors, and a password may be among them; its newest versions refuse a list of hosts with an
-IPv6 address in it; and it drops line ends without a word.
+This module splits the text by itself, and not with ``urllib``, for three reasons: ``urllib`` quotes
+parts of the URL in its errors, and a password may be among them; its newest versions refuse a list
+of hosts that contains an IPv6 address; and it drops line ends silently.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from urllib.parse import parse_qsl, unquote
 from fencedlock.errors import ConfigurationError
 
 SETTINGS = ("ttl", "namespace", "outage_timeout", "socket_timeout", "token_memory")
-"""Settings of this library that may stand in the query of every URL."""
+"""The settings of this library. The query of every URL may contain them."""
 
 MOST_PORT = 65535
 
@@ -42,12 +42,12 @@ class Host(NamedTuple):
     """One host of a URL."""
 
     text: str
-    """As it is written, an IPv6 address with its brackets."""
+    """The host as it is written in the URL. An IPv6 address keeps its brackets."""
     port: int | None
 
     @property
     def name(self) -> str:
-        """Without brackets and percent-encoding."""
+        """The host without brackets and percent-encoding."""
         return unquote(self.text.strip("[]"))
 
     def __str__(self) -> str:
@@ -60,22 +60,25 @@ class Address:
 
     scheme: str
     hosts: tuple[Host, ...]
-    """One at least; of a URL without a host it is an empty text without a port."""
+    """At least one host. If the URL names none, it is one with an empty text and without a port."""
     path: str
     user: str | None
     password: str | None
     options: dict[str, str] = field(default_factory=dict)
-    """The query. Names and values are decoded."""
+    """The options in the query, with decoded names and values."""
     ambiguous: bool = False
-    """True if there is an @ behind the first slash, question mark or hash: what looks like the host
-    may be the begin of a password.
+    """True if there is an @ after the first slash, question mark or hash. What looks like the host
+    may then be the beginning of a password.
     """
     where: str = ""
-    """Where the URL comes from, in words that follow it; empty for an argument."""
+    """Words that follow the URL in errors and say where it comes from. Empty for an argument."""
 
     @property
     def shown(self) -> str:
-        """Scheme, hosts, ports and database (or the path of a socket or folder), and nothing else of it."""
+        """The scheme, hosts, ports and database of the URL, and nothing else.
+
+        For a socket or a folder, its path is included.
+        """
         path, database = "", self.options.get("db", "")
         if self.scheme in ("unix", "embedded"):
             path = self.path + (f"?db={database}" if database.isdecimal() else "")
@@ -90,23 +93,27 @@ class Address:
 
     @property
     def described(self) -> str:
-        """The URL as errors name it: an ambiguous one is shown by its scheme only."""
+        """The URL as errors name it. Of an ambiguous URL, they show only the scheme."""
         return _described(self.scheme, None if self.ambiguous else self.shown, self.where)
 
     def error(self, problem: str) -> ConfigurationError:
-        """The error to raise: ``problem`` is what is wrong with this URL, and what to do."""
+        """Return an error about this URL. ``problem`` says what is wrong, and what to do."""
         return ConfigurationError(f"{self.described} {problem}")
 
     def refuse_other_options(self, known: Collection[str], takes: str) -> None:
-        """Raise ConfigurationError if the query has options besides these and the library's own; ``takes`` says which it may have."""
+        """Raise ConfigurationError if the query has an option that is not known.
+
+        The options in ``known`` and in :data:`SETTINGS` are known. ``takes`` says in the error
+        which options the query may have.
+        """
         names = {*known, *SETTINGS}
         for number, (name, value) in enumerate(self.options.items(), 1):
             if name in names:
                 continue
             from difflib import get_close_matches
 
-            # A password that is not percent-encoded may end in a piece that looks like an option's
-            # name.
+            # The name is shown only if it can't be part of a password. A password that is not
+            # percent-encoded may end in a piece that looks like the name of an option.
             harmless = value and not self.ambiguous and _OPTION_NAME.fullmatch(name)
             which = (
                 f"the unknown option {name}= in its query"
@@ -123,15 +130,18 @@ class Address:
 
 
 def scheme_of(url: str) -> str:
-    """What stands before ``://``, in lower case; empty if the text is no URL."""
+    """Return the text before ``://`` in lower case, or an empty text if this is not a URL."""
     found = _SCHEME.match(url.strip())
     return "" if found is None else found[1].lower()
 
 
 def parsed(url: str, where: str = "") -> Address:
-    """Take a URL apart. White space around it is dropped, as a file's last line end.
+    """Return the parts of a URL.
 
-    Raises ConfigurationError for what can't be; neither its words nor what led to it quote the URL.
+    White space around the URL is dropped, for example the last line end of a file.
+
+    Raises ConfigurationError if the text is not a valid URL. Neither the message nor a chained
+    error quotes the URL.
     """
     scheme, text = scheme_of(url), url.strip()
     blamed = _described(scheme, None, where)
@@ -147,7 +157,7 @@ def parsed(url: str, where: str = "") -> Address:
     authority, rest = (text, "") if end is None else (text[: end.start()], text[end.start() :])
     if "#" in rest:
         raise ConfigurationError(
-            f"{blamed} has a # in it, where nothing may begin with one: {_ENCODE}"
+            f"{blamed} has a # in it, which must be percent-encoded: {_ENCODE}"
         )
     login, _, hosts = authority.rpartition("@")
     user, _, password = login.partition(":")
@@ -165,7 +175,7 @@ def parsed(url: str, where: str = "") -> Address:
 
 
 def without_password(url: str) -> str:
-    """The URL as it may be shown."""
+    """Return the part of the URL that may be shown."""
     try:
         return parsed(url).shown
     except ConfigurationError:
@@ -191,7 +201,7 @@ def _host(text: str, number: int, blamed: str) -> Host:
         or not 1 <= (1 if host.port is None else host.port) <= MOST_PORT
     ):
         raise ConfigurationError(
-            f"{blamed} has no endpoint as host number {number}: write it as host:port, with a port "
+            f"{blamed} has an invalid host, number {number}: write it as host:port, with a port "
             f"from 1 to {MOST_PORT}, and an IPv6 address in brackets. If it is part of a password, "
             f"{_ENCODE}"
         )
@@ -202,5 +212,5 @@ def _options(query: str, blamed: str) -> dict[str, str]:
     pairs = parse_qsl(query, keep_blank_values=True)
     options = dict(pairs)
     if len(options) < len(pairs):
-        raise ConfigurationError(f"{blamed} has an option twice in its query: leave one")
+        raise ConfigurationError(f"{blamed} has an option twice in its query: keep one")
     return options

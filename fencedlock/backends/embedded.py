@@ -1,10 +1,11 @@
-"""``embedded://``: a real redis-server for the processes of one user on one host, started on demand.
+"""``embedded://``: a redis-server that is started on demand for one user on one host.
 
-The server listens on a unix socket in a folder of mode 0700 and has no TCP port. It is started by
-whoever needs it first, under a file lock, and ended by its guardian (guardian.py) when its last
-client has left. A server that crashed is started again by whoever needs it next; what it held
-survives in its append-only file. When the folder or its files are deleted or replaced, the guardian
-ends the server, and each client enters the new folder when it opens its next connection.
+The server is a real redis-server. It listens on a unix socket in a folder of mode 0700 and has no
+TCP port. The first process that needs the server starts it, under a file lock. Its guardian
+(guardian.py) ends it when its last client has left. If the server crashes, the next process that
+needs it starts it again, and what it held survives in its append-only file. When the folder or its
+files are deleted or replaced, the guardian ends the server, and each client enters the new folder
+when it opens its next connection.
 """
 
 from __future__ import annotations
@@ -26,15 +27,15 @@ from fencedlock.errors import BackendUnavailableError, ConfigurationError
 from fencedlock.runtime.threads import make_mutex
 
 MOST_SOCKET_PATH_BYTES = 100
-"""Systems allow 104 to 108."""
+"""The longest path of a socket that is accepted. Systems allow 104 to 108 bytes."""
 
 ENDING_SECONDS = 2.0
-"""A server that does not answer, and whose process is there, may be ending: after so long it is
-taken for one that is busy.
+"""The time to wait for a server that does not answer although its process lives, because it may be
+ending. After this time, it counts as busy.
 """
 
 _SYSTEM_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin")
-"""Servers live here, and an ordinary user's PATH often lacks them."""
+"""Folders where servers are installed, and which the PATH of an ordinary user often lacks."""
 
 _ENTER_TRIES = 10
 
@@ -58,14 +59,17 @@ class EmbeddedServer:
         self._left = False
 
     def enter(self) -> None:
-        """Be counted as a user of the folder that the path names now: as long as there is one, its server is not ended."""
+        """Count this process as a user of the folder that the path names now.
+
+        The server of a folder is not ended while the folder has a user.
+        """
         if self._is_entered():
             return
         with self._mutex:
             if self._is_entered():
                 return
-            # A connection was still being opened when the client was closed: counted again, it
-            # would keep the server for ever.
+            # A connection was still being opened when the client was closed. If it were counted
+            # again, it would keep the server for ever.
             if self._left:
                 raise BackendUnavailableError(
                     f"the client of the server in {self.folder} is closed"
@@ -74,18 +78,21 @@ class EmbeddedServer:
             for _ in range(_ENTER_TRIES):
                 self._make_folder()
                 self._users_lock = self._open("users.lock")
-                # Waits while a guardian ends the server of those before us.
+                # This waits while a guardian ends the server of earlier users.
                 fcntl.flock(self._users_lock, fcntl.LOCK_SH)
                 self._pid = os.getpid()
                 if self._is_entered():
                     return
-                self._leave()  # it was replaced while we waited
+                self._leave()  # the folder was replaced during the wait
             raise BackendUnavailableError(
                 f"{self.folder} is replaced again and again, so no server can live there"
             )
 
     def _is_entered(self) -> bool:
-        """True if this process is counted by the file that the path names now: a cleaner of /tmp may have deleted the one that we hold."""
+        """Return True if this process is counted by the file that the path names now.
+
+        A cleaner of /tmp may have deleted the file that this process has open.
+        """
         if self._users_lock is None or self._pid != os.getpid():
             return False
         try:
@@ -96,13 +103,13 @@ class EmbeddedServer:
             return False
 
     def leave(self) -> None:
-        """Be counted no more, for good: the client is closed."""
+        """Stop counting this process as a user, for good, because the client is closed."""
         with self._mutex:
             self._left = True
             self._leave()
 
     def _leave(self) -> None:
-        # First, so that Ctrl-C can't let it be closed twice.
+        # The attributes are reset first, so that the file is not closed twice after a Ctrl-C.
         users_lock, self._users_lock, self._pid = self._users_lock, None, 0
         if users_lock is not None:
             os.close(users_lock)
@@ -110,13 +117,14 @@ class EmbeddedServer:
     def start(self) -> None:
         """Start the server, unless another process has done so meanwhile.
 
-        Raises BackendUnavailableError.
+        Raises BackendUnavailableError if the server does not start.
         """
         lock = self._open("start.lock")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not self._is_dead():
-                # Full, or slow, or just ending: a second one beside it would give every lock twice.
+                # The server is full, or slow, or just ending. A second one beside it would grant
+                # every lock twice.
                 return
             command = [*self._guardian, str(self.folder), self._redis_server]
             environment = interpreter.environment()
@@ -138,7 +146,7 @@ class EmbeddedServer:
             os.close(lock)
 
     def _is_dead(self) -> bool:
-        """True if no server of this folder lives; one that is ending is waited for a little."""
+        """Return True if no server of this folder lives. Wait briefly for one that is ending."""
         alive = self._open("server.lock")
         try:
             give_up_at = now_seconds() + ENDING_SECONDS
@@ -155,7 +163,7 @@ class EmbeddedServer:
             os.close(alive)
 
     def client(self) -> Any:
-        """A redis-py client of it; connecting starts the server. No I/O yet."""
+        """Return a redis-py client, without I/O. Its connections start the server if needed."""
         import redis
 
         server = self
@@ -185,8 +193,8 @@ class EmbeddedServer:
             ) from error
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
             raise ConfigurationError(
-                f"{self.folder} must be a folder of this user alone (mode 0700), for whoever can "
-                "write there can take the locks: remove it, or name another one, as "
+                f"{self.folder} must be a folder of this user alone (mode 0700), because anybody "
+                "who can write there can take the locks: remove it, or name another one, as "
                 "embedded:///home/me/locks"
             )
 
@@ -212,18 +220,22 @@ def _folder_of(url: str) -> Path:
 
 
 def _default_folder() -> Path:
-    """In the folder that the system keeps for this user's session, which no cleaner of /tmp touches, if there is one."""
+    """Return the folder of ``embedded://`` without a path.
+
+    It is in the folder that the system keeps for this user's session, if there is one, because no
+    cleaner of /tmp touches that. Otherwise it is in /tmp.
+    """
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     if runtime.startswith("/") and _is_private(Path(runtime)):
         folder = Path(runtime) / "fencedlock"
         if _fits(folder):
             return folder
-    # The folder's owner and mode are checked
+    # _make_folder checks the owner and the mode of this folder.
     return Path("/tmp") / f"fencedlock-{os.geteuid()}"  # noqa: S108
 
 
 def _is_private(folder: Path) -> bool:
-    """True if it is a folder where this user can write, and nobody else."""
+    """Return True if this is a folder in which this user, and nobody else, can write."""
     try:
         found = folder.stat()
     except OSError:

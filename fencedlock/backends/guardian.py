@@ -1,22 +1,24 @@
-"""The guardian of an embedded server: starts redis-server, and ends it when its last client has left or its folder is no longer there.
+"""The guardian of an embedded server, a script that starts redis-server and ends it.
 
-A script of its own, run as ``python guardian.py FOLDER REDIS-SERVER`` by whoever needs the server
-first; it uses the standard library only.
+It ends the server when the last client has left, or when the folder is no longer there.
 
-Every client process holds a shared ``flock`` on ``FOLDER/users.lock``, which the kernel gives back
-when the process dies, however it dies. The guardian waits for the exclusive one: when it gets it,
-nobody is left, and it holds it until the server is gone, so that a newcomer waits and then starts a
-new one. It prints "ready", or what went wrong, on its standard output.
+The first process that needs the server runs ``python guardian.py FOLDER REDIS-SERVER``. The script
+uses only the standard library. It prints "ready", or what went wrong, on its standard output.
 
-Two servers must never serve holders of the same locks. Three things see to that:
+Every client process holds a shared ``flock`` on ``FOLDER/users.lock``. The kernel releases it when
+the process dies, however it dies. The guardian waits for the exclusive ``flock``. When it gets it,
+no client is left. It holds it until the server is gone, so that a new client waits and then starts
+a new server.
 
-- The server holds an exclusive ``flock`` on ``FOLDER/server.lock``. Whoever deletes that file, or
-  the folder, makes this lock worthless.
-- On Linux the server also has an abstract unix socket, named by the user and the folder's path.
-  Nobody can delete that.
-- The guardian compares the folder's files with those that it opened, four times a second. When one
-  is missing or another, it ends the server, and keeps the abstract socket until the last lease of
-  that server has run out. So its holders hear of their loss before a new server starts.
+Two servers must never serve holders of the same locks. Three measures prevent that:
+
+- The server holds an exclusive ``flock`` on ``FOLDER/server.lock``. This lock becomes worthless if
+  somebody deletes the file or the folder.
+- On Linux, the server also has an abstract unix socket, whose name depends on the user and on the
+  folder's path. Nobody can delete it.
+- The guardian compares the folder's files with those that it opened, four times a second. If a file
+  is missing or was replaced, it ends the server, and keeps the abstract socket until the last lease
+  of that server has run out. So the holders learn of their loss before a new server starts.
 """
 
 from __future__ import annotations
@@ -43,29 +45,29 @@ LOOK_AGAIN_SECONDS = 0.005
 LOOK_AT_FOLDER_SECONDS = 0.25
 
 TOUCH_SECONDS = 3600.0
-"""The files are marked as used so often, because cleaners of /tmp delete what nobody has used for
-days.
+"""The interval at which the files are marked as used, because cleaners of /tmp delete files that
+nobody has used for days.
 """
 
 ANSWER_SECONDS = 1.0
 
 LEASES_SECONDS = 10.0
-"""A server that is to be ended may take so long to tell its leases: to suppose the longest one
-would cost others more.
+"""The time that a server that is to be ended has to report its leases. If the guardian assumed the
+longest lease instead, others would have to wait longer.
 """
 
 UNKNOWN_LEASE_SECONDS = 30.0
-"""The longest lease that is assumed when the server can't be asked: the default one."""
+"""The lease that is assumed to be the longest if the server can't be asked: the default one."""
 
 MOST_LEASE_SECONDS = 3600.0
-"""No lease is waited for longer than this."""
+"""The longest time for which the guardian waits for a lease to run out."""
 
 NO_LEASES = (b":fence", b":queue", b":waiters", b":withdrawn")
-"""Keys with these endings outlive the leases, and nobody holds a lock by them."""
+"""Endings of keys that outlive the leases. Nobody holds a lock by such a key."""
 
 MANIFEST = "appendonlydir/appendonly.aof.manifest"
 FIRST_WITH_MANIFEST = 7
-"""Redis 7, Valkey, and what came after them keep their append-only file in several parts."""
+"""Redis 7, Valkey, and later servers keep their append-only file in several parts."""
 
 _START_ANEW = "delete the folder when no process uses it"
 _PR_SET_PDEATHSIG = 1
@@ -74,9 +76,9 @@ _RESERVE_TRIES = 40
 
 
 def main(folder: Path, redis_server: str) -> None:
-    """Start the server, tell the caller, and watch."""
+    """Start the server, tell the caller the result, and watch until the server ends."""
     if os.fork():
-        return  # so that the guardian is nobody's child, and no client leaves a zombie
+        return  # so that no client is the parent of the guardian, which would leave a zombie
     os.setsid()
     try:
         files = Files(folder)
@@ -104,9 +106,9 @@ def main(folder: Path, redis_server: str) -> None:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         cwd=folder,
-        # Held as long as the guardian or the server lives.
+        # The server inherits both, so they are held as long as the guardian or the server lives.
         pass_fds=(files.alive, *([] if name is None else [name.fileno()])),
-        preexec_fn=end_with_parent,  # noqa: PLW1509 - this process has one thread yet
+        preexec_fn=end_with_parent,  # noqa: PLW1509 - this process has only one thread
     )
     said = _wait_until_ready(server, folder)
     control = connection(folder) if said == "ready" else None
@@ -127,7 +129,7 @@ def main(folder: Path, redis_server: str) -> None:
 
 
 class Files:
-    """The folder and the files in it that this guardian opened.
+    """The folder, and the files in it that this guardian opened.
 
     Raises BlockingIOError if a server of the folder lives.
     """
@@ -137,14 +139,14 @@ class Files:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
         self._folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         self.alive: int = os.open("server.lock", flags, 0o600, dir_fd=self._folder)
-        # Inherited by the server: free only when no server of this folder lives.
+        # The server inherits this lock, so it is free only if no server of this folder lives.
         fcntl.flock(self.alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self.users: int = os.open("users.lock", flags, 0o600, dir_fd=self._folder)
         try:
-            # Systemd-tmpfiles leaves a locked folder alone.
+            # systemd-tmpfiles does not clean a locked folder.
             fcntl.flock(self._folder, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError:
-            pass  # it is being cleaned at this moment
+            pass  # the folder is being cleaned at this moment
         opened = {".": self._folder, "server.lock": self.alive, "users.lock": self.users}
         self._opened = {
             name: _identity(os.fstat(descriptor)) for name, descriptor in opened.items()
@@ -152,9 +154,9 @@ class Files:
         self._must_exist: list[Path] = []
 
     def remember(self) -> None:
-        """Add what the server has made: its socket, and what holds its data."""
+        """Add the files that the server has made: its socket, and the files with its data."""
         data = [self.folder / "appendonly.aof", self.folder / MANIFEST]
-        # Rewritten from time to time, so their inodes change.
+        # The server rewrites these from time to time, so their inodes change.
         self._must_exist = [path for path in data if path.exists()]
         try:
             self._opened["redis.sock"] = _identity((self.folder / "redis.sock").lstat())
@@ -162,7 +164,7 @@ class Files:
             pass
 
     def are_replaced(self) -> bool:
-        """True if what the paths name now is not what was opened."""
+        """Return True if a file is missing, or if its path names another file than before."""
         try:
             return any(
                 _identity((self.folder / name).lstat()) != opened
@@ -171,7 +173,7 @@ class Files:
         except (FileNotFoundError, NotADirectoryError, PermissionError):
             return True
         except OSError:
-            return False  # the disk says nothing at this moment
+            return False  # the disk gives no answer at this moment
 
     def touch(self) -> None:
         """Mark the server's files as used."""
@@ -188,15 +190,18 @@ def _identity(found: os.stat_result) -> tuple[int, int]:
 
 
 def reserve(folder: Path) -> socket.socket | None:
-    """Take the abstract socket of the folder; None where the system has none, or another user sits on it.
+    """Take the abstract socket of the folder, and return it.
 
-    Raises BlockingIOError if a server of this user and this path has it, whatever has become of the
-    folder since.
+    Return None if the system has no abstract sockets, or if a process of another user has it.
+
+    Raises BlockingIOError if a server of this user and this path has it, even if the folder was
+    deleted or replaced since.
     """
     if not sys.platform.startswith("linux"):
         return None
     parent = folder.parent.resolve()
-    # Containers may share the network, and have folders of the same path.
+    # Containers may share the network and have folders of the same path, so the name contains the
+    # device.
     device = parent.stat().st_dev
     path = hashlib.sha256(os.fsencode(parent / folder.name)).hexdigest()[:32]
     address = f"\0fencedlock/{os.geteuid()}/{device:x}/{path}"
@@ -214,19 +219,22 @@ def reserve(folder: Path) -> socket.socket | None:
         if owner == os.geteuid():
             raise BlockingIOError
         if owner is not None:
-            return None  # anybody may take any name
+            return None  # another user has taken the name, which nothing prevents
         time.sleep(LOOK_AGAIN_SECONDS)
     return None
 
 
 def _owner_of(address: str) -> int | None:
-    """The user whose process has the abstract socket; None if it does not listen yet, or has just ended."""
+    """Return the user whose process has the abstract socket.
+
+    Return None if the process does not listen yet, or has just ended.
+    """
     with socket.socket(socket.AF_UNIX) as probe:
         probe.setblocking(False)
         try:
             probe.connect(address)
         except BlockingIOError:
-            # The queue of those who ask, whom nobody answers, is full: suppose the worst.
+            # The queue of connections is full, because nobody accepts them. Assume the worst case.
             return os.geteuid()
         except OSError:
             return None
@@ -235,7 +243,11 @@ def _owner_of(address: str) -> int | None:
 
 
 def can_read_data(folder: Path, redis_server: str) -> bool:
-    """False if the server, older than Redis 7, would overlook what a newer one has left in the folder, and give out locks that are held."""
+    """Return False if the server is too old for the data in the folder.
+
+    A server older than Redis 7 would overlook the data that a newer one has left there, and would
+    grant locks that are held.
+    """
     if not (folder / MANIFEST).exists():
         return True
     said = subprocess.run(  # noqa: S603
@@ -259,7 +271,7 @@ def _settings(folder: Path) -> list[str]:
         "daemonize": "no",
         "save": "",
         "appendonly": "yes",
-        # Commands can be read by a server of any other version, a snapshot only by newer ones.
+        # A server of any other version can read commands, but only newer ones can read a snapshot.
         "aof-use-rdb-preamble": "no",
         "auto-aof-rewrite-min-size": "1mb",
         "maxmemory-policy": "noeviction",
@@ -270,7 +282,7 @@ def _settings(folder: Path) -> list[str]:
 def end_with_parent(signal_number: int = signal.SIGTERM) -> None:
     """Have the kernel send this process a signal when its parent dies, however it dies.
 
-    Linux only; elsewhere it lives on.
+    This works on Linux only. Elsewhere the process lives on.
     """
     try:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal_number)
@@ -282,7 +294,10 @@ def _wait_until_ready(server: subprocess.Popen[bytes], folder: Path) -> str:
     give_up_at = time.monotonic() + START_SECONDS
     while time.monotonic() < give_up_at:
         if server.poll() is not None:
-            return f"it ended with status {server.returncode}: {_last_words(folder)}; if it can't read its data, {_START_ANEW}"
+            return (
+                f"it ended with status {server.returncode}: {_last_words(folder)}; if it can't "
+                f"read its data, {_START_ANEW}"
+            )
         if answers(folder):
             return "ready"
         time.sleep(LOOK_AGAIN_SECONDS)
@@ -290,7 +305,7 @@ def _wait_until_ready(server: subprocess.Popen[bytes], folder: Path) -> str:
 
 
 def answers(folder: Path) -> bool:
-    """True if the server of the folder has loaded its data and serves."""
+    """Return True if the server of the folder has loaded its data and answers commands."""
     probe = connection(folder)
     if probe is None:
         return False
@@ -303,7 +318,7 @@ def answers(folder: Path) -> bool:
 
 
 def connection(folder: Path) -> socket.socket | None:
-    """A connection to the server of the folder; None if there is none."""
+    """Return a connection to the server of the folder, or None if there is no server."""
     made = socket.socket(socket.AF_UNIX)
     made.settimeout(ANSWER_SECONDS)
     try:
@@ -322,7 +337,7 @@ def _last_words(folder: Path) -> str:
 
 
 class _Guard:
-    """Ends the server, for whichever reason comes first."""
+    """Ends the server when its last user has left or its folder is replaced, whichever is first."""
 
     def __init__(
         self, server: subprocess.Popen[bytes], files: Files, control: socket.socket | None
@@ -330,8 +345,8 @@ class _Guard:
         self._server = server
         self._files = files
         self._control = control
-        """Opened before anything can happen to the folder, because a socket that was deleted can't
-        be connected to.
+        """A connection to the server. It is opened before anything can happen to the folder,
+        because nobody can connect to a socket that was deleted.
         """
         self._mutex = threading.Lock()
         self._leases_end_at = 0.0
@@ -339,7 +354,7 @@ class _Guard:
     def end_after_last_user(self) -> None:
         fcntl.flock(self._files.users, fcntl.LOCK_EX)
         if self._files.are_replaced():
-            self._end_replaced()  # its users have not left: they have entered the new folder
+            self._end_replaced()  # the users have not left, they have entered the new folder
             return
         self._server.terminate()
         try:
@@ -364,7 +379,10 @@ class _Guard:
                 self._server.kill()
 
     def wait_for_leases(self) -> None:
-        """Return when nobody can believe any more in a lease that the server of a replaced folder has granted."""
+        """Wait until all leases that the server of a replaced folder granted have run out.
+
+        Then no holder can rely on one of them any more.
+        """
         with self._mutex:
             seconds = self._leases_end_at - time.monotonic()
         if seconds > 0:
@@ -372,14 +390,17 @@ class _Guard:
 
 
 def _stop_granting(control: socket.socket | None) -> float:
-    """Have the server neither grant nor renew any more, and return how long its leases still last, in seconds."""
+    """Stop the server from granting and renewing, and return how long its leases still last.
+
+    The time is in seconds.
+    """
     if control is None:
         return UNKNOWN_LEASE_SECONDS
     try:
         control.settimeout(LEASES_SECONDS)
         with cast("BinaryIO", control.makefile("rwb")) as stream:
-            # Servers before 6.2 refuse this: they may renew a lease until they are killed, a moment
-            # later.
+            # Servers before 6.2 refuse this command. They may renew a lease until they are killed,
+            # a moment later.
             _ask(stream, [[b"CLIENT", b"PAUSE", b"3600000", b"WRITE"]])
             (keys,) = _ask(stream, [[b"KEYS", b"*"]])
             leases = [key for key in keys if not key.endswith(NO_LEASES)]

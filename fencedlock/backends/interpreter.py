@@ -1,8 +1,8 @@
-"""A Python interpreter that runs a script, also where ``sys.executable`` is none.
+"""Finds a Python interpreter that can run a script, even where ``sys.executable`` is not one.
 
-In an application frozen by PyInstaller ``sys.executable`` is the application, and starting it to
-run a script would start the application again. Where Python is embedded, as in uWSGI, it is that
-program, None or empty.
+In an application that is frozen by PyInstaller, ``sys.executable`` is the application, so using it
+to run a script would start the application again. In a program that embeds Python, such as uWSGI,
+``sys.executable`` is that program, None or empty.
 """
 
 from __future__ import annotations
@@ -21,18 +21,21 @@ _PYTHON = re.compile(r"(python|pypy|graalpy)[\d.]*[a-z]{0,2}(-dbg|-debug)?", re.
 
 
 def command_for(module: ModuleType) -> list[str]:
-    """The words of a command that runs the module, which needs the standard library only, as a script.
+    """Return the words of a command that runs the module as a script.
 
-    Raises ConfigurationError where there is no interpreter, or no source of the module.
+    The module may import only the standard library.
+
+    Raises ConfigurationError if there is no interpreter, or no source of the module.
     """
-    # isolated: neither the environment's variables nor site-packages can disturb it
+    # The interpreter is isolated, so that neither environment variables nor site-packages can
+    # disturb it.
     return [_find_python(), "-I", "-S", *_script(module)]
 
 
 def environment() -> dict[str, str]:
-    """The environment for other programs.
+    """Return the environment for other programs.
 
-    Where PyInstaller has put its own libraries before the system's, this is without them.
+    PyInstaller puts its own libraries before the system's. This environment is without them.
     """
     found = dict(os.environ)
     if getattr(sys, "frozen", False):
@@ -85,7 +88,7 @@ def _is_this_application(candidate: str) -> bool:
 def _script(module: ModuleType) -> list[str]:
     if module.__file__ and Path(module.__file__).is_file():
         return [module.__file__]
-    # In a zip file.
+    # The module may be in a zip file.
     source = getattr(module.__loader__, "get_source", lambda _: None)(module.__name__)
     if source:
         return ["-c", source]

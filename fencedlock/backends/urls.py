@@ -1,4 +1,4 @@
-"""From a URL or a ready client object to a backend."""
+"""Makes a backend from a URL or from a ready client object."""
 
 from __future__ import annotations
 
@@ -19,11 +19,14 @@ __all__ = ["BackendSettings", "address_of", "backend_factory", "without_password
 
 
 def address_of(url: str, where: str = "") -> Address:
-    """The parts of a lock server's URL. ``where`` tells, in an error, where the URL comes from.
+    """Return the parts of a lock server's URL.
 
-    Raises ConfigurationError for what can't be one; what is shown of it gives no access.
+    ``where`` says in errors where the URL comes from.
+
+    Raises ConfigurationError if the text is not such a URL. What the error shows of it gives no
+    access.
     """
-    url = str.__str__(url)  # of a subclass too, whose own text may be made for showing
+    url = str.__str__(url)  # a subclass may hide its password in its own __str__
     scheme = scheme_of(url)
     if scheme not in _SCHEMES:
         known = ", ".join(f"{known}://" for known in _SCHEMES)
@@ -37,18 +40,20 @@ def address_of(url: str, where: str = "") -> Address:
 
 
 class BackendSettings(NamedTuple):
-    """What a client asks of its backend, whatever the server."""
+    """The settings of a client that its backend needs, whatever the server."""
 
     namespace: str
     socket_timeout_seconds: float
     token_memory_seconds: float | None
-    """None: as long as is usual for the server."""
+    """None means the usual time of the server."""
 
 
 def backend_factory(target: Any, settings: BackendSettings) -> BackendFactory:
-    """What makes the backend of one client for this target: an :class:`Address`, or a ready client object.
+    """Return a function that makes the backend of one client for this target.
 
-    Raises ConfigurationError, before any I/O, for a target that can't be one.
+    The target is an :class:`Address` or a ready client object.
+
+    Raises ConfigurationError, before any I/O, for an invalid target.
     """
     if isinstance(target, Address):
         return _SCHEMES[target.scheme](target, settings)
@@ -64,7 +69,10 @@ _ADVICE = "pass a URL or a redis.Redis (valkey.Valkey) object, or an etcd3.clien
 
 
 def _is_of(*names: str) -> Callable[[Any], bool]:
-    """Whether an object's class, or one above it, has one of these names: nothing need be imported to tell."""
+    """Return a test that is true for objects of a class, or of a base class, with such a name.
+
+    The test needs no import of these classes.
+    """
     return lambda target: any(cls.__name__ in names for cls in type(target).__mro__)
 
 
@@ -98,13 +106,13 @@ _NO_CLIENTS: tuple[tuple[Callable[[Any], bool], str], ...] = (
     (_is_of("ConnectionPool"), "make a client of it, as redis.Redis(connection_pool=pool)"),
     (_has_no_connections, "it is no client of a kind that is known here"),
 )
-"""What is passed by mistake, and what to do about it."""
+"""Tests for objects that are passed by mistake, each with what to do about it."""
 
 
 def _refuse_what_is_no_client(target: Any) -> None:
     """Raise ConfigurationError for targets through which nothing can be locked.
 
-    They are not shown: some hold a password.
+    The error does not show the target, because some targets hold a password.
     """
     for matches, words in _NO_CLIENTS:
         if matches(target):
@@ -131,19 +139,19 @@ def _embedded(address: Address, settings: BackendSettings) -> BackendFactory:
         raise ConfigurationError(
             "embedded:// needs a POSIX system: run a redis-server and use its redis:// URL"
         )
-    address.refuse_other_options((), "it takes none of a server's")
+    address.refuse_other_options((), "it takes no options of a server")
     if address.user or address.password or address.hosts != (Host("", None),):
         raise address.error(
-            "can name a folder, and no user or host: write embedded://, or "
+            "can name a folder, but no user and no host: write embedded://, or "
             "embedded:///absolute/folder with three slashes"
         )
     from fencedlock.backends.embedded import EmbeddedServer
 
     url = f"embedded://{quote(address.path)}"
-    EmbeddedServer(url)  # raises for what can't be
+    EmbeddedServer(url)  # raises ConfigurationError now instead of at the first use
 
     def make(client_id: str) -> Backend:
-        server = EmbeddedServer(url)  # in a forked child too it is this process's own
+        server = EmbeddedServer(url)  # a forked child makes one of its own
         return _redis_backend(server.client(), settings, client_id, on_close=server.leave)
 
     return make
@@ -193,8 +201,8 @@ def _ready_etcd3_client(client: Any, settings: BackendSettings) -> BackendFactor
 def _etcd_backend(connect: Callable[[], Connections], settings: BackendSettings) -> BackendFactory:
     if settings.token_memory_seconds is not None:
         raise ConfigurationError(
-            "token_memory is for Redis: leave it out with etcd, whose tokens are the cluster's "
-            "revision, which no name has to remember"
+            "token_memory is for Redis: leave it out with etcd, whose tokens are the revision of "
+            "the cluster and need no memory for each lock"
         )
     from fencedlock.backends.etcd.backend import EtcdBackend
 
