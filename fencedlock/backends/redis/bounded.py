@@ -1,8 +1,8 @@
-"""A socket on which no answer takes for ever, whoever answers.
+"""A socket that limits how long and how large an answer may be, whoever answers.
 
-redis-py limits how long it waits for the next bytes. Somebody who sends one now and then, or goes
-on without an end, would keep it reading: whatever listens there, it is no lock server, and a caller
-who waits with a timeout must get away.
+redis-py limits only how long it waits for the next bytes. A peer that sends a byte now and then, or
+that sends without end, would keep it reading. Such a peer is no lock server, and a caller with a
+timeout must not wait for it.
 """
 
 from __future__ import annotations
@@ -12,18 +12,20 @@ from typing import Any
 from fencedlock.clock import now_seconds
 
 MOST_BYTES = 1 << 26
-"""More than the longest answer that we ask for: a lock with some hundred thousand waiters."""
+"""The size of the largest answer that is accepted. The longest answer that the library asks for is
+shorter: it describes a lock with some hundred thousand waiters.
+"""
 
 
 class BoundedSocket:
-    """What redis-py reads from. Everything but reading is the real socket's."""
+    """The socket that redis-py reads from. It passes everything but reading to the real socket."""
 
     def __init__(self, sock: Any, seconds: float) -> None:
         self.sock: Any = sock
         self.allow(seconds)
 
     def allow(self, seconds: float) -> None:
-        """The next answer has so long to come in."""
+        """Expect the next answer. It has to be complete within this time from now."""
         self._give_up_at = now_seconds() + seconds
         self._bytes_left = MOST_BYTES
 
@@ -49,7 +51,7 @@ class BoundedSocket:
 
 
 def bounded(connection_class: type) -> type:
-    """The connection class with sockets of this kind."""
+    """Return a subclass of the connection class that uses bounded sockets."""
 
     class Bounded(connection_class):  # type: ignore[misc]
         def _connect(self) -> BoundedSocket:

@@ -1,4 +1,4 @@
-"""Finds out which of the two protocols a port speaks, after a connection by the other one has failed."""
+"""Finds out whether a port speaks TLS, after a connection of the other kind has failed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ PROBE_SECONDS = 1.0
 
 
 def speaks_plainly(host: str, port: int) -> bool:
-    """True if a Redis server without TLS answers there."""
+    """Return True if a Redis server without TLS answers there."""
     try:
         with socket.create_connection((host, port), PROBE_SECONDS) as probe:
             probe.sendall(b"PING\r\n")
@@ -19,7 +19,7 @@ def speaks_plainly(host: str, port: int) -> bool:
 
 
 def speaks_tls(host: str, port: int) -> bool:
-    """True if a server with TLS answers there, whatever its certificate."""
+    """Return True if a server with TLS answers there, whatever its certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

@@ -1,7 +1,8 @@
-"""What a Redis server's errors, and those of the connection to it, mean for a lock: one table.
+"""What the errors of a Redis server, and of the connection to it, mean for a lock.
 
-redis-py takes the code from errors that it knows, so classes are looked at as well as words. Inside
-a script, servers before 7.0 put the code in the middle of a sentence.
+All meanings are in one table by error code. redis-py removes the code from errors that it knows, so
+this module looks at classes as well as at words. For an error inside a script, servers before 7.0
+put the code in the middle of a sentence.
 """
 
 from __future__ import annotations
@@ -13,19 +14,19 @@ from typing import Any
 
 
 class Meaning(Enum):
-    """What follows from an error."""
+    """What an error means for the caller."""
 
     PASSES = auto()
-    """The server can't serve now. It is asked again within the caller's time."""
+    """The server can't serve now, and is asked again within the caller's time."""
     MOVED_AWAY = auto()
-    """The same, and this server is no master any more: every connection is closed, so that the name
-    is looked up anew.
+    """Like PASSES, but this server is no longer the master. Every connection is closed, so that the
+    name is looked up anew.
     """
     MISCONFIGURED = auto()
-    """It stays so until somebody changes a setting or a permission."""
+    """The error stays until somebody changes a setting or a permission."""
     NO_SCRIPT = auto()
     REFUSED = auto()
-    """Anything else that the server says."""
+    """Any other error of the server."""
 
 
 _PASSES = Meaning.PASSES
@@ -55,7 +56,7 @@ _BY_CODE: dict[str, tuple[Meaning, str]] = {
     "WRONGPASS": (_MISCONFIGURED, "it does not know this user or password"),
     "NOPERM": (
         _MISCONFIGURED,
-        "the user's permissions are too few: the documentation lists those that locks need",
+        "the user lacks permissions: the documentation lists those that locks need",
     ),
     "DENIED": (_MISCONFIGURED, "it is in protected mode: set a password, or bind it to an address"),
     "NOSCRIPT": (Meaning.NO_SCRIPT, ""),
@@ -76,7 +77,7 @@ _BY_CLASS: dict[str, str] = {
     "NoPermissionError": "NOPERM",
     "NoScriptError": "NOSCRIPT",
 }
-"""redis-py's and valkey-py's classes, for errors whose code they have taken away."""
+"""The codes of errors by their classes in redis-py and valkey-py, which remove the code."""
 
 _BY_WORDS: tuple[tuple[str, str], ...] = (
     ("unauthenticated", "NOAUTH"),
@@ -91,7 +92,7 @@ _BY_WORDS: tuple[tuple[str, str], ...] = (
 )
 
 _CODE = re.compile(r"(?:^|[ :]-)([A-Z][A-Z0-9]+)(?= )")
-"""A code at the beginning, or after the sentence that servers before 7.0 put before it."""
+"""Matches a code at the beginning, or after the sentence that servers before 7.0 put before it."""
 
 _NO_TLS = (
     "WRONG_VERSION_NUMBER",
@@ -104,8 +105,11 @@ _TLS_ALERT = re.compile(r"\\x15\\x03|Protocol Error: b'\\x15|Protocol Error: b'\
 
 
 def meaning_of(error: Exception) -> tuple[Meaning, str]:
-    """What an error that the server answered means, and what to say besides its words; empty if nothing is known."""
-    # What follows are our own words, a lock's name perhaps.
+    """Return what an error of the server means, and advice to show with the server's words.
+
+    The advice is empty if nothing is known.
+    """
+    # What follows this is part of our own command, perhaps the name of a lock.
     words = str(error).partition(", with args beginning with")[0]
     for part, code in _BY_WORDS:
         if part in words:
@@ -127,7 +131,10 @@ def _known(code: str, words: str) -> tuple[Meaning, str]:
 
 
 def tls_fault(error: BaseException) -> str:
-    """What is wrong with TLS on the way to the server, and what to do; empty if the error is none of TLS."""
+    """Return what is wrong with TLS on the way to the server, and what to do.
+
+    Return an empty text if the error has nothing to do with TLS.
+    """
     found: BaseException | None = error
     for _ in range(10):
         if found is None:
@@ -135,8 +142,8 @@ def tls_fault(error: BaseException) -> str:
         if isinstance(found, ssl.SSLCertVerificationError):
             return (
                 f"its certificate is not trusted: {found.verify_message or found}. Name the "
-                "authority that signed it, as rediss://host?ssl_ca_certs=ca.pem, and the host by "
-                "the name that stands in the certificate"
+                "authority that signed it, as rediss://host?ssl_ca_certs=ca.pem, and use the host "
+                "name that the certificate contains"
             )
         if isinstance(found, ssl.SSLError) and not isinstance(
             found, (ssl.SSLEOFError, ssl.SSLZeroReturnError)
@@ -153,6 +160,6 @@ def tls_fault(error: BaseException) -> str:
 
 
 def words_of(error: BaseException) -> str:
-    """The error's own words, or its kind where it has none."""
+    """Return the message of the error, or the name of its class if it has none."""
     said: Any = str(error).strip()
     return str(said) or type(error).__name__

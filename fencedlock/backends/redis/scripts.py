@@ -1,4 +1,4 @@
-"""The Lua scripts, and commands packed for the wire."""
+"""Loads the Lua scripts, and packs commands for the wire."""
 
 from __future__ import annotations
 
@@ -12,12 +12,18 @@ from typing import Final
 
 
 def pack(*parts: str) -> bytes:
-    """One command in Redis' protocol: what redis-py's packer does for any type of argument, at many times the cost."""
+    """Return one command in the format of Redis' protocol.
+
+    redis-py's packer, which takes arguments of any type, costs many times as much.
+    """
     return f"*{len(parts)}\r\n{bulks(*parts)}".encode()
 
 
 class Script:
-    """One script of this folder, called by its SHA-1, and by its text where the server has not loaded it."""
+    """One script of the folder ``lua``.
+
+    It is called by its SHA-1, or by its text if the server has not loaded it.
+    """
 
     def __init__(self, name: str, arguments: int, constants: Mapping[str, int]) -> None:
         self.text: str = re.sub(r"@(\w+)@", lambda match: str(constants[match[1]]), _read(name))
@@ -25,19 +31,22 @@ class Script:
         self.prepare()
 
     def prepare(self) -> None:
-        """Prepare the calls of the present text."""
+        """Compute :attr:`head` for the present text."""
         sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
         self.head: str = f"*{3 + KEYS + self._arguments}\r\n{bulks('EVALSHA', sha, str(KEYS))}"
-        """What a call begins with; the keys of a lock and the arguments follow. It is text, for
-        text is put together faster than bytes.
+        """The beginning of a call, which the keys of a lock and the arguments follow. It is text,
+        because text is joined faster than bytes.
         """
 
     def pack(self, keys: str, *arguments: str) -> bytes:
-        """The call for a lock with these keys, which are packed already."""
+        """Return the call for a lock with these keys, which are packed already."""
         return f"{self.head}{keys}{bulks(*arguments)}".encode()
 
     def with_text(self, packed: bytes) -> bytes:
-        """The same call with the script's text, for a server that answered NOSCRIPT; it loads the script too."""
+        """Return the same call with the script's text, for a server that answered NOSCRIPT.
+
+        The server also loads the script then.
+        """
         count, _, _ = self.head.partition("\r\n")
         return (
             f"{count}\r\n{bulks('EVAL', self.text, str(KEYS))}".encode() + packed[len(self.head) :]
@@ -45,27 +54,33 @@ class Script:
 
 
 def _read(name: str) -> str:
-    """The file ``name.lua``, with those that it includes put in their places: what a fast path does not need stands behind it."""
+    """Return the text of ``name.lua``, with the text of other files in place of their includes.
+
+    What a fast path does not need is included after it.
+    """
     text = (resources.files(__package__) / "lua" / f"{name}.lua").read_text(encoding="utf-8")
     return re.sub(r"^--@include (\w+)$", lambda match: _read(match[1]), text, flags=re.MULTILINE)
 
 
 def bulks(*parts: str) -> str:
-    """Arguments as they stand in a command on the wire: each with its length in bytes."""
+    """Return arguments in the format of the wire, each with its length in bytes."""
     return "".join([f"${len(part.encode())}\r\n{part}\r\n" for part in parts])
 
 
 KEYS: Final = 5
-"""The keys of a lock: see lua/keys.lua."""
+"""The number of keys of a lock. See lua/keys.lua."""
 
 TOKEN_MEMORY_SECONDS: Final = 7 * 86400.0
-"""The server remembers a lock's last token at least so long after its last use, unless a client is
-told otherwise.
+"""The least time for which the server remembers a lock's last token after its last use, unless a
+client has another setting.
 """
 
 
 class Scripts:
-    """The scripts of a client whose locks' last tokens are remembered at least so long."""
+    """The scripts of clients with the same ``token_memory_seconds``.
+
+    This is the least time for which the server remembers a lock's last token.
+    """
 
     def __init__(self, token_memory_seconds: float) -> None:
         period_us = math.ceil(token_memory_seconds / 7 * 1e6)  # see lua/keys.lua
@@ -81,5 +96,5 @@ class Scripts:
 
 @lru_cache(maxsize=32)
 def scripts_of(token_memory_seconds: float = TOKEN_MEMORY_SECONDS) -> Scripts:
-    """The same for all clients of this process with one setting."""
+    """Return the scripts for this setting. All clients of this process with it share them."""
     return Scripts(token_memory_seconds)

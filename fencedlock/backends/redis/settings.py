@@ -1,4 +1,7 @@
-"""What a ``redis://``, ``rediss://`` or ``unix://`` URL tells redis-py: its parts and its query, as arguments of a pool of connections."""
+"""Converts a ``redis://``, ``rediss://`` or ``unix://`` URL to settings of redis-py.
+
+The parts and the query of the URL become arguments of a pool of connections.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,8 @@ _NOT_TEXT = re.compile(
     r"self|args|kwargs|parser|retry|socket_type|\w+_(options|class|func|provider|packer|dispatcher|context|registry|state|info)"
     r"|maint\w*|orig_\w+|oss_\w+"
 )
-"""Arguments of redis-py's connections that take an object, or are its own affair: no text can be
-one.
+"""Matches arguments of redis-py's connections that can't be written as text, because they take an
+object or are internal to redis-py.
 """
 
 _YES_AND_NO = {
@@ -25,7 +28,7 @@ _YES_AND_NO = {
 
 
 class _Kind(NamedTuple):
-    """How the text of an option is read, and what it must be, in words."""
+    """How the text of an option is read, and a description of what it must be."""
 
     read: Callable[[str], Any]
     wanted: str
@@ -43,7 +46,7 @@ _SPECIAL = {
 }
 
 _OF_POOL = "max_connections"
-"""An option that stands in many a URL, and is of redis-py's pool, which is not used here."""
+"""An option that many URLs contain. It belongs to redis-py's pool, which is not used here."""
 
 
 def _within(least: int, text: str, most: int) -> int:
@@ -54,10 +57,9 @@ def _within(least: int, text: str, most: int) -> int:
 
 
 def settings_of(address: Address, socket_timeout_seconds: float) -> dict[str, Any]:
-    """The arguments of ``redis.ConnectionPool`` for this URL. No I/O.
+    """Return the arguments of ``redis.ConnectionPool`` for this URL, without I/O.
 
-    Raises ConfigurationError for options that redis-py does not know, and for values that can't be
-    theirs.
+    Raises ConfigurationError for options that redis-py does not know, and for invalid values.
     """
     import redis
 
@@ -72,7 +74,7 @@ def settings_of(address: Address, socket_timeout_seconds: float) -> dict[str, An
     )
     settings = {}
     for name, text in address.options.items():
-        if text and name not in SETTINGS:  # redis-py too takes an empty one for none
+        if text and name not in SETTINGS:  # redis-py ignores an empty one, too
             settings[name] = _read(address, name, text, kinds[name])
     settings.update(_place_of(address))
     settings.update(
@@ -84,7 +86,7 @@ def settings_of(address: Address, socket_timeout_seconds: float) -> dict[str, An
     )
     settings["socket_timeout"] = socket_timeout_seconds
     if address.scheme == "rediss" and settings.get("ssl_cert_reqs") != "none":
-        # Redis-py before 6 takes any name's certificate unless told.
+        # By default, redis-py before 6 accepts a certificate for any host name.
         settings.setdefault("ssl_check_hostname", True)
     settings.pop(_OF_POOL, None)
     _try(address, connection_class, settings)
@@ -92,7 +94,7 @@ def settings_of(address: Address, socket_timeout_seconds: float) -> dict[str, An
 
 
 def _place_of(address: Address) -> dict[str, Any]:
-    """Which server, and which database."""
+    """Return the arguments that say which server and which database to use."""
     if len(address.hosts) != 1:
         raise address.error(
             f"names {len(address.hosts)} hosts, and a lock on Redis lives on one server: name one"
@@ -109,20 +111,20 @@ def _place_of(address: Address) -> dict[str, Any]:
     database = address.path.strip("/")
     if database and not re.fullmatch("[0-9]{1,9}", database):
         raise address.error(
-            "must have a number behind its host's slash, the database, as redis://host:6379/0"
+            "must have the number of a database after its host and a slash, as redis://host:6379/0"
         )
     place: dict[str, Any] = {}
     if host.text:
         place["host"] = host.name
     if host.port:
         place["port"] = host.port
-    if database and not address.options.get("db"):  # the query's wins, as in redis-py
+    if database and not address.options.get("db"):  # the query wins, as in redis-py
         place["db"] = int(database)
     return place
 
 
 def _kinds_of(connection_class: type) -> dict[str, _Kind]:
-    """The options that this class of redis-py takes as text, by name."""
+    """Return the options that this class of redis-py takes as text, by name."""
     from redis.connection import URL_QUERY_ARGUMENT_PARSERS
 
     kinds = {_OF_POOL: _SPECIAL[_OF_POOL]}
@@ -139,7 +141,7 @@ def _kinds_of(connection_class: type) -> dict[str, _Kind]:
             elif getattr(parser, "__name__", "") == "to_bool" or isinstance(
                 parameter.default, bool
             ):
-                kinds[name] = _YES_NO  # redis-py's own takes each unknown word for yes
+                kinds[name] = _YES_NO  # redis-py's own parser reads any unknown word as yes
             elif parser is not None:
                 kinds[name] = _NUMBERS.get(parser) or _Kind(
                     cast("Callable[[str], Any]", parser), "what redis-py takes there"
@@ -154,18 +156,26 @@ def _read(address: Address, name: str, text: str, kind: _Kind) -> Any:
         return kind.read(text)
     except (ValueError, TypeError, LookupError):
         problem = f"has {name}= in its query, which must be {kind.wanted}"
-    raise address.error(problem)  # not in the handler: the error that came of it quotes the text
+    # This is outside the handler, because the handled error quotes the text and would be chained.
+    raise address.error(problem)
 
 
 def _try(address: Address, connection_class: Any, settings: dict[str, Any]) -> None:
-    """Make a connection object, which connects to nothing yet: so what redis-py refuses is told before any I/O."""
+    """Make a connection object, so that what redis-py refuses is reported before any I/O.
+
+    The object does not connect to anything yet.
+    """
     try:
         connection_class(**settings)
     except ConfigurationError:
         raise
     except Exception as error:
         options = ", ".join(f"{name}=" for name in address.options) or "none"
-        problem = f"is refused by redis-py ({type(error).__name__}): look at the values of its options, which are {options}"
+        problem = (
+            f"is refused by redis-py ({type(error).__name__}): look at the values of its options, "
+            f"which are {options}"
+        )
     else:
         return
-    raise address.error(problem)  # not in the handler: redis-py's error may quote them
+    # This is outside the handler, because redis-py's error may quote the values.
+    raise address.error(problem)
