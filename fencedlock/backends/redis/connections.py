@@ -1,9 +1,9 @@
-"""The connections of one client: few, opened like the user's own, and without retries beneath us.
+"""The connections of one client. They are few, and have the settings of the user's own client.
 
-redis-py's own retries, health checks and decoding are switched off on them: a retry that we don't
-know of would hide whether a packet had an answer, and the scripts need no decoding. A user's pool
-is not used, because a small one would be drained by the inbox. Its settings are read each time that
-a connection is opened, so that a password that changes is followed.
+redis-py's own retries, health checks and decoding are switched off on them. A retry that the
+library does not know of would hide whether a packet had an answer, and the scripts need no
+decoding. The user's pool is not used, because the inbox would drain a small one. The settings of
+the pool are read each time that a connection is opened, so that a changed password takes effect.
 """
 
 from __future__ import annotations
@@ -36,46 +36,49 @@ from fencedlock.runtime.process import CopiedProcessError, own
 from fencedlock.runtime.threads import Worker, make_mutex
 
 MOST_CONNECTIONS = 32
-"""Calls in flight at once; more threads than that take turns, because one server answers one at a
-time anyway.
+"""The number of calls that may be in flight at once. If there are more threads, they take turns,
+because one server answers one call at a time anyway.
 """
 
 IDLE_SECONDS = 1.0
-"""A connection that no call has needed for so long is closed, but for one."""
+"""The time after which a connection that no call has needed is closed, unless it is the last."""
 
 RESTED_SECONDS = 1.0
-"""A connection that was idle for so long may have been forgotten on the way, by a NAT or a load
-balancer, without a word to us.
+"""The time after which a NAT or a load balancer on the way may have silently forgotten an idle
+connection.
 """
 
 LEASH_SECONDS = 0.25
-"""So the first question on it waits for its answer no longer than that, or than twice the time that
-opening it took; then it is asked again through a new connection.
+"""The time to wait for the answer to the first question on a connection that was idle for that
+long, or twice the time that opening it took, if this is longer. Then the question is asked again
+through a new connection.
 """
 
 LEAST_WAIT_SECONDS = 0.01
 
 PROBE_AGAIN_SECONDS = 30.0
-"""A server that was found to speak our protocol is not asked again so soon, while no connection can
-be opened.
+"""The time for which a server that was found to speak our protocol is not probed again, while no
+connection can be opened.
 """
 
 LOOK_SECONDS = 0.05
-"""A thread that waits for a connection looks so often whether there is one. It is woken sooner; a
-wake-up may get lost by an interrupt.
+"""The interval at which a thread that waits for a connection checks whether there is one. Usually
+it is woken sooner, but an interrupt may lose a wake-up.
 """
 
 _CHUNK_BYTES = 4096
 _LINE_BYTES = 256
-"""An answer of ours is shorter than that; and Python makes room for so little sooner than for
-more.
+"""The size of the buffer for one answer of a script, which is shorter. Python allocates a small
+buffer faster than a large one.
 """
 
 _SIGNS = frozenset((b"+", b":"))
-"""What an answer of ours begins with, of words or of a number."""
+"""The first byte of an answer of a script, which consists of words or of a number."""
 
 _MOST_LINE_BYTES = 1 << 16
-"""Far more than any script of ours answers, or Redis says of an error."""
+"""The size of the longest line that is accepted. It is far more than any script answers, and than
+any error message of Redis.
+"""
 
 _NOT_OURS_TO_COPY = (
     "maint_notifications",
@@ -99,8 +102,8 @@ _OUR_SIDE = (
     "eventlet",
     "greenlet",
 )
-"""The packages of the client's side of a connection: what they raise is an I/O error, or came of a
-garbled answer.
+"""The packages on the client's side of a connection. What they raise is an I/O error, or the result
+of a garbled answer.
 """
 
 
@@ -131,7 +134,7 @@ class Connector:
         self._package = package
         self._classes: dict[type, type] = {}
         self.proved: bool = False
-        """True once a connection was opened: so both sides speak the same protocol."""
+        """True once a connection was opened, which shows that both sides speak one protocol."""
         self._probe_again_at = 0.0
         self.socket_timeout_seconds: float | None = self._pool.connection_kwargs.get(
             "socket_timeout"
@@ -142,7 +145,7 @@ class Connector:
         return getattr(self._client, "connection_pool", None)
 
     def __call__(self) -> Any:
-        """A new connection object, with the settings as they are now; nothing is opened yet."""
+        """Return a new connection object with the present settings. It is not opened yet."""
         raise_if_patched_too_late()
         pool = self._pool
         settings = {
@@ -168,7 +171,10 @@ class Connector:
 
     @property
     def where(self) -> str:
-        """The server, as it may be shown: its host, port and database, or its socket's path, and never a password."""
+        """The server as it may be shown, without the password.
+
+        This is its host, port and database, or the path of its socket.
+        """
         settings = self._pool.connection_kwargs
         database = settings.get("db") or 0
         if settings.get("path"):
@@ -178,17 +184,20 @@ class Connector:
         return f"{shown}:{settings.get('port', 6379)}/{database}"
 
     def is_cut(self, error: BaseException) -> bool:
-        """True if the connection broke, other than by silence."""
+        """Return True if the connection broke, and did not just stay silent."""
         return isinstance(error, (self.exceptions.ConnectionError, OSError)) and not isinstance(
             error, (TimeoutError, BlockingIOError)
         )
 
     def is_silent(self, error: BaseException) -> bool:
-        """True if no answer came in time."""
+        """Return True if no answer came in time."""
         return isinstance(error, (BlockingIOError, TimeoutError, self.exceptions.TimeoutError))
 
     def is_ours(self, error: BaseException) -> bool:
-        """True if the connection or the server is what failed; False for what a signal handler or the program itself has raised."""
+        """Return True if the connection or the server failed.
+
+        Return False for what a signal handler or the program itself has raised.
+        """
         if (
             not isinstance(error, Exception)
             or isinstance(error, CopiedProcessError)
@@ -197,15 +206,15 @@ class Connector:
             return False
         if isinstance(error, (OSError, self.exceptions.RedisError, FencedLockError)):
             return True
-        # What a parser makes of garbage. An exception of the program's own class comes from the
-        # program, wherever it was thrown in.
+        # For garbage, a parser raises builtin exceptions. An exception of a class of the program
+        # comes from the program, wherever it was raised.
         return (
             type(error).__module__ == "builtins"
             and innermost_module(error).partition(".")[0] in _OUR_SIDE
         )
 
     def connecting_error(self, error: BaseException) -> FencedLockError:
-        """Our error for what prevented a connection from being opened.
+        """Return our error for what prevented a connection from being opened.
 
         A credential provider or a connection class may raise anything.
         """
@@ -218,7 +227,10 @@ class Connector:
         )
 
     def raise_if_plain(self) -> None:
-        """Raise BackendMisconfiguredError if we begin with TLS where a server without it waits for more, and says nothing."""
+        """Raise BackendMisconfiguredError if the client uses TLS and the server does not.
+
+        Such a server says nothing, because it waits for more.
+        """
         if (
             "SSL" in self._pool.connection_class.__name__
             and self._may_probe()
@@ -238,7 +250,10 @@ class Connector:
         return settings.get("host", "localhost"), settings.get("port", 6379)
 
     def _may_probe(self) -> bool:
-        """False where a probe can't tell anything new: it takes a second, which those who wait for a connection may not have."""
+        """Return False if a probe can't find out anything new.
+
+        A probe may take a second, which threads that wait for a connection may not have.
+        """
         return not (
             self.proved
             or self._pool.connection_kwargs.get("path")
@@ -246,7 +261,10 @@ class Connector:
         )
 
     def _wrong_protocol(self, error: Exception) -> FencedLockError | None:
-        """The error if the port speaks TLS and we do not, or the other way round; None if that is not why connecting failed."""
+        """Return an error if the port speaks TLS and the client does not, or the other way round.
+
+        Return None if this is not why connecting failed.
+        """
         if isinstance(error, FencedLockError) or "refused" in str(error) or not self._may_probe():
             return None
         with_tls = "SSL" in self._pool.connection_class.__name__
@@ -259,11 +277,11 @@ class Connector:
         self._probe_again_at = now_seconds() + PROBE_AGAIN_SECONDS
         return None
 
-    # One return for each kind
+    # There is one return for each kind of error.
     def error_for(self, error: Exception) -> FencedLockError:  # noqa: PLR0911
-        """Our error for one of redis-py's, or for what its parser made of a garbled reply."""
+        """Return our error for one of redis-py's, or of its parser's after a garbled reply."""
         if isinstance(error, FencedLockError):
-            return error  # an embedded server that did not start says so itself
+            return error  # an embedded server that did not start raises this error itself
         where, words = (
             f"the lock server at {self.where}",
             "no reply in time" if isinstance(error, BlockingIOError) else words_of(error),
@@ -300,24 +318,28 @@ def _package_of(connection_class: type) -> str:
 
 
 def limit_waiting(sock: Any, timeout_seconds: float) -> None:
-    """Let the kernel limit how long a call on this socket waits; one that waits longer raises BlockingIOError.
+    """Let the kernel limit how long a call on this socket waits.
 
-    Python's own time limit polls before each call, which is two system calls more for each round
-    trip. Sockets that do not wait in the kernel need it.
+    A call that waits longer raises BlockingIOError. Python's own time limit polls before each call,
+    which costs two more system calls for each round trip. Sockets that do not wait in the kernel
+    need Python's limit.
     """
-    # TLS, or the cooperative sockets of gevent and eventlet.
+    # These are TLS, or the cooperative sockets of gevent and eventlet.
     if getattr(type(sock), "recv", None) is not _socket.socket.recv:
         sock.settimeout(timeout_seconds)
         return
     sock.settimeout(None)
-    # 0 would mean for ever.
+    # A limit of 0 would mean no limit.
     limit = struct.pack("ll", int(timeout_seconds), max(1, int(timeout_seconds % 1 * 1e6)))
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
 
 
 def close_copy(connection: Any) -> None:
-    """In a forked child: close its copy of a socket, which the parent goes on using; a shutdown would end the parent's too."""
+    """In a forked child, close its copy of a socket that the parent goes on using.
+
+    A shutdown would end the connection of the parent, too.
+    """
     sock = getattr(connection, "_sock", None)
     if sock is not None:
         sock.close()
@@ -340,20 +362,20 @@ class Wire:
         self._connection = connection
         self.sock: Any = None
         self.timeout_seconds: float = -1.0
-        """How long a call may wait for its answer; set by :meth:`limit`."""
+        """How long a call may wait for its answer. It is set by :meth:`limit`."""
         self.connect_seconds: float = 0.0
-        """How long it took to open it: some round trips."""
+        """How long it took to open the connection, which takes some round trips."""
         self.used_at: float = 0.0
-        """The local time at which it was opened, or at which the last question was asked that was
-        answered.
+        """The local time at which the connection was opened, or at which the last question that
+        was answered was asked.
         """
         self.answered: bool = False
-        """True once a question was. If it breaks after that, the server may have closed it while it
-        was idle.
+        """True once a question was answered. If the connection breaks after that, the server may
+        have closed it while it was idle.
         """
 
     def open(self, timeout_seconds: float) -> None:
-        """Connect, authenticate and select the database; each step may take so long."""
+        """Connect, authenticate and select the database. Each step may take ``timeout_seconds``."""
         connection, began_at = self._connection, now_seconds()
         connection.socket_timeout = connection.socket_connect_timeout = timeout_seconds
         connection.connect()
@@ -373,16 +395,16 @@ class Wire:
         self.timeout_seconds = timeout_seconds
 
     def ask_lines(self, packed: bytes, count: int) -> list[Any]:
-        """Send so many packed commands, and read their replies of one line each; an error that the server answered is returned.
+        """Send ``count`` packed commands, and return their replies of one line each.
 
-        redis-py's reader costs as much as the rest of the round trip, and our scripts answer with
-        single lines.
+        An error that the server answered is returned as an exception object. redis-py's reader
+        costs as much as the rest of the round trip, and our scripts answer with single lines.
         """
         self.sock.sendall(packed)
         return self.lines(self.sock.recv(_CHUNK_BYTES), count)
 
     def lines(self, received: bytes, count: int) -> list[Any]:
-        """The same for commands that are sent, and whose replies begin with what was received."""
+        """Return the replies to commands that were sent already. They begin with ``received``."""
         received = self._rest_of_lines(received, count)
         lines = received[:-2].split(b"\r\n")
         if len(lines) != count:
@@ -403,7 +425,7 @@ class Wire:
 
     def _reply(self, line: bytes) -> Any:
         kind = line[:1]
-        # One line too many would be taken for the next question's answer.
+        # One line too many would be taken for the answer to the next question.
         if kind in _SIGNS and b"\n" not in line:
             return line + b"\r\n"
         if kind == b"-":
@@ -411,24 +433,27 @@ class Wire:
         raise ValueError(f"not a line that a script of ours answers: {line!r:.200}")
 
     def ask(self, packed: bytes) -> Any:
-        """Send one packed command and read its reply of any form; an error that the server answered is raised."""
+        """Send one packed command, and return its reply of any form.
+
+        An error that the server answered is raised.
+        """
         self._connection._sock.allow(self.timeout_seconds)
         self._connection.send_packed_command([packed], check_health=False)
         return self._connection.read_response(disable_decoding=True)
 
     def close(self) -> None:
-        """Close it; a reply that is still under way is lost."""
+        """Close the connection. A reply that is still under way is lost."""
         self._connection.disconnect()
 
     def hang_up(self) -> None:
-        """End it, whoever uses it: a call that waits for its answer fails at once."""
+        """End the connection, whoever uses it. A call that waits for its answer fails at once."""
         try:
             self.sock.shutdown(socket.SHUT_RDWR)
         except (AttributeError, OSError):
-            pass  # it is not open, or not any more
+            pass  # the connection is not open yet, or not any more
 
     def forget(self) -> None:
-        """In a forked child: close the child's copy of the socket."""
+        """In a forked child, close the child's copy of the socket."""
         close_copy(self._connection)
 
 
@@ -446,11 +471,11 @@ class _Claimant:
 class Connections:
     """The connections for calls.
 
-    A call takes one that is idle, or has one opened, or waits for one.
+    A call takes an idle connection, has one opened, or waits for one.
 
-    Nothing is counted apart from the connections themselves: one that an interrupt drops is one
-    less as soon as it is collected. They are opened by threads of their own, because looking up a
-    name, TLS and a credential provider can take longer than a caller has.
+    There is no separate counter of connections, so one that an interrupt drops does not count any
+    more as soon as it is garbage-collected. Connections are opened by threads of their own, because
+    looking up a name, TLS and a credential provider can take longer than a caller has.
     """
 
     def __init__(self, connector: Connector, connect_timeout_seconds: float) -> None:
@@ -460,45 +485,44 @@ class Connections:
         self._known: list[weakref.ref[Wire]] = []
         """Every connection that may be open, idle or not."""
         self._dials: dict[_Dial, None] = {}
-        """The attempts to open a connection that have not ended, in the order in which they were
-        begun.
-        """
+        """The attempts to open a connection that have not ended, oldest first."""
         self._failed_dials = 0
-        """How many attempts have failed while younger ones went on, since one has succeeded or the
-        youngest has failed.
+        """How many attempts have failed while younger ones went on. The count restarts when an
+        attempt succeeds or the youngest one fails.
         """
         self._failure: FencedLockError | None = None
-        """Why the last of these has."""
+        """The error of the last of these."""
         self._dialled_at = 0.0
         self._connect_seconds = 0.0
         """How long it took to open the last connection."""
         self._mutex = make_mutex()
         self._claimants: dict[_Claimant, None] = {}
-        """Who waits for a connection, in order of arrival."""
+        """The threads that wait for a connection, in order of arrival."""
         self._closed = False
         self._trim_at = 0.0
         self.on_new: Callable[[], object] = _do_nothing
-        """Called when a connection was opened: it may lead to another server than the ones before
-        it.
-        """
+        """Called when a connection was opened, because it may lead to another server than before."""
         self.on_switch: Callable[[], object] = _do_nothing
-        """Called when the server has turned out to be no master any more."""
+        """Called when the server turns out to be no longer the master."""
 
     def ask(self, packed: bytes, timeout_seconds: float) -> Any:
-        """Send one packed command and read its reply of any form. Raises BackendError."""
+        """Send one packed command, and return its reply of any form. Raises BackendError."""
         reply = self.converse(packed, timeout_seconds, now_seconds(), 1, self._ask)[0]
         if isinstance(reply, Exception):
             raise self.refusal(reply) from reply
         return reply
 
     def _ask(self, wire: Wire, packed: bytes) -> Any:
-        """As :meth:`Wire.ask`; but an error that the server answered is returned, and the connection goes on."""
+        """Do what :meth:`Wire.ask` does, but return an error that the server answered.
+
+        The connection stays in use after such an error.
+        """
         try:
             return wire.ask(packed)
         except self._connector.exceptions.ResponseError as error:
             return error
 
-    def converse(  # noqa: C901, PLR0912 - spelt out, because it is on the way of each call
+    def converse(  # noqa: C901, PLR0912 - spelt out, because each call runs it
         self,
         packed: bytes,
         timeout_seconds: float,
@@ -507,14 +531,16 @@ class Connections:
         talk: Callable[[Wire, bytes], Any] | None = None,
         repack: Callable[[], bytes] | None = None,
     ) -> tuple[Any, int]:
-        """What came of one of :class:`Wire`'s ways to ask, and how often it was sent; without one, a line as of :meth:`Wire.ask_lines`.
+        """Send packed commands, and return the reply and how often they were sent.
 
-        ``now`` is the local time. Each of the ``attempts`` waits up to ``timeout_seconds`` for its
-        answer. ``repack`` makes the same commands anew, for a connection that was opened meanwhile:
-        it may lead to another server, which has to be told of higher floors.
+        ``talk`` is one of :class:`Wire`'s ways to ask. Without it, the reply is one line, like
+        those of :meth:`Wire.ask_lines`. ``now`` is the local time. Each of the ``attempts`` waits
+        up to ``timeout_seconds`` for its answer. ``repack`` makes the same commands anew, for a
+        connection that was opened meanwhile. It may lead to another server, which has to be told of
+        higher floors.
 
-        Raises BackendUnavailableError when the last attempt had no answer either. What a signal
-        handler raises comes out as it is.
+        Raises BackendUnavailableError if even the last attempt had no answer. What a signal handler
+        raises is raised unchanged.
         """
         sent = 0
         began_at = now
@@ -537,7 +563,7 @@ class Connections:
                 if wire.timeout_seconds != seconds:
                     wire.limit(seconds)
                 sent += 1
-                if talk is None:  # spelt out, because it is on the way of each acquisition
+                if talk is None:  # spelt out, because each acquisition runs it
                     sock = wire.sock
                     sock.sendall(packed)
                     reply = sock.recv(_LINE_BYTES)
@@ -546,7 +572,7 @@ class Connections:
                 else:
                     reply = talk(wire, packed)
                 if not own[0]:
-                    # A signal handler has forked in the middle: what came was for the original.
+                    # A signal handler has forked in the middle, so the reply is for the original.
                     raise CopiedProcessError
                 wire.used_at = now
                 wire.answered = True
@@ -562,7 +588,7 @@ class Connections:
                 return reply, sent
 
     def _leash(self, wire: Wire, now: float, until: float) -> float:
-        """How long this question may wait for its answer."""
+        """Return how long this question may wait for its answer."""
         left = max(until - now_seconds(), LEAST_WAIT_SECONDS)
         if now - wire.used_at <= RESTED_SECONDS:
             return left
@@ -578,11 +604,13 @@ class Connections:
         until: float,
         began_at: float,
     ) -> tuple[float, float, int]:
-        """When the next attempt begins, when it has to end, and how many are left with it; raises the error if there is none.
+        """Return when the next attempt begins and has to end, and how many are left, including it.
 
-        Everything that we send may be repeated. So what was sent through a connection that had been
-        idle, and that the server has closed or that somebody on the way has forgotten, is sent
-        again at once, besides the attempts that were asked for.
+        Raise the error if there is no next attempt.
+
+        Everything that the library sends may be repeated. If an idle connection was closed by the
+        server or forgotten by something on the way, what was sent through it is sent again at once,
+        in addition to the attempts that were asked for.
         """
         ours: FencedLockError | None = None
         try:
@@ -609,11 +637,15 @@ class Connections:
                 ours.sent, ours.asked_at = sent > 0, began_at
             raise ours from (None if ours is error else error)
         finally:
-            # An error in a variable of a frame that it has passed keeps all frames alive.
+            # An error that is kept in a variable of a frame of its traceback keeps all of these
+            # frames alive.
             del ours, error
 
     def refusal(self, error: Exception) -> FencedLockError:
-        """Our error for one that the server answered, or that the connection raised; after a switch of masters, all connections end."""
+        """Return our error for one that the server answered or the connection raised.
+
+        If the server is no longer the master, end all connections.
+        """
         if meaning_of(error)[0] is Meaning.MOVED_AWAY:
             self.hang_up()
             self.on_switch()
@@ -622,9 +654,10 @@ class Connections:
     # --- taking, opening and closing
 
     def _take(self, timeout_seconds: float) -> Wire:
-        """A connection that nobody uses.
+        """Return a connection that nobody uses.
 
-        Raises what prevents it from being opened, or BackendUnavailableError when time runs out.
+        Raises the error that prevents a connection from being opened, or BackendUnavailableError
+        when time runs out.
         """
         until = now_seconds() + timeout_seconds
         claimant = _Claimant()
@@ -665,16 +698,19 @@ class Connections:
         )
 
     def _dial_if_needed(self) -> None:
-        """Have a connection opened, if fewer are being opened than threads wait, and there may be one more.
+        """Start to open a connection if too few are being opened, and if one more is allowed.
 
-        One that takes far longer than the last one may never get an answer, and the next one will:
-        so another one is begun besides it, after pauses that double. They double too for each that
-        has failed: where all take long to fail, one is the last before long, and then whoever waits
-        hears why.
+        Too few means fewer than there are waiting threads. Apart from that, an attempt that takes
+        far longer than the last successful one may never get an answer, although the next attempt
+        would. So another attempt is started beside it, after pauses that double.
+
+        The pauses also double with each failed attempt. Otherwise, if all attempts take long to
+        fail, there would always be a younger one that goes on. With longer pauses, one of them is
+        soon the youngest when it fails, and a waiting thread is told the reason.
         """
         with self._mutex:
             for dial in list(self._dials):
-                dial.start()  # unless that is done: an interrupt may have come before it
+                dial.start()  # does nothing, unless an interrupt came before its first call
             now, spare = now_seconds(), len(self._dials) - len(self._claimants)
             doublings = min(spare + self._failed_dials, MOST_CONNECTIONS)
             if (
@@ -694,9 +730,10 @@ class Connections:
             dial.start()
 
     def dialled(self, dial: _Dial, wire: Wire, error: BaseException | None) -> None:
-        """An attempt to open a connection has ended.
+        """Record that an attempt to open a connection has ended.
 
-        Of one that failed, those who wait are told only if none that was begun later goes on.
+        If it failed because the server is unavailable, no waiting thread is told of that while a
+        younger attempt goes on and there are enough attempts for all of these threads.
         """
         with self._mutex:
             is_youngest = next(reversed(self._dials), None) is dial
@@ -730,7 +767,7 @@ class Connections:
 
     def _drop(self, wire: Wire) -> None:
         try:
-            self._idle.remove(wire)  # Ctrl-C just after it was given back
+            self._idle.remove(wire)  # it is there if Ctrl-C came just after it was given back
         except ValueError:
             pass
         self._end(wire)
@@ -742,7 +779,10 @@ class Connections:
             self._known = [known for known in self._known if known() not in (None, wire)]
 
     def _attend(self) -> None:
-        """A connection is idle, or one more may be opened: tell who waits, or close it if the client is closed."""
+        """Tell a waiting thread that a connection is idle, or that one more may be opened.
+
+        If the client is closed, close the idle connections instead.
+        """
         if self._closed:
             self.close_idle()
             return
@@ -751,7 +791,10 @@ class Connections:
             return
 
     def trim(self, now: float) -> float | None:
-        """Close what no call has needed for a while, but for one; when to look again, None if only one is left."""
+        """Close idle connections that no call has needed for a while, except for the last.
+
+        Return the local time of the next call, or None if no more than one is left.
+        """
         if now >= self._trim_at:
             self._trim_at = now + IDLE_SECONDS
             for wire in list(self._idle)[:-1]:  # the last one is the next to be taken
@@ -764,12 +807,15 @@ class Connections:
         return self._trim_at if len(self._idle) > 1 else None
 
     def close(self) -> None:
-        """Close all that are idle, and the others once their calls have ended."""
+        """Close all idle connections, and the others once their calls have ended."""
         self._closed = True
         self.close_idle()
 
     def hang_up(self) -> None:
-        """End all connections, those of calls in flight too: what is asked from now on goes to wherever the name leads by then."""
+        """End all connections, including those of calls in flight.
+
+        Later questions go to wherever the server's name leads by then.
+        """
         for known in list(self._known):
             wire = known()
             if wire is not None:
@@ -777,7 +823,7 @@ class Connections:
         self.close_idle()
 
     def forget(self) -> None:
-        """In a forked child: close the copies of the sockets, without a word to the server."""
+        """In a forked child, close the copies of the sockets without a word to the server."""
         for known in self._known:
             wire = known()
             if wire is not None:
@@ -786,7 +832,7 @@ class Connections:
         self._closed = True
 
     def close_idle(self) -> None:
-        """Close all that are idle."""
+        """Close all idle connections."""
         while self._idle:
             try:
                 wire = self._idle.pop()
@@ -808,7 +854,7 @@ class _Dial:
         self._worker = Worker(self._run, "fencedlock-connect")
 
     def start(self) -> None:
-        """Begin, unless that is done."""
+        """Start the attempt, unless it was started before."""
         try:
             self._worker.start()
         except RuntimeError:  # the interpreter ends, or the system has no thread left
@@ -826,4 +872,4 @@ class _Dial:
 
 
 def _do_nothing() -> None:
-    """Nobody asked to be told."""
+    """Do nothing. Connections call this until a callback is set."""

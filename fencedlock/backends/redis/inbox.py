@@ -1,4 +1,4 @@
-"""The inbox: a client's pub/sub channel, where a release rings when it hands a lock over."""
+"""The inbox: a client's pub/sub channel, which receives a doorbell when a lock is handed over."""
 
 from __future__ import annotations
 
@@ -24,39 +24,42 @@ logger: logging.Logger = logging.getLogger("fencedlock")
 _CHUNK_BYTES = 4096
 _MOST_UNREAD_BYTES = 65536
 _MESSAGE = re.compile(rb"\*3\r\n\$7\r\nmessage\r\n\$\d+\r\n[^\r]*\r\n\$\d+\r\n([^\r]*)\r\n")
-"""A whole message, and what it says. redis-py's reader costs more than the rest of a hand-off
-does.
+"""Matches a whole message, and captures its content. redis-py's reader costs more than the rest of
+a hand-off.
 """
 _MESSAGE_LINES = 8
-"""The lines of one message, and what follows the last one's end: nothing."""
+"""The number of parts of one message: its lines, and the empty rest after the last line end."""
 
 SILENCE_SECONDS = 5.0
-"""An inbox so long without a word is asked whether it still lives; so long again without an answer,
-it is opened anew.
+"""The time of silence after which the server is asked whether it still lives. After the same time
+without an answer, the connection is opened anew.
 """
 
 LONGEST_PAUSE_SECONDS = 1.0
-"""Between two attempts to open it anew."""
+"""The longest pause between two attempts to open the connection anew."""
 
 STEADY_SECONDS = 1.0
-"""A connection that was cut sooner counts as one more attempt."""
+"""The time for which a connection has to last. One that was cut sooner counts as one more attempt
+when the next pause is chosen.
+"""
 
 _MOST_TOKEN_DIGITS = 16
 
 REFUSED_PAUSE_SECONDS = 30.0
-"""The same when the server refuses, for want of a permission."""
+"""The pause between two attempts if the server refuses, because a permission is missing."""
 
 
 class Inbox:
     """One pub/sub connection. One of the threads that sleep for a grant reads it, for all of them.
 
-    So a doorbell wakes the thread that it is for without another one between, which would take as
-    long as the way from the server. When the reader goes, another sleeper takes its turn. A thread
-    of the inbox's own opens the connection, keeps it open, and looks after it while nobody sleeps.
+    So a doorbell wakes the thread that it is for without another thread in between, which would
+    take as long as the way from the server. When the reader leaves, another sleeping thread becomes
+    the reader. A thread of the inbox's own opens the connection, keeps it open, and reads it while
+    no thread sleeps.
 
-    Every doorbell is ``claim token abandoned``; ``client/owner look`` asks a waiter to look again.
-    Between a cut and the reconnection they are lost: so the listener is told, and its waiters beat
-    at once.
+    Every doorbell is ``claim token abandoned``. The message ``client/owner look`` asks a waiter to
+    ask the server again. Messages between a cut and the reconnection are lost, so the listener is
+    told of the reconnection, and its waiters send a beat at once.
     """
 
     def __init__(
@@ -75,46 +78,47 @@ class Inbox:
         self._listener: Listener | None = None
         self._worker = Worker(self._keep, "fencedlock-inbox")
         self._tried = Event()
-        """Set once it was opened, or could not be."""
+        """Set once the connection was opened, or could not be opened."""
         self._keeper = Bell()
         self._closed = False
         self._warned = False
         self._connection: Any = None
         self._opened_at = 0.0
         self._stream: _Stream | None = None
-        """What comes in; None while nothing can."""
+        """The incoming messages, or None while the connection is not open."""
         self._doubted = False
-        """True if it may be at another server than the calls."""
-        # Reentrant: in the middle of it, a signal handler or a destructor may sleep for a claim
-        # too.
+        """True if the inbox may be connected to another server than the calls."""
+        # It is reentrant, because a signal handler or a destructor may sleep for a claim, too,
+        # while its thread has the mutex.
         self._turn = make_mutex()
-        """Whoever has it reads."""
+        """The thread that has this mutex reads."""
         self._reader: Waker | None = None
         self._sleepers: dict[Waker, None] = {}
-        """Those who wait, the reader among them."""
+        """The bells of the threads that sleep, including the reader."""
 
     @property
     def is_open(self) -> bool:
-        """True while doorbells come in."""
+        """True while doorbells can come in."""
         return self._stream is not None
 
     def open(self, listener: Listener, timeout_seconds: float) -> None:
-        """Have it opened, and wait for that, at most so long. Does nothing when that was done.
+        """Have the connection opened, and wait for that until the timeout.
 
-        If it can't be opened, waiters ask by themselves, and more often; so a server or a proxy
-        without pub/sub costs latency only.
+        Does nothing if this was done before. If the connection can't be opened, waiters ask the
+        server by themselves, and more often. So a server or a proxy without pub/sub costs only
+        latency.
         """
         if self._tried.is_set() or self._closed:
             return
         self._listener = listener
         try:
             self._worker.start()
-        except RuntimeError:  # the interpreter ends: no doorbells any more
+        except RuntimeError:  # the interpreter ends, so there will be no doorbells
             self._tried.set()
         self._tried.wait(timeout_seconds)
 
     def close(self, timeout_seconds: float) -> None:
-        """Close the connection, and wait until the thread has ended, at most so long."""
+        """Close the connection, and wait for the end of the inbox's thread until the timeout."""
         self._closed = True
         self._keeper.ring()
         stream = self._stream
@@ -124,25 +128,31 @@ class Inbox:
             self._disconnect()
 
     def hang_up(self) -> None:
-        """End the connection: it is opened anew, to wherever the server's name leads by then."""
+        """End the connection. It is opened anew, to wherever the server's name leads by then."""
         stream = self._stream
         if stream is not None:
             stream.hang_up()
 
     def doubt(self) -> None:
-        """Calls may go to another server by now: see whether doorbells come from there."""
+        """Check that doorbells come from the server of the calls, which may be another one now."""
         if self._stream is not None:
             self._doubted = True
             self._keeper.ring()
 
     def forget(self) -> None:
-        """In a forked child: close the child's copy of the connection, or the server would count a killed parent as listening."""
+        """In a forked child, close the child's copy of the connection.
+
+        Otherwise the server would count a killed parent as listening.
+        """
         if self._stream is not None:
             self._stream.close()
         close_copy(self._connection)
 
     def wait(self, bell: Waker, timeout_seconds: float) -> None:
-        """Sleep until the bell rings, at most so long; meanwhile, read for all who sleep, if nobody else does."""
+        """Sleep until the bell rings or until the timeout.
+
+        Meanwhile, read for all sleeping threads if no other thread does.
+        """
         until = now_seconds() + timeout_seconds
         inside = self._turn._is_owned()
         try:
@@ -166,19 +176,22 @@ class Inbox:
                 self._turn.release()  # Ctrl-C came between the acquisition and its try
             bell.rung = False
             if inside and self._stream is not None:
-                self._stream.wake()  # whoever reads further out may have been rung meanwhile
+                self._stream.wake()  # this interrupted a reader whose bell may have rung meanwhile
             if self._sleepers:
                 self._pass_turn()
 
     def _pass_turn(self) -> None:
-        """Wake a sleeper, so that it reads. Whoever leaves others without a reader does so."""
+        """Wake a sleeping thread so that it reads, if there is no reader.
+
+        Every thread that may leave others without a reader calls this.
+        """
         if self._reader is None and self._stream is not None:
             for bell in self._sleepers.copy():
                 bell.nudge()
                 return
 
     def _let_go(self, stream: _Stream) -> None:
-        """The stream is cut: have the connection opened anew."""
+        """Drop a stream that is cut, and have the connection opened anew."""
         stream.close()
         if self._stream is stream:
             self._stream = None
@@ -202,11 +215,11 @@ class Inbox:
                 if not self._closed:
                     pause = self._open_anew(pause)
                 continue
-            if self._turn.acquire(blocking=False):  # nobody reads: see what is there
+            if self._turn.acquire(blocking=False):  # no thread reads, so read what is there
                 try:
                     stream.read_until(self._keeper, now_seconds())
                 except Exception:
-                    logger.exception("fencedlock: the inbox stumbled, and goes on")
+                    logger.exception("fencedlock: unexpected error in the inbox, which goes on")
                 finally:
                     self._turn.release()
                 if stream.cut:
@@ -221,7 +234,7 @@ class Inbox:
         self._disconnect()
 
     def _open_anew(self, pause: float) -> float:
-        """Connect; how long to pause before the next attempt, should there have to be one soon."""
+        """Connect. Return how long to pause before the next attempt, if one is needed soon."""
         listener = self._listener
         assert listener is not None
         try:
@@ -234,7 +247,7 @@ class Inbox:
             self._warn(error)
             return REFUSED_PAUSE_SECONDS
         except Exception:
-            logger.exception("fencedlock: the inbox stumbled, and goes on")
+            logger.exception("fencedlock: unexpected error in the inbox, which goes on")
         finally:
             self._tried.set()
         return min(LONGEST_PAUSE_SECONDS, 2 * pause + 0.01)
@@ -255,7 +268,10 @@ class Inbox:
             raise self._connector.connecting_error(error) from error
 
     def _leave_if_elsewhere(self, stream: _Stream) -> None:
-        """Let go of the connection if the server to which calls go does not know of it: doorbells from another one are of another past."""
+        """Drop the connection if the server to which calls go does not know of it.
+
+        Doorbells from another server tell of grants that this one has not made.
+        """
         try:
             _, listeners = self._connections.ask(
                 pack("PUBSUB", "NUMSUB", self._channel), self._timeout_seconds
@@ -265,7 +281,7 @@ class Inbox:
             self._keeper.wait(LONGEST_PAUSE_SECONDS)
             return
         except (BackendError, TypeError, ValueError):
-            return  # no permission: the scripts can't look either, and ring in any case
+            return  # without this permission, the scripts can't look either, and always ring
         if listeners == 0 and self._stream is stream:
             logger.debug(
                 "fencedlock: the inbox was at another server than the calls, and is opened anew"
@@ -293,11 +309,11 @@ class Inbox:
 
 
 class _Stream:
-    """What comes in on one connection; one thread at a time reads it."""
+    """The incoming messages of one connection. One thread at a time reads them."""
 
     def __init__(self, sock: Any, listener: Listener, may_be_issued: Callable[[int], bool]) -> None:
         self.cut: bool = False
-        """True once nothing comes in any more."""
+        """True once no more messages come in."""
         self._sock = sock
         self._descriptor: int = sock.fileno()
         self._pending: Callable[[], int] | None = getattr(sock, "pending", None)
@@ -305,8 +321,8 @@ class _Stream:
         self._may_be_issued = may_be_issued
         self._unread = b""
         self._silent_at = now_seconds() + SILENCE_SECONDS
-        """If nothing comes in until then, the server is asked whether it lives, or was asked and
-        does not.
+        """The local time until which something has to come in. If nothing does, the server is asked
+        whether it lives, or counts as dead if it was asked already.
         """
         self._asked = False
         self._kick, self._kicked = socket.socketpair()
@@ -315,7 +331,7 @@ class _Stream:
         limit_waiting(sock, SILENCE_SECONDS)
 
     def read_until(self, bell: Waker, until: float) -> None:
-        """Read until the bell rings, at most until then; look at least once.
+        """Read until the bell rings or until this local time. Look at least once.
 
         Sets :attr:`cut` when the connection has ended.
         """
@@ -323,7 +339,7 @@ class _Stream:
             while not self.cut:
                 bell.alarm = self.wake
                 seconds = 0.0 if bell.rung else min(until, self._silent_at) - now_seconds()
-                # One that is in use can't be used again inside.
+                # A poll object that is in use can't be used by a nested call.
                 poll, self._poll = self._poll or self._make_poll(), None
                 ready = poll.poll(1000 * max(0.0, seconds))
                 bell.alarm, self._poll = None, poll
@@ -348,31 +364,31 @@ class _Stream:
             bell.alarm = None
 
     def _make_poll(self) -> Any:
-        poll = getattr(select, "poll", _Select)()  # eventlet takes poll away
+        poll = getattr(select, "poll", _Select)()  # eventlet removes select.poll
         poll.register(self._descriptor, getattr(select, "POLLIN", 0))
         poll.register(self._kicked, getattr(select, "POLLIN", 0))
         return poll
 
     def close(self) -> None:
-        """Nobody reads it any more."""
+        """Close the sockets that wake the reader, because nobody reads the stream any more."""
         self._kick.close()
         self._kicked.close()
 
     def hang_up(self) -> None:
-        """End the connection; its reader learns of it at once."""
+        """End the connection. Its reader learns of that at once."""
         try:
             self._sock.shutdown(socket.SHUT_RDWR)
         except OSError:
-            pass  # it has ended already
+            pass  # the connection has ended already
         self.cut = True
         self.wake()
 
     def wake(self) -> None:
-        """End the reader's poll: its bell has rung."""
+        """End the poll of the reader, because its bell has rung."""
         try:
             self._kick.send(b".")
         except OSError:
-            pass  # it will be woken anyway, or is not there any more
+            pass  # the reader will be woken anyway, or is not there any more
 
     def _break_silence(self, now: float) -> None:
         if self._asked:
@@ -392,13 +408,13 @@ class _Stream:
             self._asked, self._silent_at = False, now_seconds() + SILENCE_SECONDS
             self._read(received)
         except BaseException:
-            self.cut = True  # what was taken in may be lost, so all who wait have to look
+            self.cut = True  # what was received may be lost, so all waiters have to ask again
             raise
 
     def _read(self, received: bytes) -> None:
         if not self._unread:
             lines = received.split(b"\r\n")
-            # One message, as on the way of most hand-offs.
+            # This is one message, as in most hand-offs.
             if len(lines) == _MESSAGE_LINES and lines[2] == b"message" and not lines[-1]:
                 self._deliver(lines[-2])
                 return
@@ -415,7 +431,7 @@ class _Stream:
             if self._may_be_issued(token):
                 self._listener.doorbell(claim_id, token, words[2] == b"1")
             else:
-                # The floor may have been raised: the server knows.
+                # The floor may have been raised, so the waiter asks the server.
                 self._listener.look_again(claim_id)
         elif len(words) == 2 and words[1] == b"look":
             self._listener.look_again(words[0].decode(errors="replace"))
@@ -426,7 +442,7 @@ class _Stream:
 
 
 class _Select:
-    """What :class:`_Stream` needs of ``select.poll``, by ``select.select``."""
+    """The part of ``select.poll`` that :class:`_Stream` needs, made with ``select.select``."""
 
     def __init__(self) -> None:
         self._descriptors: list[int] = []

@@ -1,4 +1,7 @@
-"""One Redis server as one client sees it: its calls, the times in its answers, and what they mean."""
+"""One Redis server from the point of view of one client.
+
+This module calls the scripts, learns the server's time from its answers, and reads the answers.
+"""
 
 from __future__ import annotations
 
@@ -18,24 +21,27 @@ from fencedlock.core.names import checked_namespace
 from fencedlock.errors import BackendError
 
 _LEAST_RECHECK_MS = 10
-"""A lease that has just run out is looked at again so soon."""
+"""The least time after which a waiter asks again about a lease that has just run out."""
 _DEAF_RECHECK_MS = 500
-"""A waiter that hears no doorbell asks so often whether the lock is free."""
+"""The interval at which a waiter that hears no doorbell asks whether the lock is free."""
 
 _BUSY = Busy()
 _TOKEN_BYTES = len(b":1000000000\r\n")
-"""The answer of an ordinary grant, a time in µs, is at least so long; a smaller number answers
-something else.
+"""The least length of the answer of an ordinary grant, which is a time in µs. A smaller number is
+the answer to something else.
 """
 _MOST_TTL_MS = 1000 * MOST_TTL_SECONDS
 _MOST_TERMS = 1000
-"""So many are remembered: with more threads and leases than that, all are forgotten now and
-then.
+"""The number of entries that are remembered. If there are more threads and leases than that, all
+entries are forgotten now and then.
 """
 
 
 class _Terms(dict[tuple[str, float, str, bool], str]):
-    """The last arguments of acquire.lua, of a holder, a lease in seconds, a mode, and fair or not: most claims' are not new."""
+    """A cache of the last arguments of acquire.lua, because most claims repeat earlier ones.
+
+    Its keys are a holder, a lease in seconds, a mode, and whether the claim is fair.
+    """
 
     def __init__(self, channels: str) -> None:
         self._channels = channels
@@ -53,7 +59,7 @@ class _Terms(dict[tuple[str, float, str, bool], str]):
 
 
 class RedisServer:
-    """What all locks of one client share on one server."""
+    """The connections, scripts, times and floors that all locks of one client share."""
 
     def __init__(
         self,
@@ -81,30 +87,33 @@ class RedisServer:
         self.connections.on_new = self._connected_anew
         self.connections.on_switch = self._inbox.hang_up
         self.channels: str = f"1 {inbox_prefix}"
-        """The last argument of scripts that hand over: that the server knows who listens, and where
-        the inboxes are.
+        """The last argument of scripts that hand over a lock. It says that the server knows who
+        listens, and where the inboxes are.
         """
         self.release_terms: str = bulks("0", self.channels)
-        """The last arguments of a release whose claim has no packet unanswered."""
+        """The last arguments of a release whose claim has no unanswered packet."""
         self.terms: _Terms = _Terms(self.channels)
         self.floors: Floors = Floors()
         self.ahead_us: float = 0.0
-        """The server's time minus this process's, as of the last answer; 0 before the first one,
-        which teaches it.
+        """The server's time minus that of this process, in µs, as of the last answer that told it.
+        It is 0 before the first one.
         """
 
     def _connected_anew(self) -> None:
-        """A connection was opened, perhaps to another server than before, whose clock is behind.
+        """Raise the floor of all locks after a connection was opened, and check the inbox.
 
-        No token may be lower than what that one may have issued by now, though we were not told of
-        it.
+        The connection may lead to another server, whose clock is behind. No token may be lower than
+        what the server before it may have issued by now, even if this client was not told of it.
         """
         if self.ahead_us:
             self.floors.of_all = max(self.floors.of_all, self.server_us(now_seconds()))
         self._inbox.doubt()
 
     def _may_be_issued(self, token: int) -> bool:
-        """False for a token that is higher than the server's clock can have made it: what tells of it is not believed."""
+        """Return False for a token that is higher than the server's clock can have made it.
+
+        A message with such a token is not believed.
+        """
         return token <= self.server_us(now_seconds()) + SLACK_US
 
     # --- for the locks of this server
@@ -117,7 +126,11 @@ class RedisServer:
         attempts: int = 1,
         repack: Callable[[], bytes] | None = None,
     ) -> tuple[bytes, int]:
-        """The line that a packed call of a script answers, with its sign and end, and how often it was sent."""
+        """Send a packed call of a script. Return its answer, and how often the call was sent.
+
+        The answer is one line with its sign and its line end. For the other arguments see
+        :meth:`Connections.converse`.
+        """
         asked_at = now_seconds()
         reply, sent = self.connections.converse(
             packed, timeout_seconds, asked_at, attempts, None, repack
@@ -139,9 +152,10 @@ class RedisServer:
         error: Exception,
         sent: int,
     ) -> tuple[bytes, int]:
-        """The same after this error, if it says that the server has not loaded the script; otherwise it is raised.
+        """Repeat a call with the script's text, if it failed because the server has not loaded it.
 
-        The caller has time until then, for the first of the attempts.
+        Any other ``error`` is raised. ``until`` is the local time at which the first of the
+        ``attempts`` has to end. Return what :meth:`call` returns.
         """
         if not isinstance(error, self._connector.exceptions.NoScriptError):
             raise self.connections.refusal(error) from error
@@ -154,7 +168,7 @@ class RedisServer:
         return reply, sent + more - 1
 
     def call_for_array(self, script: Script, packed: bytes, timeout_seconds: float) -> Any:
-        """The reply to a packed call of a script that returns more than a line."""
+        """Return the reply to a packed call of a script that returns more than a line."""
         asked_at = now_seconds()
         try:
             return self.connections.ask(packed, timeout_seconds)
@@ -164,19 +178,22 @@ class RedisServer:
         return self.connections.ask(script.with_text(packed), left_of(timeout_seconds, asked_at))
 
     def server_us(self, at: float) -> int:
-        """The server's time, in µs, at a time of this process."""
+        """Return the server's time in µs at a time of this process."""
         return int(at * 1e6 + self.ahead_us)
 
     def _learn_time(self, server_us: bytes, asked_at: float) -> None:
-        """Grants and renewals tell the server's time; the next "not after" is reckoned by it."""
+        """Learn the server's time from an answer. The next "not after" is computed from it."""
         self.ahead_us = int(server_us) - asked_at * 1e6
 
     def read_claim_answer(  # noqa: C901 - one branch for each answer
         self, claim: Claim, reply: bytes, asked_at: float
     ) -> ClaimAnswer | None:
-        """The answer of acquire.lua to what was asked at this time; None if the packet was late."""
+        """Read the answer of acquire.lua to a question. Return None if the packet was late.
+
+        ``asked_at`` is the local time of the question.
+        """
         try:
-            if reply[:1] == b":" and len(reply) >= _TOKEN_BYTES:  # on the way of each acquisition
+            if reply[:1] == b":" and len(reply) >= _TOKEN_BYTES:  # each fast acquisition runs this
                 token = int(reply[1:])
                 self.ahead_us = token - asked_at * 1e6
                 floors = self.floors
@@ -208,7 +225,7 @@ class RedisServer:
         raise nonsense(reply)
 
     def _read_renew_answer(self, _hold: Hold, reply: bytes, asked_at: float) -> RenewAnswer | None:
-        """The answer of renew.lua."""
+        """Read the answer of renew.lua. Return None if the packet was late."""
         try:
             words = reply.split()
             self._learn_time(words[1], asked_at)
@@ -224,5 +241,5 @@ class RedisServer:
 
 
 def nonsense(reply: Any) -> BackendError:
-    """The error for an answer that is none."""
+    """Return the error for an answer that a script can't have given."""
     return BackendError(f"the lock server's reply makes no sense: {reply!r:.200}")
