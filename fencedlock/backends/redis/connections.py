@@ -501,7 +501,7 @@ class Connections:
         self._closed = False
         self._trim_at = 0.0
         self.on_new: Callable[[], object] = _do_nothing
-        """Called when a connection was opened, because it may lead to another server than before."""
+        """Called when a connection was opened, which may lead to another server than before."""
         self.on_switch: Callable[[], object] = _do_nothing
         """Called when the server turns out to be no longer the master."""
 

@@ -1,13 +1,17 @@
--- Asks for the lock, takes a place in its queue, or keeps it. Any replay gets the same grant and the same place.
+-- Asks for the lock, takes a place in its queue, or keeps the place.
+-- A replay of a packet gets the same grant and the same place.
 --
+-- KEYS: see keys.lua
 -- ARGV: 1 claim, 2 floor, 3 not_after_us, 4 holder, 5 lease_ms,
---       6 mode ('try', 'queue', or 'beat', which never takes a new place),
---       7 'fair span_ms channels': fair is 1 or 0; a waiter is alive for span_ms after its last beat; for channels see queue.lua
--- Answers: a number: granted for lease_ms, the hold before ended by a release, and the number is both the token and the time
+--       6 mode: 'try', 'queue', or 'beat', which never takes a new place
+--       7 'fair span_ms channels': fair is 1 or 0; a waiter counts as alive for span_ms after its
+--         last beat; channels are described in queue.lua
+-- Answers: a number: the lock is granted for lease_ms, and the hold before was released.
+--            The number is both the token and the server's time.
 --          granted now_us token ttl_ms abandoned
 --          waiting issued remaining_ms
--- An error, before anything is written, for a floor or a token that Lua can't count exactly.
 --          busy | gone | late now_us
+-- Raises an error, before anything is written, if Lua can't count the floor or a token exactly.
 --@include keys
 local claim, floor, holder, lease_ms, mode = ARGV[1], ARGV[2], ARGV[4], ARGV[5], ARGV[6]
 
@@ -17,10 +21,12 @@ if now_us > tonumber(ARGV[3]) then
 end
 
 local existing = call('EXISTS', lock, queue, withdrawn)
-local free = mode ~= 'beat' and existing == 0 -- nobody holds it, waits for it, or has withdrawn from it
+-- The lock is free if nobody holds it, waits for it, or has withdrawn from it.
+local free = mode ~= 'beat' and existing == 0
 if free then
-  -- The ordinary case, spelt out: released before, in this period, and the next token is the time. The functions below do the same for
-  -- every case, but making and calling them takes longer than what they do.
+  -- The ordinary case, spelt out: the last hold was released, the last grant was in this period,
+  -- and the next token is the time. The functions below do the same for every case, but making and
+  -- calling them takes longer than their work.
   local last = call('HMGET', fence, 'issued', 'ended', 'ahead')
   local issued = tonumber(last[1])
   if issued and last[1] == last[2] and not last[3] and issued < now_us and tonumber(floor) < now_us
@@ -58,7 +64,8 @@ end
 local fair = string.sub(ARGV[7], 1, 1) == '1'
 if (ticket or mode == 'queue') and (owner or fair) and not free then
   if ticket then
-    call('HDEL', waiters, claim) -- a first write that is allowed at maxmemory: whoever waits already keeps its place there
+    -- The first write is one that is allowed at maxmemory, so that waiters keep their places then.
+    call('HDEL', waiters, claim)
   else
     local last = nobody_waits and 0 or tonumber(call('ZRANGE', queue, '-1', '-1', 'WITHSCORES')[2]) or 0
     call('ZADD', queue, last < now_us and now or string.format('%.0f', last + 1), claim)
@@ -68,8 +75,8 @@ if (ticket or mode == 'queue') and (owner or fair) and not free then
   call('PEXPIRE', waiters, QUEUE_TTL_MS)
 end
 if owner then
-  -- More is left than the whole lease: the clock was set back, and the server counts by it. A holder that died then must not keep
-  -- the lock for as long as the step.
+  -- If more is left than the whole lease, the server's clock was set back. A holder that has died
+  -- must not keep the lock for as long as that step.
   local left_ms, whole_ms = call('PTTL', lock), tonumber(held[4] or string.match(held[3] or '', '^%d+'))
   if whole_ms and left_ms > whole_ms then
     left_ms = whole_ms
@@ -78,7 +85,8 @@ if owner then
   if mode == 'try' then
     return { ok = 'busy' }
   end
-  return { ok = 'waiting ' .. token .. ' ' .. math.max(0, left_ms) } -- while it is held, its token is the last one issued
+  -- While the lock is held, its token is the last one issued.
+  return { ok = 'waiting ' .. token .. ' ' .. math.max(0, left_ms) }
 end
 
 --@include grant

@@ -1,4 +1,7 @@
--- Refuses whatever packets of a claim may still come, until the last moment at which they may.
+-- A function for the scripts that include this file: bury(claim, until_us).
+-- KEYS: see keys.lua. It needs now.lua, and returns nothing.
+--
+-- Refuses packets of a claim that may still arrive, until the time after which none can arrive.
 local function bury(claim, until_us)
   if until_us > now_us then
     call('ZREMRANGEBYSCORE', withdrawn, '-inf', now)

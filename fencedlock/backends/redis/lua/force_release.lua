@@ -1,8 +1,10 @@
--- Takes the lock from the hold with this token. The token is not noted as ended: the next holder learns that it was abandoned.
+-- Takes the lock from the hold with this token.
+-- The token is not noted as ended, so the next holder learns that the hold was abandoned.
 --
+-- KEYS: see keys.lua
 -- ARGV: 1 token, 2 channels (see queue.lua)
--- Naming the token makes it safe to repeat: a copy never takes the lock from whoever came next.
 -- Answers: forced | lost
+-- The token makes it safe to repeat the call: a copy never takes the lock from the next holder.
 --@include keys
 --@include now
 --@include grant

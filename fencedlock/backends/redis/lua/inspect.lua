@@ -1,7 +1,10 @@
--- Reports one lock. Read only.
+-- Reports the state of one lock. It writes nothing.
 --
+-- KEYS: see keys.lua
 -- ARGV: none
--- Returns: {owner, holder, token, count, remaining_ms, issued, ahead_us, {claim, remaining_ms, holder, claim, ...}}, '' for what is not there
+-- Returns: {owner, holder, token, count, remaining_ms, issued, ahead_us,
+--           {claim, remaining_ms, holder, claim, ...}}
+-- A text that is not there is ''. The inner list has three entries for each living waiter.
 --@include keys
 --@include now
 --@include grant

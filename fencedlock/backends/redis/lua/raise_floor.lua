@@ -1,9 +1,12 @@
--- Lets no token up to this one be issued any more.
+-- Raises the floor, so that no token up to this one is issued any more.
 --
+-- KEYS: see keys.lua
 -- ARGV: 1 token
--- The last token issued stays what it is: a gap must not be taken for a hold that was abandoned, nor for one that was released. What is kept is
--- how far the floor is ahead of the clock: tokens go on following the clock, so that even one that was lost with its server is not repeated.
 -- Answers: raised
+-- The last token issued does not change, because a gap must be taken neither for a hold that was
+-- abandoned nor for one that was released. What is stored is how far the floor is ahead of the
+-- clock. So tokens still follow the clock, and even one that was lost with its server is not
+-- repeated.
 --@include keys
 --@include now
 --@include grant
@@ -14,7 +17,7 @@ if needed_us > ahead_us then
   call('HSET', fence, 'ahead', ahead)
   call('PEXPIRE', fence, FENCE_TTL_MS)
   if call('EXISTS', lock) == 1 then
-    call('HSET', lock, 'ahead', ahead) -- whoever ends this hold finds that there is one
+    call('HSET', lock, 'ahead', ahead) -- so that the end of this hold takes it into account
   end
 end
 return answer('raised')

@@ -1,14 +1,17 @@
 -- Ends a hold and hands the lock to the first waiter that can be reached, in one step.
 --
--- ARGV: 1 claim, 2 token, 3 bury_until_us (0: no packet of this claim is unanswered), 4 channels (see queue.lua)
--- Both claim and token must match. ZPOPMIN comes first: so it works at maxmemory too.
+-- KEYS: see keys.lua
+-- ARGV: 1 claim, 2 token, 3 bury_until_us (0: no packet of this claim is unanswered),
+--       4 channels (see queue.lua)
 -- Answers: released | lost ended
+-- Both claim and token must match. ZPOPMIN comes first, so that the script also works at maxmemory.
 --@include keys
 local claim, token, channels = ARGV[1], ARGV[2], ARGV[4]
 local held = call('HMGET', lock, 'owner', 'token')
 local ours = held[1] == claim and held[2] == token
 local first = ours and call('ZPOPMIN', queue)
-if ours and not first[1] and ARGV[3] == '0' then -- nobody waits: the ordinary case, without functions
+-- The ordinary case, without functions: nobody waits.
+if ours and not first[1] and ARGV[3] == '0' then
   call('DEL', lock)
   if call('HSET', fence, 'ended', token) == 1 then
     call('PEXPIRE', fence, FENCE_TTL_MS)
@@ -19,7 +22,8 @@ end
 --@include now
 local issued = tonumber(token)
 if ours and ARGV[3] == '0' and call('HLEN', lock) == 3 then
-  -- The ordinary hand-over, spelt out as in acquire.lua: to a waiter of the longest span, which listens, and under the time as its token.
+  -- The ordinary hand-over, spelt out as in acquire.lua: the successor has the longest span and
+  -- listens, and its token is the time.
   local successor = first[1]
   local since_us, span_ms, floor, holder = string.match(call('HGET', waiters, successor) or '', '^(%d+) (%d+) (%d+) (.*)$')
   local left_us = since_us and since_us - now_us + span_ms * 1000 or 0
@@ -51,7 +55,7 @@ local ahead_us, more_fields = 0, call('HLEN', lock) > 3
 if more_fields or issued >= now_us then -- the floor may have been raised
   ahead_us = tonumber(call('HGET', fence, 'ahead')) or 0
 end
-if more_fields then -- which the next grant would not write over
+if more_fields then -- the next grant would not overwrite these
   call('DEL', lock)
 end
 hand_off(channels, first, issued, '0', ahead_us, token)

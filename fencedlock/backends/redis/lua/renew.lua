@@ -1,10 +1,14 @@
--- Extends the lease of a hold and writes down its depth: a beat, a manual renewal, a nested acquire or a nested release.
+-- Extends the lease of a hold and stores its depth.
+-- It serves a beat, a manual renewal, a nested acquire and a nested release.
 --
+-- KEYS: see keys.lua
 -- ARGV: 1 claim, 2 token, 3 lease_ms, 4 not_after_us, 5 operation, 6 count
--- Each change of the depth or of the lease's length has a higher operation number. A packet of the latest operation sets the lease that it asks for,
--- even a shorter one; an older packet, which comes late, shortens nothing and writes nothing. The lease is set, not only lengthened: after the clock
--- was set back, what is left of it would be too long. PEXPIRE comes first: so all this works at maxmemory too.
 -- Answers: renewed now_us ttl_ms | lost now_us | late now_us
+-- Each change of the depth or of the lease's length has a higher operation number. A packet of the
+-- latest operation sets the lease that it asks for, even a shorter one. An older packet, which
+-- comes late, shortens nothing and stores nothing. The lease is set, and not only lengthened,
+-- because after the clock was set back, what is left of it would be too long. PEXPIRE comes first,
+-- so that the script also works at maxmemory.
 --@include keys
 --@include now
 local claim, token, ttl_ms, not_after_us = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])

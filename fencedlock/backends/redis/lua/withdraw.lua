@@ -1,8 +1,11 @@
--- Forgets a claim that nobody waits for any more: its place, its grant, and its packets that are still under way.
+-- Forgets a claim that nobody waits for any more.
+-- It removes its place and its grant, and has its packets refused that are still under way.
 --
--- ARGV: 1 claim, 2 bury_until_us (0: no packet of this claim is unanswered), 3 channels (see queue.lua)
--- ZREM and HDEL come first: so it works at maxmemory too.
+-- KEYS: see keys.lua
+-- ARGV: 1 claim, 2 bury_until_us (0: no packet of this claim is unanswered),
+--       3 channels (see queue.lua)
 -- Answers: withdrawn
+-- ZREM and HDEL come first, so that the script also works at maxmemory.
 --@include keys
 --@include now
 --@include grant
@@ -16,7 +19,8 @@ bury(claim, bury_until_us)
 local held = call('HMGET', lock, 'owner', 'token', 'abandoned')
 if held[1] == claim then
   call('DEL', lock)
-  -- Nobody worked under this grant. If the hold before it was abandoned, the next holder still has to learn so.
+  -- Nobody worked under this grant. If the hold before it was abandoned, the next holder still has
+  -- to learn of that.
   local abandoned = held[3] or '0'
   hand_off(channels, nil, tonumber(held[2]), abandoned, tonumber(call('HGET', fence, 'ahead')) or 0, abandoned == '0' and held[2] or nil)
 end
