@@ -48,8 +48,8 @@ class EmbeddedServer:
         self.socket: str = str(self.folder / "redis.sock")
         if not _fits(self.folder):
             raise ConfigurationError(
-                f"{self.socket!r} is too long for a unix socket: name a shorter folder, as "
-                "embedded:///tmp/locks"
+                f"{self.socket!r} is too long for a unix socket: name a shorter folder, "
+                "for example embedded:///tmp/locks"
             )
         self._redis_server = _find_redis_server()
         self._guardian = interpreter.command_for(guardian)
@@ -194,8 +194,8 @@ class EmbeddedServer:
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
             raise ConfigurationError(
                 f"{self.folder} must be a folder of this user alone (mode 0700), because anybody "
-                "who can write there can take the locks: remove it, or name another one, as "
-                "embedded:///home/me/locks"
+                "who can write there can take the locks: remove it, or name another one, "
+                "for example embedded:///home/me/locks"
             )
 
     def _open(self, name: str) -> int:

@@ -142,8 +142,8 @@ def tls_fault(error: BaseException) -> str:
         if isinstance(found, ssl.SSLCertVerificationError):
             return (
                 f"its certificate is not trusted: {found.verify_message or found}. Name the "
-                "authority that signed it, as rediss://host?ssl_ca_certs=ca.pem, and use the host "
-                "name that the certificate contains"
+                "authority that signed it, for example rediss://host?ssl_ca_certs=ca.pem, and use "
+                "the host name that the certificate contains"
             )
         if isinstance(found, ssl.SSLError) and not isinstance(
             found, (ssl.SSLEOFError, ssl.SSLZeroReturnError)

@@ -111,7 +111,8 @@ def _place_of(address: Address) -> dict[str, Any]:
     database = address.path.strip("/")
     if database and not re.fullmatch("[0-9]{1,9}", database):
         raise address.error(
-            "must have the number of a database after its host and a slash, as redis://host:6379/0"
+            "must have the number of a database after its host and a slash, for example "
+            "redis://host:6379/0"
         )
     place: dict[str, Any] = {}
     if host.text:
