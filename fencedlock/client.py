@@ -291,4 +291,4 @@ def _release_all(**_: object) -> None:
         table.finish_exit(deadline)
 
 
-in_child(_become_children)
+in_child("clients", _become_children)

@@ -36,7 +36,7 @@ MOST_UNPICKLED = 32
 """The number of clients made for unpickled locks that are kept when no handle uses them."""
 
 _mutex = make_mutex()
-in_child(_mutex._at_fork_reinit)
+in_child("mutexes", _mutex._at_fork_reinit)
 _default: Client | None = None
 _by_origin: weakref.WeakValueDictionary[str, Client] = weakref.WeakValueDictionary()
 """The clients of this process that can be pickled, by origin.

@@ -17,7 +17,10 @@ libc = ctypes.PyDLL(None, use_errno=True)
 
 
 def _switches() -> dict[str, list[str]]:
-    """Return, for each other thread that runs Python code, how often it was given a processor."""
+    """Return, for each other thread that runs Python code, how often it was given a processor.
+
+    And its state, because on a busy machine a thread that wants to run may wait for a processor.
+    """
     counts = {}
     # In a PID namespace, the numbers of threads in /proc differ from their native ids.
     me = Path("/proc/thread-self").readlink().name
@@ -28,15 +31,19 @@ def _switches() -> dict[str, list[str]]:
                     counts[task.name] = [
                         line
                         for line in (task / "status").read_text().splitlines()
-                        if "ctxt" in line
+                        if "ctxt" in line or line.startswith("State:")
                     ]
             except OSError:
                 pass  # the thread has just ended
     return counts
 
 
+def _lines(switches: dict[str, list[str]]) -> list[str]:
+    return [line for lines in switches.values() for line in lines]
+
+
 def settle(until: float = float("inf")) -> dict[str, list[str]] | None:
-    """Wait until no other thread was given a processor for a while. Return how often each was.
+    """Wait until every other thread has slept for a while. Return how often each had a processor.
 
     Return None if that has not happened by this local time.
     """
@@ -44,7 +51,7 @@ def settle(until: float = float("inf")) -> dict[str, list[str]] | None:
         time.sleep(0.1)
         return {}
     before = None
-    while before != (now := _switches()):
+    while before != (now := _switches()) or any("(running)" in line for line in _lines(now)):
         if now_seconds() >= until:
             return None
         before = now

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fencedlock.errors import ConfigurationError, StaleTokenError
 from fencedlock.token import FencingToken
 
-MOST_NAME_BYTES = 2600
+MOST_RESOURCE_BYTES = 2600
 """The most bytes in UTF-8 that the name of a lock or resource may have.
 
 PostgreSQL can index no longer ones: its limit is 2704 bytes with overhead. MySQL's InnoDB can index
@@ -59,9 +59,9 @@ def _check_name(what: str, name: str) -> None:
         raise ConfigurationError(
             f"a {what}'s name must be encodable as UTF-8, and {name!r} is not: {error.reason}"
         ) from None
-    if not 0 < size <= MOST_NAME_BYTES or "\0" in name:
+    if not 0 < size <= MOST_RESOURCE_BYTES or "\0" in name:
         raise ConfigurationError(
-            f"for a store a {what}'s name must have 1 to {MOST_NAME_BYTES} bytes in UTF-8, and no "
+            f"for a store a {what}'s name must have 1 to {MOST_RESOURCE_BYTES} bytes in UTF-8, and no "
             f"NUL: use a digest of {name!r:.80}"
         )
 

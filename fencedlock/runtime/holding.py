@@ -20,7 +20,7 @@ logger: logging.Logger = logging.getLogger("fencedlock")
 
 # Reentrant, because a destructor that the garbage collector runs inside may use a lock too.
 _changing = make_mutex()
-in_child(_changing._at_fork_reinit)
+in_child("mutexes", _changing._at_fork_reinit)
 Hold.changing = _changing
 
 

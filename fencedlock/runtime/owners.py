@@ -106,4 +106,4 @@ def new_claim_id(client_id: str, owner_id: int) -> str:
     return f"{client_id}/{owner_id}/{int.from_bytes(os.urandom(8)) ^ time.time_ns():x}"
 
 
-in_child(this_thread.begin)
+in_child("owners", this_thread.begin)

@@ -50,7 +50,7 @@ class _MarkByPid:
         return int(self._pid == os.getpid())
 
     def __setitem__(self, place: int, value: int, /) -> None:
-        self._pid = os.getpid()
+        self._pid = os.getpid() if value else 0
 
 
 def _make_mark() -> _Mark:
@@ -69,7 +69,14 @@ Reading it takes 20 ns, ``os.getpid()`` 160.
 """
 own[0] = 1
 
-_in_child: list[Callable[[], object]] = []
+_in_child: dict[str, list[Callable[[], object]]] = {
+    "mutexes": [],  # first, because what follows may enter them
+    "owners": [],
+    "transports": [],
+    "clients": [],  # last, because clients claim anew, for new owners and by new transports
+}
+"""What is done in a child, by the part that it is about, in this order."""
+
 _becoming = make_mutex()
 
 PATIENCE_SECONDS = 5.0
@@ -85,12 +92,12 @@ class CopiedProcessError(RuntimeError):
     """
 
 
-def in_child(action: Callable[[], object]) -> None:
-    """Have this done in a child, after what was asked for before.
+def in_child(part: str, action: Callable[[], object]) -> None:
+    """Have this action done in a child, among those of the same part: see the order above.
 
     Actions take no mutex that another thread may have held.
     """
-    _in_child.append(action)
+    _in_child[part].append(action)
 
 
 def become_own() -> None:
@@ -108,8 +115,9 @@ def become_own() -> None:
 
 
 def _become_child() -> None:
-    for action in _in_child:
-        action()
+    for actions in _in_child.values():
+        for action in actions:
+            action()
     own[0] = 1
 
 

@@ -10,11 +10,11 @@ from tests.faults.plants import PLANTS
 from tests.faults.run import Report
 from tests.servers import any_redis_server
 
-MOST_TRIES = 8
+MOST_TRIES = 30  # the first ones suffice but on a busy machine
 SECONDS = 5.0
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", PLANTS)
 def test_a_planted_bug_is_caught(name: str, run: Callable[..., Report]) -> None:
     """Try several times, because random choices and the machine make each run different."""

@@ -48,7 +48,7 @@ def test_no_interrupt_leaves_a_mutex_taken(make: Callable[[], Any]) -> None:
     )
     thread.start()
     try:
-        while time.monotonic() < until:
+        while time.monotonic() < until or interrupts <= 10:
             try:
                 armed = True
                 while True:
@@ -63,7 +63,6 @@ def test_no_interrupt_leaves_a_mutex_taken(make: Callable[[], Any]) -> None:
         ending.set()
         thread.join()
         signal.signal(signal.SIGUSR1, before)
-    assert interrupts > 10
 
 
 @where_it_can_be

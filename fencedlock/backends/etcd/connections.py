@@ -681,7 +681,7 @@ class Core:
 
 
 core: Core = Core()
-in_child(core.become_child)
+in_child("transports", core.become_child)
 
 
 def _before_fork() -> None:

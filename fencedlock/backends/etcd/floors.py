@@ -7,7 +7,7 @@ from typing import Any
 from fencedlock.errors import BackendError
 
 
-class Floors:
+class FloorHistory:
     """Converts the revisions of one lock's grants to tokens, and back.
 
     A token is the ``create_revision`` of its grant plus the addition that was in force then.
@@ -25,7 +25,7 @@ class Floors:
         self._steps = steps
 
     @classmethod
-    def read(cls, kv: Any) -> Floors:
+    def read(cls, kv: Any) -> FloorHistory:
         """Return the floors that the floor's key contains. ``kv`` is None if there is no such key.
 
         Raises BackendError if the key's value is not that of a floor.
@@ -65,4 +65,4 @@ class Floors:
         return token
 
 
-_NONE = Floors(0, [])
+_NONE = FloorHistory(0, [])

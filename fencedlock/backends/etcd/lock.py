@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from fencedlock.backends.etcd.cluster import EtcdCluster
 from fencedlock.backends.etcd.connections import LEASE_TIME_TO_LIVE, RANGE, TXN, LeaseGoneError
-from fencedlock.backends.etcd.floors import Floors
+from fencedlock.backends.etcd.floors import FloorHistory
 from fencedlock.backends.etcd.keys import LockKeys
 from fencedlock.backends.etcd.leases import Lease
 from fencedlock.backends.etcd.messages import (
@@ -329,7 +329,13 @@ class EtcdLock:
         return answer
 
     def _granted(
-        self, claim: Claim, ticket: EtcdTicket, revision: int, floors: Floors, *, abandoned: bool
+        self,
+        claim: Claim,
+        ticket: EtcdTicket,
+        revision: int,
+        floors: FloorHistory,
+        *,
+        abandoned: bool,
     ) -> Grant:
         ticket.revision, ticket.since = revision, now_seconds()
         self.last_grant = max(self.last_grant, revision)
@@ -548,7 +554,7 @@ class EtcdLock:
         known, key, call = messages(), self.keys.floor, self.cluster.connections.call
         while True:
             answer = call(RANGE, known.RangeRequest(key=key), give_up_at - now_seconds())
-            floors = Floors.read(answer.kvs[0] if answer.kvs else None)
+            floors = FloorHistory.read(answer.kvs[0] if answer.kvs else None)
             if floors.token_of(answer.header.revision + 1) > token:
                 return
             value = floors.raised_by(token - answer.header.revision)
@@ -566,7 +572,7 @@ class EtcdLock:
         kvs = self.cluster.connections.call(
             RANGE, messages().RangeRequest(key=self.keys.floor), timeout_seconds
         ).kvs
-        return Floors.read(kvs[0] if kvs else None).revision_of(token)
+        return FloorHistory.read(kvs[0] if kvs else None).revision_of(token)
 
 
 def _delete(key: bytes) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from fencedlock.backends.etcd.floors import Floors
+from fencedlock.backends.etcd.floors import FloorHistory
 from fencedlock.backends.etcd.keys import LockKeys
 from fencedlock.errors import BackendError
 
@@ -83,4 +83,4 @@ class LockState:
         found = {kv.key: kv for kv in kvs}
         self.grant: Any = found.get(keys.grant)
         self.holder: Any = found.get(keys.holder)
-        self.floors: Floors = Floors.read(found.get(keys.floor))
+        self.floors: FloorHistory = FloorHistory.read(found.get(keys.floor))

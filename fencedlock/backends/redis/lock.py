@@ -94,7 +94,7 @@ class RedisLock:
         return (
             f"{self._scripts.acquire.head}{self._keys}${len(claim_id)}\r\n{claim_id}\r\n"
             f"${len(floor)}\r\n{floor}\r\n${len(not_after)}\r\n{not_after}\r\n"
-            f"{server.terms[claim.owner.holder, claim.lease_seconds, mode, claim.fair]}"
+            f"{server.acquire_arguments[claim.owner.holder, claim.lease_seconds, mode, claim.fair]}"
         ).encode()
 
     def pack_renew(self, hold: Hold, not_after_us: int) -> bytes:
@@ -115,9 +115,11 @@ class RedisLock:
     def release(self, hold: Hold, timeout_seconds: float, attempts: int = 1) -> ReleaseAnswer:
         claim, token, server = hold.claim, str(hold.token), self._server
         claim_id, not_after_us = claim.id, claim.ticket.not_after_us
-        terms = bulks(str(not_after_us), server.channels) if not_after_us else server.release_terms
+        arguments = (
+            bulks(str(not_after_us), server.channels) if not_after_us else server.release_arguments
+        )
         packed = (  # as in pack_acquire
-            f"{self._scripts.release.head}{self._keys}${len(claim_id)}\r\n{claim_id}\r\n${len(token)}\r\n{token}\r\n{terms}"
+            f"{self._scripts.release.head}{self._keys}${len(claim_id)}\r\n{claim_id}\r\n${len(token)}\r\n{token}\r\n{arguments}"
         ).encode()
         asked_at = now_seconds()
         reply, sent = server.connections.converse(packed, timeout_seconds, asked_at, attempts)

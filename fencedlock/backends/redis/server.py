@@ -31,13 +31,13 @@ _TOKEN_BYTES = len(b":1000000000\r\n")
 the answer to something else.
 """
 _MOST_TTL_MS = 1000 * MOST_TTL_SECONDS
-_MOST_TERMS = 1000
+_MOST_ARGUMENTS = 1000
 """The number of entries that are remembered. If there are more threads and leases than that, all
 entries are forgotten now and then.
 """
 
 
-class _Terms(dict[tuple[str, float, str, bool], str]):
+class _AcquireArguments(dict[tuple[str, float, str, bool], str]):
     """A cache of the last arguments of acquire.lua, because most claims repeat earlier ones.
 
     Its keys are a holder, a lease in seconds, a mode, and whether the claim is fair.
@@ -50,12 +50,12 @@ class _Terms(dict[tuple[str, float, str, bool], str]):
         holder, lease_seconds, mode, fair = kind
         lease_ms = whole_ms(lease_seconds)
         span_ms = min(lease_ms, round(MOST_SPAN_SECONDS * 1000))
-        if len(self) >= _MOST_TERMS:
+        if len(self) >= _MOST_ARGUMENTS:
             self.clear()
-        terms = self[kind] = bulks(
+        arguments = self[kind] = bulks(
             f"{lease_ms} {holder}", str(lease_ms), mode, f"{fair:d} {span_ms} {self._channels}"
         )
-        return terms
+        return arguments
 
 
 class RedisServer:
@@ -90,9 +90,9 @@ class RedisServer:
         """The last argument of scripts that hand over a lock. It says that the server knows who
         listens, and where the inboxes are.
         """
-        self.release_terms: str = bulks("0", self.channels)
+        self.release_arguments: str = bulks("0", self.channels)
         """The last arguments of a release whose claim has no unanswered packet."""
-        self.terms: _Terms = _Terms(self.channels)
+        self.acquire_arguments: _AcquireArguments = _AcquireArguments(self.channels)
         self.floors: Floors = Floors()
         self.ahead_us: float = 0.0
         """The server's time minus that of this process, in µs, as of the last answer that told it.

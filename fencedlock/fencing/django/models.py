@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from django.db import models
 
-from fencedlock.fencing.base import MOST_NAME_BYTES
+from fencedlock.fencing.base import MOST_RESOURCE_BYTES
 from fencedlock.fencing.django.fields import ExactTextField
 
 
 class FenceRow(models.Model):
     """The columns that every table of fences has."""
 
-    resource: ExactTextField = ExactTextField(max_length=MOST_NAME_BYTES, primary_key=True)
+    resource: ExactTextField = ExactTextField(max_length=MOST_RESOURCE_BYTES, primary_key=True)
     token: models.BigIntegerField[int, int] = models.BigIntegerField()
-    lock_name: ExactTextField = ExactTextField(max_length=MOST_NAME_BYTES, null=True)
+    lock_name: ExactTextField = ExactTextField(max_length=MOST_RESOURCE_BYTES, null=True)
 
     class Meta:
         """The model has no table of its own."""

@@ -17,7 +17,7 @@ from fencedlock.token import FencingToken
 LIFE_SECONDS = 7 * 24 * 3600.0
 """The default life of a fence: 7 days, as long as a lock's last token is remembered by default."""
 
-LEAST_TTL_SECONDS = 0.001
+LEAST_KEY_TTL_SECONDS = 0.001
 
 _SET = "return redis.call('SET', KEYS[1], unpack(ARGV))"
 _HSET = "return redis.call('HSET', KEYS[1], unpack(ARGV))"
@@ -81,10 +81,10 @@ class RedisFence:
         if ttl is not None and (
             isinstance(ttl, bool)
             or not isinstance(ttl, int | float)
-            or not ttl >= LEAST_TTL_SECONDS
+            or not ttl >= LEAST_KEY_TTL_SECONDS
         ):
             raise ValueError(
-                f"ttl must be a number of seconds, at least {LEAST_TTL_SECONDS}, not {ttl!r}"
+                f"ttl must be a number of seconds, at least {LEAST_KEY_TTL_SECONDS}, not {ttl!r}"
             )
         options = () if ttl is None else ("PX", round(ttl * 1000))
         self.script(_SET)(client, token, [key], [value, *options], resource=resource)

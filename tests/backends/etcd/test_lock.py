@@ -431,7 +431,8 @@ def test_a_thousand_waiting_claims_need_one_stream_one_lease_and_one_connection(
         ),
         200,
     )
-    assert connections_to(backend.port) == 1
+    # On a busy machine a late answer has the channel replaced, and the old one lives on for a while.
+    eventually(lambda: connections_to(backend.port) == 1)
     assert len(crowd._table.backend.connections._channels) == 1  # type: ignore[attr-defined]
     assert len(crowd._table.backend.connections._streams) == 1  # type: ignore[attr-defined]
     assert len(set(backend.ctl("lease", "list").split()[3:]) - leases) == 1

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fencedlock import BackendError, ConfigurationError
-from fencedlock.backends.etcd.floors import Floors
+from fencedlock.backends.etcd.floors import FloorHistory
 from fencedlock.backends.etcd.keys import after, lock_keys, locks_prefix, name_of
 from fencedlock.backends.etcd.settings import Settings, settings_of_url
 from fencedlock.backends.etcd.values import Holder, first_values_of, holder_value, read_holder
@@ -52,14 +52,14 @@ def test_a_holder_that_is_none(value: bytes) -> None:
 def test_floors_keep_the_tokens_of_holds_and_raise_the_next(
     additions: list[int], revision: int
 ) -> None:
-    floors = Floors.read(None)
+    floors = FloorHistory.read(None)
     tokens = []
     total = 0
     for addition in additions:
         tokens.append((revision, floors.token_of(revision)))
         total += addition
         revision += 1
-        floors = Floors.read(
+        floors = FloorHistory.read(
             SimpleNamespace(key=b"k", value=floors.raised_by(total), mod_revision=revision)
         )
         revision += 1
@@ -72,7 +72,7 @@ def test_floors_keep_the_tokens_of_holds_and_raise_the_next(
 
 def test_what_is_no_floor() -> None:
     with pytest.raises(BackendError, match="not a floor"):
-        Floors.read(SimpleNamespace(key=b"k", value=b"1 x", mod_revision=1))
+        FloorHistory.read(SimpleNamespace(key=b"k", value=b"1 x", mod_revision=1))
 
 
 def test_urls(tmp_path: Path) -> None:
