@@ -1,1 +1,1 @@
-"""What a lock is: answers, leases, claims and holds, without I/O, threads or clocks."""
+"""The rules of a lock: answers, leases, claims and holds, without I/O, threads or clocks."""

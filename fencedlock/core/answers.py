@@ -1,4 +1,4 @@
-"""What a lock server answers, in the words of the library."""
+"""The answers of a lock server, as types that do not depend on the server."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ Grant: TypeAlias = tuple[int, float, bool, bool]
 """The claim holds the lock. The fields are:
 
 - its token;
-- the local time until which the lease is good: counted from the sending of the request, never from
-  its answer;
+- the local time until which the lease is valid: it is counted from the time at which the request
+  was sent, never from the answer;
 - True if the hold before it ended without a release;
-- True if its first lease is shorter than asked for, and should be extended soon.
+- True if its first lease is shorter than the claim asked for, and has to be extended soon.
 
-A plain tuple, by which it is told from other answers: each acquisition makes one and takes it
-apart, which takes longer with names.
+It is a plain tuple, because each acquisition makes one and takes it apart, which takes longer with
+a named tuple. A grant is recognized by its type: no other answer to a claim is a tuple.
 """
 
 
@@ -58,10 +58,11 @@ RELEASED: Released = Released()
 
 
 class NotOurs(NamedTuple):
-    """The lock is free, or another claim holds it.
+    """The hold does not have the lock: the lock is free, or another claim holds it.
 
-    ``ended`` is the highest token known to be released cleanly (0: none), and ``replayed`` True
-    when an earlier copy of the request had no answer, so that it may be what ended the hold.
+    ``ended`` is the highest token that is known to have been released cleanly, or 0 if there is
+    none. ``replayed`` is True if an earlier copy of the request had no answer, because that copy
+    may have ended the hold.
     """
 
     ended: int = 0

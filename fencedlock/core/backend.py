@@ -1,12 +1,12 @@
-"""What a lock server must be able to do, in the words of the library. Each backend implements it.
+"""The interface between the library and a lock server. Each backend implements it.
 
-A :class:`Backend` is one server as one client sees it. :meth:`Backend.bind` gives a
-:class:`BoundLock`, the operations on one named lock. All times are this process's
-(:func:`fencedlock.clock.now_seconds`); all tokens are numbers.
+A :class:`Backend` is one server as one client sees it. :meth:`Backend.bind` returns a
+:class:`BoundLock`, the operations on one named lock. All times are local times of this process
+(:func:`fencedlock.clock.now_seconds`). All tokens are numbers.
 
 Every operation may raise :class:`~fencedlock.BackendUnavailableError`, which means that the outcome
-is unknown, and
-:class:`~fencedlock.BackendError`, which means that the server refused and nothing was done.
+is unknown, and :class:`~fencedlock.BackendError`, which means that the server refused and nothing
+was done.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from fencedlock.core.claims import BoundLock, Claim, Hold, Waker
 
 
 class Listener(Protocol):
-    """Receives the messages that come without a request."""
+    """Receives the messages that the server sends without a request."""
 
     def doorbell(self, claim_id: str, token: int, abandoned: bool) -> None:
-        """A release has granted the lock to this claim."""
+        """Record that a release has granted the lock to this claim."""
 
     def look_again(self, claim_id: str) -> None:
-        """A waiting claim has to ask again, because the lease of the holder has changed.
+        """Have a waiting claim ask again, because the lease of the holder has changed.
 
-        ``client/owner`` means all claims of an owner.
+        The id ``client/owner`` means all claims of an owner.
         """
 
     def reconnected(self) -> None:
-        """Messages of grants may have been missed. Every waiting claim has to send a beat now."""
+        """Send a beat for every waiting claim now, because doorbells may have been missed."""
 
     def maintain_by(self, at: float) -> None:
         """Have :meth:`Backend.maintain` called at this local time or earlier."""
@@ -41,7 +41,10 @@ class Backend(Protocol):
     """One lock server from the point of view of one client."""
 
     request_timeout_seconds: float
-    """How long a request waits for its answer at most. A request about a short lease waits less."""
+    """The longest time that a request waits for its answer, in seconds.
+
+    A request about a short lease waits for less.
+    """
 
     def bind(self, name: str) -> BoundLock:
         """Return the operations on one lock, without I/O.
@@ -52,9 +55,9 @@ class Backend(Protocol):
     def beat(
         self, claims: Sequence[Claim], timeout_seconds: float
     ) -> list[ClaimAnswer | Exception]:
-        """Keep the places of waiting claims in the queue, in one exchange.
+        """Keep the places of waiting claims in their queues, in one exchange.
 
-        A beat never takes a new place.
+        Return one answer or one error for each claim. A beat never takes a new place.
         """
 
     def renew(
@@ -62,31 +65,37 @@ class Backend(Protocol):
     ) -> list[RenewAnswer | Exception]:
         """Extend the leases of these holds and store their depths, in one exchange.
 
-        A lease gets the length that the hold's latest operation asks for; no older packet shortens
-        it. With ``exact``, it begins now, even if it was renewed a moment ago.
+        Return one answer or one error for each hold. A lease gets the length that the latest
+        operation of the hold asks for, and no packet of an older operation shortens it. With
+        ``exact``, the lease begins now, even if it was renewed a moment ago.
         """
 
     def forgets_at(self, target: Claim | Hold, since: float) -> float:
-        """Return the local time at which the server has forgotten the target by itself, if its last beat was not later than ``since``."""
+        """Return the local time at which the server has forgotten the target by itself.
+
+        The caller knows that the last beat of the target was not later than ``since``.
+        """
 
     def saw(self, name: str, token: int, now: float) -> None:
         """Record a token that a message brought.
 
-        This client gets no token up to it any more, whatever the server forgets.
-
-        Tokens in its own answers the backend sees by itself.
+        From then on this client gets only greater tokens, even if the server loses its data. The
+        backend itself records the tokens that come in answers.
         """
 
     def inherit(self, parent: Backend) -> None:
-        """In a forked child, take over what the backend of the parent knows of tokens."""
+        """Take over, in a forked child, what the backend of the parent knows about tokens."""
 
     def listen(self, listener: Listener, timeout_seconds: float) -> None:
-        """Open the connection on which messages of grants arrive, and wait for it until the timeout. Without it, waiters ask more often."""
+        """Open the connection on which doorbells arrive, and wait for it until the timeout.
+
+        Without this connection, waiters ask the server more often.
+        """
 
     def wait(self, bell: Waker, timeout_seconds: float) -> None:
         """Let the calling thread sleep until the bell rings or until the timeout.
 
-        The thread may read incoming messages meanwhile.
+        The backend may use the thread to read incoming messages meanwhile.
         """
 
     def lock_names(self, prefix: str) -> Iterator[str]:
@@ -95,7 +104,7 @@ class Backend(Protocol):
     def maintain(self, now: float) -> float | None:
         """Do the work that is due, for example close idle connections.
 
-        Return the local time of the next call, or None.
+        Return the local time at which to call this again, or None if nothing is planned.
         """
 
     def ping(self, timeout_seconds: float) -> None:
@@ -105,15 +114,15 @@ class Backend(Protocol):
         """Return a sentence for each setting of the server that endangers locks."""
 
     def close(self, timeout_seconds: float) -> None:
-        """Close all connections, which also ends waiting for messages.
+        """Close all connections, which also ends the waiting for messages.
 
-        Wait for threads until the timeout.
+        Wait until the timeout for the threads of the backend to end.
         """
 
     def forget_connections(self) -> None:
-        """In a forked child, close the copies of the connections of the parent.
+        """Close, in a forked child, the copies of the connections of the parent.
 
-        A connection lives as long as any copy is open.
+        A connection stays open as long as any copy of it is open.
         """
 
 

@@ -1,9 +1,9 @@
-"""What a client claims and holds: state without I/O and threads, decided by tables and clock readings.
+"""Claims and holds as plain state, which changes by a table of transitions and clock readings.
 
-A :class:`Claim` is one outermost attempt of one owner on one lock. Granted, it becomes a
-:class:`Hold`, whose lease moves through
-:data:`~fencedlock.core.lease.LEASE_TRANSITIONS`. Both know their lock as a :class:`BoundLock`,
-which a backend implements.
+A :class:`Claim` is one outermost attempt of one owner on one lock. When it is granted, it gets a
+:class:`Hold`, whose lease changes its state by the table
+:data:`~fencedlock.core.lease.LEASE_TRANSITIONS`. Both refer to their lock as a :class:`BoundLock`,
+which a backend implements. Nothing here does I/O or starts threads.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from fencedlock.core.schedule import Schedule
 from fencedlock.token import FencingToken
 
 MOST_SPAN_SECONDS = 10.0
-"""A waiter counts as alive for the length of its lease after its last beat, and for this time at
-most.
+"""The longest time, in seconds, for which a waiter counts as alive after its last beat. With a
+shorter lease, that is the length of the lease.
 """
 
 
@@ -29,15 +29,15 @@ _LOST = LeaseState.LOST
 
 
 class Owner(Protocol):
-    """Whoever claims and holds a lock. So far this is a thread of a process."""
+    """The one who claims and holds locks. So far this is always a thread of a process."""
 
     @property
     def id(self) -> int:
-        """A number that no other owner in this process has."""
+        """The number of the owner. No other owner in this process has it."""
 
     @property
     def holder(self) -> str:
-        """Host, process id and native thread id in ASCII, for people to read."""
+        """The host, process id and native thread id in ASCII, for people to read."""
 
     def alive(self) -> bool:
         """Return False once the owner has ended."""
@@ -72,7 +72,7 @@ class Signal(Protocol):
 
 
 class Ticket(Protocol):
-    """What a backend remembers of one claim and of its hold. The core keeps it and does not open it."""
+    """The record of a backend about one claim and its hold. The core only stores it."""
 
     @property
     def unanswered(self) -> bool:
@@ -82,7 +82,7 @@ class Ticket(Protocol):
 class BoundLock(Protocol):
     """The operations on one named lock.
 
-    ``timeout_seconds`` is how long an operation may wait for the server.
+    ``timeout_seconds`` is the time for which an operation may wait for the server.
     """
 
     @property
@@ -90,7 +90,7 @@ class BoundLock(Protocol):
         """The name of the lock, as the user wrote it."""
 
     def begin(self) -> Ticket:
-        """Return the ticket of a new claim on this lock. No I/O."""
+        """Return the ticket of a new claim on this lock, without I/O."""
 
     def acquire(self, claim: Claim, join: bool, timeout_seconds: float) -> ClaimAnswer:
         """Ask the server for the lock.
@@ -105,10 +105,17 @@ class BoundLock(Protocol):
         """End the hold, and grant the lock to the first waiter that can be reached."""
 
     def abandon(self, hold: Hold, timeout_seconds: float) -> None:
-        """End the lease of a lost hold on the server, where the beats of other holds would keep it alive."""
+        """End the lease of a lost hold on the server, if the server does not end it by itself.
+
+        This is needed where several holds share a lease, because the beats of the others would keep
+        the lost hold alive.
+        """
 
     def withdraw(self, claim: Claim, timeout_seconds: float) -> None:
-        """Remove the claim from the server: its place, its grant, and the effect of any packet that is still under way."""
+        """Remove the claim from the server: its place in the queue and its grant.
+
+        After that, a packet of the claim that is still under way has no effect.
+        """
 
     def inspect(self, timeout_seconds: float) -> LockInfo:
         """Return the holder and the queue of the lock."""
@@ -116,18 +123,18 @@ class BoundLock(Protocol):
     def force_release(self, token: int, timeout_seconds: float) -> bool:
         """Take the lock from the hold with this token.
 
-        Return False if that hold has ended before.
+        Return False if that hold had already ended.
         """
 
     def raise_floor(self, token: int, timeout_seconds: float) -> None:
-        """Let every later token be greater than this one."""
+        """Make every later token of the lock greater than this one."""
 
 
 class Claim:
     """One attempt of one owner to acquire one lock. Its id is never used again.
 
-    The claiming thread, the heartbeat and the inbox report to the claim what they learn. They hold
-    the mutex of the client meanwhile.
+    The claiming thread, the heartbeat and the inbox tell the claim what they learn. They do so
+    under the mutex of the client.
     """
 
     # These are class attributes because every acquisition makes a claim, and few claims need them.
@@ -153,8 +160,8 @@ class Claim:
     server does not answer.
     """
     issued: int | None = None
-    """The highest token that was issued when the server answered "wait". A message of a grant has
-    to bring a higher one.
+    """The highest token that was issued when the server last answered "wait", or None if it has not
+    answered so. A valid doorbell has a higher token.
     """
     alive_until: float = 0.0
     """The local time until which the server counts this waiter as alive. A grant by hand-off lasts
@@ -163,7 +170,7 @@ class Claim:
     recheck_at: float = 0.0
     """The local time at which the lease of the present holder ends unless it is renewed."""
     doorbell: tuple[int, bool] | None = None
-    """Token and ``abandoned`` of a grant whose message came before the answer "wait"."""
+    """The token and the ``abandoned`` of a doorbell that came before the answer "wait"."""
 
     def __init__(
         self,
@@ -177,7 +184,7 @@ class Claim:
         self.id: str = claim_id
         self.bound: BoundLock = bound
         self.ticket: Any = bound.begin()
-        """A :class:`Ticket`. The backend alone knows its class."""
+        """A :class:`Ticket`. Only the backend knows its class."""
         self.owner: Owner = owner
         self.lease_seconds: float = lease_seconds
         self.fair: bool = fair
@@ -186,8 +193,8 @@ class Claim:
 
     @property
     def span_seconds(self) -> float:
-        """How long the server counts the waiter as alive after its last beat."""
-        # Min() takes longer
+        """The time for which the server counts the waiter as alive after its last beat."""
+        # min() takes longer.
         return self.lease_seconds if self.lease_seconds < MOST_SPAN_SECONDS else MOST_SPAN_SECONDS  # noqa: FURB136
 
     @property
@@ -209,9 +216,9 @@ class Claim:
         self.grant = answer
 
     def waiting(self, answer: Waiting) -> None:
-        """Record the answer that the claim waits.
+        """Record the answer "wait".
 
-        A message of a grant that came before this answer is looked at now.
+        A doorbell that came before this answer is taken into account now.
         """
         asked_at, issued, self.recheck_at = answer.asked_at, answer.issued, answer.recheck_at
         if self.issued is None or issued > self.issued:
@@ -223,11 +230,13 @@ class Claim:
             self.rung(token, abandoned, asked_at)
 
     def rung(self, token: int, abandoned: bool, now: float) -> None:
-        """Record a message that tells of a grant: take the grant, keep the message for later, or have the thread ask the server.
+        """Record a doorbell: take the grant, keep the doorbell, or have the thread ask the server.
 
-        The message may be old: the grant may have lapsed, and another owner may hold the lock. So
-        the token has to be greater than all tokens that were issued when the server last answered
-        "wait", and the server must still count this waiter as alive.
+        The doorbell may be old: the grant may have ended, and another owner may hold the lock. So
+        its token has to be greater than all tokens that were issued when the server last answered
+        "wait", and the server must still count this waiter as alive. If the server has not answered
+        yet, the doorbell is kept until it does. If the waiter may count as dead, the thread asks
+        the server.
         """
         if self.grant is not None:
             return
@@ -246,8 +255,8 @@ class Hold:
 
     depth: int = 1
     operation: int = 0
-    """Rises with every change of the depth or of the length of the lease, so that a late packet
-    can't undo a later one.
+    """The number of changes of the depth and of the length of the lease so far. It prevents a packet
+    that arrives late from undoing a later one.
     """
     schedule: Schedule | None = None
     """The schedule of the heartbeat in which the hold stands."""
@@ -258,12 +267,12 @@ class Hold:
     shorter lease.
     """
     lost_signal: Signal | None = None
-    """Is set when the lease is lost. It is made on request, because few users need it and a hold
-    should be small.
+    """The signal that is set when the lease is lost. It is made on request, because few users need
+    it and a hold should be small.
     """
     changing: ClassVar[AbstractContextManager[Any]] = nullcontext()
-    """Is entered while the state changes. The core does not need it. The runtime puts a mutex here,
-    because it has threads.
+    """The context in which the state changes. The core does not need it. The runtime puts a mutex
+    here, because it has threads.
     """
 
     def __init__(
@@ -278,8 +287,8 @@ class Hold:
         self.claim: Claim = claim
         self.handle: weakref.ref[Any] = handle
         self.siblings: dict[int, Hold] = siblings
-        """All holds of this lock in this process by the id of the owner. This hold is one of
-        them until its owner has left it.
+        """Maps the ids of owners to their holds of this lock in this process. It contains this hold
+        until its owner has left it.
         """
         self.token: int = token
         self.abandoned: bool = abandoned
@@ -288,7 +297,7 @@ class Hold:
 
     @property
     def claim_id(self) -> str:
-        """The claim's id."""
+        """The id of the claim."""
         return self.claim.id
 
     @property
@@ -307,11 +316,11 @@ class Hold:
 
     @property
     def fencing_token(self) -> FencingToken:
-        """The token with the name of its lock, the same from the first acquire to the last release."""
+        """The token with the name of its lock. It stays the same until the last release."""
         return FencingToken(self.bound.name, self.token)
 
     def extend(self, deadline: float, operation: int) -> None:
-        """Record the answer to a beat or to a nested operation: the lease is valid until ``deadline``.
+        """Record an answer to a beat or a nested operation: the lease is valid until ``deadline``.
 
         ``operation`` is the value of :attr:`operation` when the request was packed. If it has
         changed since, the answer says nothing about the lease, because a later request may have
@@ -325,7 +334,7 @@ class Hold:
     def change_lease(self, lease_seconds: float, now: float) -> None:
         """Set the length of the lease for all later requests.
 
-        Until the server has answered, the shorter of both deadlines counts.
+        Until the server has answered, the earlier of the old and the new deadline counts.
         """
         with self.changing:
             self.lasts_until = max(self.lasts_until, self.deadline)
@@ -349,5 +358,5 @@ class Hold:
             return True
 
     def remaining(self, now: float) -> float:
-        """Return the seconds that are left of the lease by the local clock, 0 if it is lost."""
+        """Return the seconds that are left of the lease by the local clock, or 0 if it is lost."""
         return 0.0 if self.state is LeaseState.LOST else max(0.0, self.deadline - now)

@@ -1,4 +1,4 @@
-"""What is reported of a lock."""
+"""The description of a lock and its queue that ``info()`` and ``inspect()`` return."""
 
 from __future__ import annotations
 
@@ -7,35 +7,35 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Waiter:
-    """One waiting claim, as the server has it."""
+    """One claim in the queue of a lock, as the server knows it."""
 
     owner: str
     holder: str
-    """Host, process and native thread id."""
+    """The host, process id and native thread id of the waiting thread."""
     remaining: float
-    """Seconds until its place is given up if it sends no beat."""
+    """The seconds until its place is given up if it sends no beat."""
 
 
 @dataclass(frozen=True, slots=True)
 class LockInfo:
-    """What the server knows of one lock at one moment."""
+    """The state of one lock on the server at one moment."""
 
     name: str
     locked: bool
     owner: str | None
-    """The id of the claim that holds it."""
+    """The id of the claim that holds the lock, None when the lock is free."""
     holder: str | None
-    """Host, process and native thread id of the holder."""
+    """The host, process id and native thread id of the holder, None when the lock is free."""
     token: int | None
     count: int
-    """The holder's reentrancy depth, 0 when the lock is free."""
+    """The depth (reentrancy count) of the hold, 0 when the lock is free."""
     remaining: float
-    """Seconds of lease left, 0 when the lock is free."""
+    """The seconds that are left of the lease, 0 when the lock is free."""
     issued: int | None
-    """The highest token ever issued, as far as the server remembers."""
+    """The highest token that was ever issued for the lock, as far as the server remembers."""
     waiters: tuple[Waiter, ...]
     """The queue, in order of arrival."""
     held_since: float | None = None
-    """When the present hold began, in seconds since 1970: by the server's clock (Redis), or by the
-    holder's (etcd). None when free.
+    """The time at which the present hold began, in seconds since 1970: by the clock of the server
+    (Redis), or by the clock of the holder (etcd). None when the lock is free.
     """

@@ -1,4 +1,4 @@
-"""The states of a lease, what can happen to it, and the table of what comes of that."""
+"""The states of a lease, the events that change them, and the table of transitions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fencedlock.errors import ConfigurationError
 
 LEAST_TTL_SECONDS = 0.1
 MOST_TTL_SECONDS = 366 * 24 * 3600.0
-"""How long a lease may be."""
+"""The longest lease, in seconds. The shortest is ``LEAST_TTL_SECONDS``."""
 
 NOT_OURS_REASON = (
     "the server says that it is not held by us any more: somebody called force_release, or the "
@@ -21,7 +21,7 @@ class LeaseState(IntEnum):
     """The state of a lease, as far as its holder knows."""
 
     HELD = auto()
-    # A beat has failed and the deadline has not passed: a lost packet is not a lost lock.
+    # A beat has failed, but the deadline has not passed: a lost packet does not mean a lost lock.
     UNKNOWN = auto()
     LOST = auto()
     RELEASED = auto()
@@ -35,9 +35,9 @@ class LeaseEvent(IntEnum):
     NOT_OURS = auto()
     DEADLINE_PASSED = auto()
     OWNER_DIED = auto()
-    FORKED = auto()  # the child has a copy of what the parent holds, and holds nothing
+    FORKED = auto()  # this process is a forked child: it has a copy of the hold, but not the lock
     RELEASED = auto()
-    RELEASE_REFUSED = auto()  # the server says that it was taken from us before
+    RELEASE_REFUSED = auto()  # the server says that the lock was taken from us before the release
 
 
 LEASE_TRANSITIONS: dict[tuple[LeaseState, LeaseEvent], LeaseState] = {
@@ -56,8 +56,7 @@ LEASE_TRANSITIONS: dict[tuple[LeaseState, LeaseEvent], LeaseState] = {
     (LeaseState.UNKNOWN, LeaseEvent.FORKED): LeaseState.LOST,
     (LeaseState.UNKNOWN, LeaseEvent.RELEASED): LeaseState.RELEASED,
     (LeaseState.RELEASED, LeaseEvent.RELEASE_REFUSED): LeaseState.LOST,
-    # Otherwise LOST and RELEASED are final: a beat's answer that comes late leaves them as they
-    # are.
+    # Otherwise LOST and RELEASED are final: the late answer to a beat does not change them.
 }
 """The next state for each state and event. A pair that is missing here leaves the state as it
 is.
@@ -67,7 +66,7 @@ is.
 def checked_ttl(ttl: float) -> float:
     """Return the length of a lease in seconds as a float.
 
-    Raises ConfigurationError if it is no valid length.
+    Raises ConfigurationError if it is not a valid length.
     """
     return checked_seconds("ttl", ttl, LEAST_TTL_SECONDS, MOST_TTL_SECONDS)
 
@@ -87,5 +86,5 @@ def checked_seconds(name: str, seconds: float, least: float, most: float) -> flo
 
 
 def seconds_wanted(least: float, most: float) -> str:
-    """Say in words what :func:`checked_seconds` accepts."""
+    """Return a phrase for error messages that says which values :func:`checked_seconds` accepts."""
     return f"a number of seconds from {least:g} to {most:.0f}"

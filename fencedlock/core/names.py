@@ -1,4 +1,4 @@
-"""What may be a lock's name, and a namespace, whatever the server."""
+"""The checks of names and namespaces that apply to every backend."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ _NEVER_IN_NAMESPACES = re.compile(r"[%{}\x00-\x1f\x7f-\x9f]")
 
 
 def checked_name(name: str) -> str:
-    """The lock's name, if it can be one. Raises ConfigurationError otherwise."""
+    """Return the name if it can be the name of a lock. Raises ConfigurationError otherwise."""
     if not isinstance(name, str):
         raise ConfigurationError(
             f"a lock's name must be a str, not {type(name).__name__}: {name!r}"
         )
     if not name:
         raise ConfigurationError(
-            "a lock's name must not be empty: name the thing that it protects, as 'orders/42'"
+            "a lock's name must not be empty: name the thing that it protects, for example "
+            "'orders/42'"
         )
     try:
         size = len(name.encode())
@@ -37,7 +38,7 @@ def checked_name(name: str) -> str:
 
 
 def checked_namespace(namespace: str) -> str:
-    """The namespace, if it can begin a key. Raises ConfigurationError otherwise."""
+    """Return the namespace if a key can begin with it. Raises ConfigurationError otherwise."""
     if not isinstance(namespace, str) or not is_namespace(namespace):
         raise ConfigurationError(f"namespace must be {NAMESPACE_WANTED}, not {namespace!r}")
     return namespace
@@ -49,7 +50,7 @@ NAMESPACE_WANTED = (
 
 
 def is_namespace(text: str) -> bool:
-    """True if this text can begin a key."""
+    """Return True if a key can begin with this text."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -58,5 +59,8 @@ def is_namespace(text: str) -> bool:
 
 
 def encoded(name: str, needs_encoding: re.Pattern[str]) -> str:
-    """The name with the characters that the pattern finds percent-encoded, so that two names never share a key."""
+    """Return the name with the characters that the pattern finds percent-encoded.
+
+    Two different names never get the same key, provided that the pattern finds ``%`` too.
+    """
     return needs_encoding.sub(lambda match: quote(match[0], safe=""), name)
