@@ -255,7 +255,7 @@ class Hold:
 
     depth: int = 1
     operation: int = 0
-    """The number of changes of the depth and of the length of the lease so far. It prevents a packet
+    """The number of changes of the depth and of the length of the lease so far. It keeps a packet
     that arrives late from undoing a later one.
     """
     schedule: Schedule | None = None

@@ -1,1 +1,1 @@
-"""How claims and holds live in a process: its threads, its forks, its signals, and its end."""
+"""Claims and holds in a process: its threads, forks and signals, and the end of the interpreter."""

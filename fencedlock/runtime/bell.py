@@ -1,4 +1,4 @@
-"""Wakes a thread that sleeps."""
+"""A bell, which wakes a thread that sleeps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class Bell:
 
     A ring before the sleep is not lost, and several rings count as one.
 
-    A bare lock wakes its waiter with less work than ``threading.Event`` does.
+    The bell is a bare lock, because that wakes its waiter with less work than ``threading.Event``.
     """
 
     __slots__ = ("_lock", "alarm", "rung")

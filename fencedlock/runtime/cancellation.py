@@ -1,4 +1,4 @@
-"""Lets another thread end an acquisition."""
+"""Cancellation, by which another thread ends an acquisition."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from fencedlock.runtime.bell import Bell
 
 
 class Cancellation:
-    """Lets another thread end an acquisition: ``lock.acquire(cancel=cancellation)`` raises once :meth:`cancel` is called.
+    """An object by which another thread ends an acquisition.
 
-    One object may serve any number of acquisitions, at the same time or one after another. It stays
-    cancelled.
+    ``lock.acquire(cancel=cancellation)`` raises AcquireCancelledError once :meth:`cancel` was
+    called. One object may serve any number of acquisitions, at the same time or one after another.
+    It stays cancelled.
     """
 
     def __init__(self) -> None:
-        # Has no mutex, because a signal handler may call cancel() at any moment.
+        # There is no mutex, because a signal handler may call cancel() at any moment.
         self._bells: set[Bell] = set()
         self._cancelled = False
 
@@ -24,7 +25,10 @@ class Cancellation:
         return self._cancelled
 
     def cancel(self) -> None:
-        """Make every acquisition that waits with this object, and every later one, raise AcquireCancelledError."""
+        """End every acquisition that waits with this object, and every later one.
+
+        They raise AcquireCancelledError.
+        """
         self._cancelled = True
         for bell in self._bells.copy():
             bell.ring()

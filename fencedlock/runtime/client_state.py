@@ -82,8 +82,9 @@ class Beats(Protocol):
 class ClientState:
     """The claims and holds of one client in one process, and what all operations on them need.
 
-    The operations are functions in the modules above this one: :mod:`~fencedlock.runtime.acquiring`,
-    :mod:`~fencedlock.runtime.holding` and :mod:`~fencedlock.runtime.releasing`.
+    The operations are functions in the modules above this one:
+    :mod:`~fencedlock.runtime.acquiring`, :mod:`~fencedlock.runtime.holding` and
+    :mod:`~fencedlock.runtime.releasing`.
     """
 
     heartbeat: Beats
@@ -147,7 +148,7 @@ class ClientState:
         )
 
     def moot_at(self, target: Claim | Hold) -> Callable[[], float]:
-        """Return a function that tells when the server has forgotten by itself what is undone now."""
+        """Return a function that tells when the server has forgotten the target by itself."""
         return partial(self.backend.forgets_at, target, now_seconds())
 
     # --- messages: this is the Listener of the backend

@@ -1,8 +1,8 @@
-"""Notices gevent and eventlet that patch the standard library after this library was imported.
+"""The check that gevent or eventlet did not patch the standard library after our import.
 
-Patched before, ``threading.local`` and the locks are theirs, and each greenlet is an owner of its
-own. Patched after, all greenlets of a thread would be one owner and enter each other's locks: that
-is an error, not a lock.
+If they patch it before the import, this library uses their ``threading.local`` and their locks, and
+each greenlet is an owner of its own. If they patch it after the import, all greenlets of a thread
+would be one owner and could enter each other's locks. So that is an error.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _start_at_import = _thread.start_new_thread
 
 
 def raise_if_patched_too_late() -> None:
-    """Raise ConfigurationError if the standard library was patched after the import of this library."""
+    """Raise ConfigurationError if the standard library was patched after this library's import."""
     if (
         socket.socket is not _socket_at_import
         or threading.local is not _local_at_import

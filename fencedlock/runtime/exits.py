@@ -1,8 +1,9 @@
 """The end of a ``with`` statement, which an exception of a signal handler must not skip.
 
-A function written in Python can be interrupted at its very beginning, where it can't catch anything
-yet. For ``__exit__`` that would mean a lock that stays held by a thread that has left it, and whose
-beats go on. ``threading.RLock`` has no such moment, because it is written in C.
+A function that is written in Python can be interrupted at its very beginning, where it can't catch
+anything yet. If that happened to ``__exit__``, the thread would have left the lock, but the lock
+would stay held and its beats would go on. ``threading.RLock`` does not have this problem, because
+it is written in C.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from fencedlock.runtime.resources import HandleSettings
 
 
 class _Lock(Protocol):
-    """What is entered."""
+    """The lock that the ``with`` statement enters."""
 
     _settings: HandleSettings
 
@@ -31,14 +32,15 @@ class _Lock(Protocol):
 
 
 class ExitOfWith:
-    """Gives each ``with`` statement an ``__exit__`` of its own.
+    """A descriptor that gives each ``with`` statement an ``__exit__`` of its own.
 
-    The statement looks it up before it enters, keeps it, and drops it at its end, whatever happens.
+    The statement looks it up before it enters the lock, keeps it, and drops it at its end, whatever
+    happens. If it is dropped without having run, the heartbeat learns of that.
     """
 
     def __get__(self, lock: _Lock | None, cls: type[_Lock]) -> Callable[..., None]:
         if lock is None:
-            return _exit_of_class  # as contextlib.ExitStack calls it
+            return _exit_of_class  # contextlib.ExitStack looks it up in the class
         exit_: list[Dropped] = []
         leave = partial(lock._leave, exit_)
         dropped = Dropped(leave, lock._settings.state.heartbeat.dropped)

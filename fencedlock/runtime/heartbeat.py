@@ -1,4 +1,7 @@
-"""The one thread that beats for all holds and waiters of a client, and retries what could not be undone at once."""
+"""The heartbeat: one thread that sends the beats for all holds and waiters of a client.
+
+It also repeats withdrawals and releases that had no answer.
+"""
 
 from __future__ import annotations
 
@@ -25,22 +28,25 @@ from fencedlock.runtime.threads import Worker
 logger: logging.Logger = logging.getLogger("fencedlock")
 
 EARLY_SHARE = 0.1
-"""What falls due within this share of its delay is beaten for together with what is due: one
-exchange costs less than many.
+"""The share of its delay by which a beat may be sent early, together with a beat that is due. One
+exchange for many beats costs less than many exchanges.
 """
 
 MOST_AT_ONCE = 2000
-"""Beats of one kind after which the others have their turn."""
+"""The largest number of beats of one schedule in a round. After that the others have their turn."""
 
 LONGEST_RETRY_SECONDS = 1.0
 LEAST_SPARE_SECONDS = 0.02
 LONGEST_SLEEP_SECONDS = 3600.0
 
 MOST_UNDOS = 1000
-"""So many are kept; of more, the oldest is given up, because its lease ends soonest."""
+"""The largest number of undos that are kept. If there are more, the oldest is given up, because its
+lease ends soonest.
+"""
 
 UNDO_SLICE_SECONDS = 0.05
-"""Undos take no longer than this at a time, so that beats fall due between them."""
+"""The longest time, in seconds, that undos take in one round, so that beats are sent between them.
+"""
 
 _Target = TypeVar("_Target", Hold, Claim)
 
@@ -49,17 +55,17 @@ _Target = TypeVar("_Target", Hold, Claim)
 class _Undo:
     what: str
     action: Callable[[float], object]
-    """Takes the longest time, in seconds, that it may wait for the server."""
+    """Receives the request timeout in seconds."""
     moot_at: Callable[[], float]
-    """The local time at which the server has forgotten by itself what is to be undone."""
+    """Returns the local time at which the server has forgotten by itself what is to be undone."""
 
 
 class Heartbeat:
-    """Beats in time for whatever was given to :meth:`add`.
+    """The thread that sends beats for the targets that were given to :meth:`add` or :meth:`begin`.
 
-    Targets of one delay stand in a schedule of their own, in the order in which they fall due, so that
-    adding and discarding cost the same however many there are. The thread starts with the first
-    target.
+    The targets of each delay are in a schedule of their own, ordered by due time, so the cost of
+    adding and discarding a target does not depend on the number of targets. The thread starts with
+    the first target.
     """
 
     def __init__(
@@ -74,59 +80,60 @@ class Heartbeat:
         self._mutex = state.mutex
         self._schedules: dict[float, Schedule] = {}
         self._newcomers: dict[Hold | Claim, tuple[float, float]] = {}
-        """What stands in no schedule yet, with its delay and the local time of its next beat.
+        """Targets that are in no schedule yet. Maps each to its delay in seconds and to the local
+        time of its next beat.
 
-        Each acquisition puts its hold in, and most releases take it out again: by single operations
-        on the dictionary, without the mutex, which would take longer than these. The thread moves
-        those that stay.
+        Each acquisition adds its hold here, and most releases remove it again. They do so by single
+        operations on the dictionary, without the mutex, which would take longer than these. The
+        thread moves the targets that stay into schedules.
         """
         self._undos: deque[_Undo] = deque()
         self._retry_undos_at = 0.0
         self._wake_at = float("inf")
         self._mailbox: SimpleQueue[list[Hold] | Deadline | Dropped | None] = SimpleQueue()
         self.dropped: Callable[[Dropped], None] = self._mailbox.put
-        """Is told of a ``with`` statement whose end was interrupted. C code: it can't be
-        interrupted itself.
+        """Receives a reference to a ``with`` statement whose end was interrupted. It is C code, so
+        it can't be interrupted itself.
         """
         self._worker = Worker(self._run, "fencedlock-heartbeat")
         self._stop_by: Deadline | None = None
-        """Set when the thread is to end."""
+        """The deadline for the end of the thread. None until the thread is to end."""
 
     @property
     def started(self) -> bool:
-        """True once its thread runs, or is about to."""
+        """True once the thread runs, or is about to run."""
         return self._worker.started
 
     # --- called by other threads
 
     def add(self, target: Hold | Claim, delay_seconds: float) -> None:
-        """Beat for the target after so many seconds, in place of what was planned for it."""
+        """Send a beat for the target after this delay, in place of what was planned for it."""
         due = now_seconds() + delay_seconds
         with self._mutex:
-            self._move_newcomers()  # who came before stands before
+            self._move_newcomers()  # so that earlier targets stay before this one
             if not target.wants_beats():
                 self.discard(target)
                 return
-            # First: Ctrl-C in between must not leave it without a beat.
+            # This comes first, because Ctrl-C in between must not leave the target without a beat.
             self._newcomers[target] = delay_seconds, due
             if target.schedule is not None:
                 target.schedule.pop(target, None)
             self._expect(due)
 
     def begin(self, hold: Hold, delay_seconds: float, due: float) -> None:
-        """Beat for a new hold: from then on it is among :meth:`holds`."""
+        """Send beats for a new hold, which is among :meth:`holds` from then on."""
         self._newcomers[hold] = delay_seconds, due
         self._expect(due)
 
     def discard(self, target: Hold | Claim) -> None:
-        """Beat for the target no more."""
+        """Send no more beats for the target."""
         if self._newcomers.pop(target, None) is None and target.schedule is not None:
-            with self._mutex:  # looked up in here: the thread may have moved it just now
+            with self._mutex:  # look again, because the thread may have moved it just now
                 self._newcomers.pop(target, None)
                 target.schedule.pop(target, None)
 
     def holds(self) -> list[Hold]:
-        """All holds that it beats for; for callers who have the table's mutex, or are alone."""
+        """Return all holds that get beats. The caller has the mutex of the client, or is alone."""
         targets = [
             *list(self._newcomers),
             *(target for schedule in self._schedules.values() for target in schedule),
@@ -134,7 +141,7 @@ class Heartbeat:
         return [target for target in targets if isinstance(target, Hold)]
 
     def wake_by(self, at: float) -> None:
-        """Be awake at this time, for the backend has something to do."""
+        """Be awake at this local time, because the backend has something to do."""
         with self._mutex:
             wake = at < self._wake_at
             if wake:
@@ -145,28 +152,44 @@ class Heartbeat:
     def undo(
         self, what: str, action: Callable[[float], object], moot_at: Callable[[], float]
     ) -> None:
-        """Run the action in the background, again and again until it succeeds or the lease has ended by itself."""
+        """Repeat an action in the background until it succeeds or the lease has ended by itself.
+
+        ``what`` names the action in the log. The action receives the request timeout in seconds.
+        """
         self._undos.append(_Undo(what, action, moot_at))
         while len(self._undos) > MOST_UNDOS:
             try:
                 given_up = self._undos.popleft()
             except IndexError:
                 break
-            logger.debug("fencedlock: %s is given up: it ends with its lease", given_up.what)
+            logger.debug(
+                "fencedlock: %s is given up, because too many wait; its lease ends by itself",
+                given_up.what,
+            )
         if not self._worker.running:
             self.start()
         self._mailbox.put(None)
 
     def collect(self, holds: list[Hold]) -> None:
-        """Release holds whose last handle was collected. Safe in a destructor: it takes no lock."""
+        """Release holds whose last handle was collected.
+
+        This is safe in a destructor, because it takes no mutex.
+        """
         self._mailbox.put(holds)
 
     def close_client(self, deadline: Deadline) -> None:
-        """Have the thread close everything. Safe in a destructor: it takes no lock."""
+        """Have the thread release everything and end.
+
+        This is safe in a destructor, because it takes no mutex.
+        """
         self._mailbox.put(deadline)
 
     def stop(self, deadline: Deadline) -> None:
-        """End the thread, after one try of each undo, which the calling thread makes if it is that thread or there is none."""
+        """End the thread, after one more try of each undo until the deadline.
+
+        The calling thread makes these tries itself if it is that thread, or if that thread was
+        never started.
+        """
         self._stop_by = deadline
         if self._worker.started and not self._worker.is_current():
             self._mailbox.put(None)
@@ -179,7 +202,7 @@ class Heartbeat:
         self._worker.wait(deadline.left())
 
     def _expect(self, due: float) -> None:
-        """Be awake at this time, for a beat."""
+        """Make sure that the thread runs and is awake at this local time, for a beat."""
         if due < self._wake_at:
             self._wake_at = due
             self._mailbox.put(None)
@@ -189,14 +212,14 @@ class Heartbeat:
     def start(self) -> None:
         """Start the thread, unless it runs or is to end.
 
-        Raises RuntimeError where none can be started.
+        Raises RuntimeError if no thread can be started, except in an exit handler.
         """
         if self._stop_by is None:
             self._on_start()
             try:
                 self._worker.start()
             except RuntimeError:
-                # An exit handler locks: it has what is left of its lease.
+                # An exit handler takes a lock. It has the lock until the first lease ends.
                 if not self._state.at_exit:
                     raise
 
@@ -207,8 +230,8 @@ class Heartbeat:
         maintain_at: float | None = None
         while True:
             with self._mutex:
-                # Until it is known when to wake, who puts a newcomer in has to wake this thread: it
-                # may not be among those that move now.
+                # While the next time to wake is not known, a thread that adds a newcomer has to
+                # wake this one, because the move below may miss the newcomer.
                 planned_at, self._wake_at = self._wake_at, float("inf")
                 self._move_newcomers()
                 self._wake_at = self._next_due(maintain_at, planned_at)
@@ -226,8 +249,8 @@ class Heartbeat:
                     self._warn_of_settings()
                 maintain_at = self._state.backend.maintain(now_seconds())
             except BaseException:
-                # No signal handler runs in this thread, so not even SystemExit is meant for it.
-                logger.exception("fencedlock: the heartbeat stumbled, and goes on")
+                # Signal handlers do not run in this thread, so even SystemExit is not meant for it.
+                logger.exception("fencedlock: unexpected error in the heartbeat, which goes on")
                 if self._stop_by is not None:
                     return
 
@@ -236,17 +259,17 @@ class Heartbeat:
             for warning in self._state.backend.check_settings(self._spare_seconds()):
                 logger.warning("fencedlock: the lock server endangers locks: %s", warning)
         except FencedLockError:
-            pass  # it does not answer; the beats will say so
+            pass  # the server does not answer, which the beats will report
 
     def _spare_seconds(self) -> float:
-        """How long something other than a beat may take."""
+        """Return how many seconds something other than a beat may take."""
         return min(
             self._state.backend.request_timeout_seconds,
             max(LEAST_SPARE_SECONDS, (self._next_beat_at() - now_seconds()) / 2),
         )
 
     def _next_beat_at(self) -> float:
-        """When the next beat falls due, by the local clock; infinite if none is planned."""
+        """Return the local time at which the next beat is due, infinity if none is planned."""
         with self._mutex:
             self._move_newcomers()
             return min(
@@ -265,14 +288,14 @@ class Heartbeat:
         return schedule
 
     def _move_newcomers(self) -> None:
-        """Let them stand in queues."""
+        """Move the newcomers into their schedules."""
         for target in list(self._newcomers):
             planned = self._newcomers.get(target)
             if planned is None:
                 continue
             delay_seconds, due = planned
-            # In there before it is out of here: who does not find it here must find it there, and
-            # Ctrl-C must not leave it nowhere.
+            # The target is added to the schedule before it is removed here. So a thread that does
+            # not find it here finds it there, and Ctrl-C can't leave it in neither of them.
             schedule = target.schedule = self._schedule_for(delay_seconds)
             schedule[target] = due
             if self._newcomers.pop(target, None) is None:
@@ -287,8 +310,8 @@ class Heartbeat:
         if self._undos:
             due.append(self._retry_undos_at)
         if planned_at > now_seconds():
-            # Kept even if what was planned for then is gone: a lock that is taken and released in a
-            # loop would otherwise wake this thread each time.
+            # This time is kept even if the target that it was planned for is gone. Otherwise a lock
+            # that is taken and released in a loop would wake this thread each time.
             due.append(planned_at)
         return min(due, default=float("inf"))
 
@@ -326,7 +349,7 @@ class Heartbeat:
                     del schedule[target]
                     schedule[target] = (
                         now + delay_seconds
-                    )  # what comes of this beat may change that
+                    )  # the outcome of this beat may change that
                     if isinstance(target, Hold):
                         holds.append(target)
                     else:
@@ -334,11 +357,11 @@ class Heartbeat:
         return holds, claims
 
     def _guarded(self, beat: Callable[[list[_Target]], None], due: list[_Target]) -> None:
-        """Beat; and whatever goes wrong, nobody's beats end by it."""
+        """Send the beats. Plan them again after any error, so that no target loses its beats."""
         try:
             beat(due)
         except BaseException:  # as in _run
-            logger.exception("fencedlock: beats failed in a way that nobody foresaw; trying again")
+            logger.exception("fencedlock: unexpected error while sending beats; trying again")
             for target in due:
                 self.add(target, target.lease_seconds / 10)
 
@@ -371,7 +394,10 @@ class Heartbeat:
                 report_lost(self._state, hold, LeaseEvent.NOT_OURS, NOT_OURS_REASON)
 
     def _standing(self, due: list[Hold]) -> list[Hold]:
-        """Those whose owner lives and whose lease has not ended; the others are reported."""
+        """Return the holds whose owner lives and whose lease has not ended.
+
+        Report the others as lost, except those that were released or reported before.
+        """
         now = now_seconds()
         holds = []
         for hold in due:
@@ -417,12 +443,19 @@ class Heartbeat:
             self._beat_every(claim, claim.beat_every_seconds)
 
     def _beat_every(self, target: Hold | Claim, delay_seconds: float) -> None:
-        """From now on; where it stands in the schedule of that delay already, its next beat is planned."""
+        """Send beats with this delay from now on.
+
+        If the target is in the schedule of that delay already, its next beat is planned already.
+        """
         if target.schedule is None or target.schedule.delay_seconds != delay_seconds:
             self.add(target, delay_seconds)
 
     def _patience_seconds(self, lease_seconds: float) -> float:
-        """How long beats of this lease may wait for the server: no longer than other leases that wait for their beats can bear."""
+        """Return how many seconds beats for a lease of this length may wait for the server.
+
+        The beats of other leases have to wait for that time too. So it is at most half of what is
+        left of the lease that ends first, among the next targets of all schedules.
+        """
         now = now_seconds()
         with self._mutex:
             self._move_newcomers()
@@ -434,7 +467,11 @@ class Heartbeat:
         )
 
     def _retry_undos(self, until: float) -> None:
-        """Undo one after another, until this time, or a beat falls due, or the server does not answer."""
+        """Try the undos one after another.
+
+        Stop at the local time ``until``, when a beat is due, unless the thread is to end, or when
+        the server does not answer.
+        """
         if not self._undos or (now_seconds() < self._retry_undos_at and self._stop_by is None):
             return
         kept: list[_Undo] = []
@@ -465,7 +502,7 @@ class Heartbeat:
                     self._retry_undos_at = now_seconds() + LONGEST_RETRY_SECONDS / 4
                     break
             except Exception:
-                logger.exception("fencedlock: %s failed in a way that nobody foresaw", undo.what)
+                logger.exception("fencedlock: unexpected error in %s", undo.what)
         if kept and now_seconds() >= self._retry_undos_at:
             self._retry_undos_at = now_seconds() + LONGEST_RETRY_SECONDS / 4
         self._undos.extend(kept)

@@ -25,7 +25,7 @@ Hold.changing = _changing
 
 
 def lost_event(hold: Hold) -> Event:
-    """Return the event that is set when the lease of the hold is lost. It is always the same one."""
+    """Return the event that is set when the lease of the hold is lost, always the same one."""
     with hold.changing:
         event = hold.lost_signal
         if not isinstance(event, Event):
@@ -36,7 +36,7 @@ def lost_event(hold: Hold) -> Event:
 
 
 def raise_if_lost(state: ClientState, hold: Hold) -> None:
-    """Raise LockLostError if the lease has ended, by the local clock or by what the server has said.
+    """Raise LockLostError if the lease has ended, by the local clock or by the server's answer.
 
     Raises NotOwnedError if the hold was released. No I/O.
     """

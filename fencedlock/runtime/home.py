@@ -10,7 +10,7 @@ from fencedlock.runtime.lock_table import LockTable
 
 
 class Home(Protocol):
-    """A client, as its locks need it."""
+    """The part of a client that its locks use."""
 
     _table: LockTable
 

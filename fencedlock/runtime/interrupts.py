@@ -1,9 +1,10 @@
-"""Tells what a signal handler raised from what our own I/O raised.
+"""Functions that tell exceptions of signal handlers from exceptions of our own I/O.
 
 Time limits of job queues (Celery's, RQ's, ``signal.alarm``) raise an ordinary ``Exception``,
-sometimes a ``TimeoutError``, from a signal handler, in the middle of whatever the main thread does,
-a socket call included. Only what that call itself raised is an I/O error; what a handler raised
-belongs to the program and has to leave the library unchanged.
+sometimes a ``TimeoutError``, from a signal handler. They may do so in the middle of anything that
+the main thread does, including a socket call. Only an exception that the socket call itself raised
+is an I/O error. An exception that a handler raised belongs to the program, and has to leave the
+library unchanged.
 """
 
 from __future__ import annotations
@@ -13,11 +14,14 @@ from types import FrameType, TracebackType
 
 
 def raised_by_handler(error: BaseException) -> BaseException | None:
-    """The exception of a signal handler that this one is, or that a library in between has turned into this one; None if there is none."""
+    """Return the exception of a signal handler behind this error, or None if there is none.
+
+    It is this error itself, or one that a library in between has turned into this error.
+    """
     if _passed_a_handler(error.__traceback__):
         return error
-    # What was being handled before our call began is a context of the error too. It was caught
-    # further out than the error has come.
+    # An exception that was already being handled when our call began is a context of the error too.
+    # It was caught in a frame that is further out than all frames that the error has passed.
     frames = list(_frames(error.__traceback__))
     seen = {id(error)}
     found = error.__cause__ or error.__context__
@@ -32,7 +36,7 @@ def raised_by_handler(error: BaseException) -> BaseException | None:
 
 
 def innermost_module(error: BaseException) -> str:
-    """The name of the module in which the exception was raised; empty if that is not known."""
+    """Return the name of the module that raised the exception, or "" if it is not known."""
     trace = error.__traceback__
     if trace is None:
         return ""
@@ -48,9 +52,11 @@ def _frames(trace: TracebackType | None) -> Iterator[FrameType]:
 
 
 def _passed_a_handler(trace: TracebackType | None) -> bool:
-    """True if one of the frames is a signal handler: a function that was called with the frame that it interrupted.
+    """Return True if one of the frames is that of a signal handler.
 
-    That is the last one of Python code; compiled code may stand between.
+    Python calls a handler with the frame that it interrupted, so that frame is among the local
+    variables of the handler. It is the last frame of Python code before the handler. Frames of
+    compiled code may stand between the two, so all earlier frames are compared.
     """
     before: list[FrameType] = []
     for frame in _frames(trace):

@@ -1,4 +1,4 @@
-"""The named locks of one client, and its life: forks, its closing, and the end of the interpreter."""
+"""The named locks of one client, and its life: forks, closing, and the end of the interpreter."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ class LockTable(ClientState):
         self._ended = True
 
     def _starting(self) -> None:
-        """Prepare for the exit when the heartbeat starts: from now on there may be holds to release.
+        """Prepare for the exit when the heartbeat starts: from then on holds may need a release.
 
         A child of multiprocessing runs its finalizers when it ends, but before Python 3.13 no
         atexit functions.

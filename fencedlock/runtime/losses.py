@@ -1,4 +1,4 @@
-"""Calls the ``on_lost`` callbacks of one client, all on one thread."""
+"""The calls of the ``on_lost`` callbacks of one client, all on one thread."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ logger: logging.Logger = logging.getLogger("fencedlock")
 
 
 class Named(Protocol):
-    """The handle of a lost lock."""
+    """The handle of a lost lock, as far as it is used here."""
 
     @property
     def name(self) -> str:
@@ -30,12 +30,12 @@ class Losses:
         self._worker = Worker(self._run, "fencedlock-on-lost")
 
     def tell(self, callback: Callable[[Any, str], object], lock: Named, reason: str) -> None:
-        """Have the callback called with this lock and this reason."""
+        """Have the callback called on the thread, with this lock and this reason."""
         self._queue.put((callback, lock, reason))
         try:
             self._worker.start()
         except RuntimeError as error:
-            logger.error(  # noqa: TRY400 - where the thread could not start says nothing
+            logger.error(  # noqa: TRY400 - a traceback would not help here
                 "fencedlock: on_lost of lock %r was not called, because no thread can be started "
                 "(%s); the lock was lost: %s",
                 lock.name,
@@ -44,7 +44,7 @@ class Losses:
             )
 
     def close(self) -> None:
-        """End the thread after all losses in the queue are reported."""
+        """End the thread after it has reported all losses in the queue."""
         self._queue.put(None)
 
     def _run(self) -> None:
@@ -54,5 +54,5 @@ class Losses:
                 callback(lock, reason)
             except Exception:
                 logger.exception("fencedlock: on_lost of lock %r failed", lock.name)
-            # Otherwise these objects would live until the next loss
+            # Otherwise these objects would stay alive until the next loss.
             loss = callback = lock = None  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""Logs once that the lock server does not answer, and once that it answers again."""
+"""The log messages that the lock server does not answer, and that it answers again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ logger: logging.Logger = logging.getLogger("fencedlock")
 
 
 class Outage:
-    """Knows from the calls of one client whether its server answers."""
+    """The record of whether the server of one client answers.
+
+    The beginning and the end of an outage are each logged once.
+    """
 
     def __init__(self) -> None:
         self.since: float | None = None

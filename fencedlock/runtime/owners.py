@@ -1,4 +1,4 @@
-"""Owners and ids. Threads are told apart even if the system uses the id of an old thread again."""
+"""Owners and ids. Two threads are two owners, even if the system reuses the id of an old thread."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ class _Life:
 
 
 class Dropped(weakref.ref[partial[None]]):
-    """A weak reference that goes to the heartbeat if the ``__exit__`` of a ``with`` statement is dropped without having run."""
+    """A weak reference to the ``__exit__`` of a ``with`` statement.
+
+    It goes to the heartbeat if the ``__exit__`` is dropped without having run.
+    """
 
     __slots__ = ("hold",)
 
@@ -41,7 +44,7 @@ class Owner:
     """One thread of one process.
 
     The object may exist longer than the thread, for example in the frames of a traceback.
-    :meth:`alive` tells.
+    :meth:`alive` tells whether the thread still runs.
     """
 
     __slots__ = ("_life", "entering", "holder", "id")
@@ -51,8 +54,8 @@ class Owner:
         """The reference for the ``with`` statement that this thread is about to enter."""
         self.id: int = next(_numbers)
         self.holder: str = f"{_host()}/{os.getpid()}/{threading.get_native_id()}"
-        """Host, process id and native thread id, for people to read. It is ASCII, so its length in
-        bytes is its length.
+        """The host, process id and native thread id, for people to read. It is ASCII, so it has as
+        many bytes as characters.
         """
         self._life = weakref.ref(life)
 
@@ -65,9 +68,9 @@ _numbers = itertools.count(1)
 
 
 class _ThisThread(threading.local):
-    """Python makes this object anew in each thread.
+    """The owner of each thread, in an object that Python makes anew in each thread.
 
-    The owner gets a number of its own, because thread ids are used again.
+    Each owner gets a number of its own, because thread ids are used again.
     """
 
     def __init__(self) -> None:

@@ -1,9 +1,9 @@
-"""Notices that this process is a copy of another one, however the copy was made.
+"""The detection that this process is a copy of another one, however the copy was made.
 
 A copy has the same client ids, the same sockets and the same holds as its original, but none of its
-threads. Python's own ``os.fork`` tells us by a hook. A fork in C does not: uWSGI forks its workers
-that way by default. So whoever makes a claim or sends a call looks at :data:`own` first, and calls
-:func:`become_own` where it says no.
+threads. Python's own ``os.fork`` calls a hook of ours. A fork in C does not: uWSGI forks its
+workers that way by default. So all code that makes a claim or sends a call reads ``own[0]`` first,
+and calls :func:`become_own` if it is 0.
 """
 
 from __future__ import annotations
@@ -21,19 +21,20 @@ from typing import Protocol
 from fencedlock.runtime.threads import make_mutex
 
 ctypes: ModuleType | None = None
-# Python 3.13 and newer need it after a fork in C: imported here, because no call imports anything.
+# Python 3.13 and newer need ctypes after a fork in C. It is imported here, because no call of this
+# library imports anything.
 if hasattr(_thread, "_ThreadHandle"):
     with suppress(ImportError):
         ctypes = import_module("ctypes")
 
 _MADV_WIPEONFORK = 18
-"""Linux 4.14 and newer: the kernel empties such memory in a child, whoever forks and by whatever
-call.
+"""The ``madvise`` option for memory that the kernel empties in a child, whoever forks and by
+whatever call. Linux 4.14 and newer have it.
 """
 
 
 class _Mark(Protocol):
-    """Says whether this process is the one that set it: ``mark[0]`` is 0 in a copy."""
+    """A mark that tells whether this process is the one that set it: ``mark[0]`` is 0 in a copy."""
 
     def __getitem__(self, place: int, /) -> int: ...
 
@@ -41,7 +42,7 @@ class _Mark(Protocol):
 
 
 class _MarkByPid:
-    """For systems without memory that the kernel empties: compares the process id."""
+    """A mark for systems without memory that the kernel empties. It compares the process id."""
 
     def __init__(self) -> None:
         self._pid = 0
@@ -65,7 +66,7 @@ def _make_mark() -> _Mark:
 own: _Mark = _make_mark()
 """``own[0]`` is 0 while this process is a copy that has not become a process of its own yet.
 
-Reading it takes 20 ns, ``os.getpid()`` 160.
+Reading it takes 20 ns. A call of ``os.getpid()`` takes 160 ns.
 """
 own[0] = 1
 
@@ -80,33 +81,34 @@ _in_child: dict[str, list[Callable[[], object]]] = {
 _becoming = make_mutex()
 
 PATIENCE_SECONDS = 5.0
-"""Another thread of the copy that becomes its own is waited for so long; the mutex may also be one
-that the original held.
+"""The longest time, in seconds, to wait for another thread of the copy that runs
+:func:`become_own`. It is limited, because the original may have held the mutex when it was copied,
+and then nobody releases it.
 """
 
 
 class CopiedProcessError(RuntimeError):
-    """A call was about to be sent through what this process inherited from its original.
+    """A call was about to use what this process inherited from its original.
 
-    It never leaves the library.
+    This is a connection or a claim. The error never leaves the library.
     """
 
 
 def in_child(part: str, action: Callable[[], object]) -> None:
-    """Have this action done in a child, among those of the same part: see the order above.
+    """Have an action called in each forked child, after those of its part registered before.
 
-    Actions take no mutex that another thread may have held.
+    An action must not take a mutex that another thread may have held.
     """
     _in_child[part].append(action)
 
 
 def become_own() -> None:
-    """Make what this process inherited its own, if it is a copy and has not done so."""
+    """Make this process one of its own, by the actions of :func:`in_child`, if it is a new copy."""
     if own[0]:
         return
     taken = _becoming.acquire(timeout=PATIENCE_SECONDS)
     try:
-        if not own[0]:  # Python's fork has told nobody, so it was a fork in C
+        if not own[0]:  # the hook of Python's fork was not called, so it was a fork in C
             _keep_threads()
             _become_child()
     finally:
@@ -122,22 +124,23 @@ def _become_child() -> None:
 
 
 def _keep_threads() -> None:
-    """Let what Python knows of the original's threads live for ever.
+    """Keep Python's Thread objects for the threads of the original alive for ever.
 
-    From Python 3.13 on, the end of a Thread object detaches a thread that nobody has joined.
-    Python's own fork tells the objects that there is no such thread any more. After a fork in C,
-    detaching it reads memory that is gone, and kills the process.
+    From Python 3.13 on, the destructor of a Thread object detaches a thread that nobody has joined.
+    Python's own fork tells the objects that their threads do not exist any more. After a fork in C,
+    detaching such a thread reads memory that is gone, and kills the process.
     """
     if ctypes is None:
         return
-    # All that exist, those that have ended too; enumerate() would take a mutex.
+    # These are all Thread objects, also of threads that have ended. threading.enumerate() would
+    # take a mutex.
     for thread in list(getattr(threading, "_dangling", ())):
-        # A list of them would be emptied at exit.
+        # A list that refers to them would not do, because it would be emptied at exit.
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(thread))
 
 
 def _after_fork_in_child() -> None:
-    own[0] = 0  # it says so itself where the kernel empties it
+    own[0] = 0  # it is 0 already if the kernel has emptied it
     _becoming._at_fork_reinit()
     _become_child()
 

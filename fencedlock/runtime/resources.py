@@ -13,7 +13,7 @@ from fencedlock.runtime.process import own
 
 
 class Resource:
-    """One named lock as this client knows it. All handles of the name share it and keep it alive."""
+    """One named lock of a client. All handles with its name share it and keep it alive."""
 
     def __init__(self, state: ClientState, name: str) -> None:
         self.state: ClientState = state
@@ -42,10 +42,10 @@ class Resource:
 
 
 class HandleSettings:
-    """What a handle asks for at each acquisition.
+    """The settings of a handle, which apply to each acquisition.
 
-    It is an object of its own because handles have several classes, and Python is slower where it
-    meets objects of several classes in turn.
+    They are in an object of their own because handles have several classes, and Python is slower if
+    the same code meets objects of several classes in turn.
     """
 
     __slots__ = (
@@ -68,4 +68,4 @@ class HandleSettings:
         self.request_seconds: float = resource.state.request_seconds(lease_seconds)
         self.fair: bool = fair
         self.latest: Hold | None = None
-        """The last hold of this handle."""
+        """The latest hold that was acquired by this handle."""

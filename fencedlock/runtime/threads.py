@@ -1,8 +1,8 @@
 """Threads, events and mutexes that an exception from a signal handler can't break.
 
-Python runs signal handlers in the main thread, between any two steps of whatever it does.
-``threading.Event`` and ``threading.Condition`` are written in Python: interrupted at a bad moment
-they keep their mutex, and every other thread that uses them waits for ever.
+Python runs signal handlers in the main thread, between any two steps of the code that runs there.
+``threading.Event`` and ``threading.Condition`` are written in Python. If they are interrupted at a
+bad moment, they keep their mutex, and every other thread that uses them waits for ever.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ class InterruptibleMutex:
     """A reentrant mutex that a ``with`` statement never leaves taken.
 
     From Python 3.14 on, the interpreter runs signal handlers after the C code that enters a
-    ``with`` statement has returned, and before the statement is entered: an exception that comes
-    there leaves ``threading.RLock`` taken for ever. It came so in two of three interruptions of a
-    loop.
+    ``with`` statement has returned, and before the statement is entered. An exception at that
+    moment leaves a ``threading.RLock`` taken for ever. This happened in two of three interruptions
+    of a loop.
     """
 
     __slots__ = ("__weakref__", "_at_fork_reinit", "_is_owned", "_lock", "acquire", "release")
@@ -50,7 +50,8 @@ class InterruptibleMutex:
         def __exit__(self, *error: object) -> None: ...
 
     else:
-        # The C lock's own: a function in Python could be interrupted at its beginning.
+        # This is the method of the C lock, because a function in Python could be interrupted at its
+        # beginning.
         __exit__ = property(attrgetter("_lock.__exit__"))
 
 
@@ -58,9 +59,10 @@ _needs_help = sys.version_info >= (3, 14)
 
 
 def make_mutex() -> Any:
-    """A reentrant mutex for ``with`` statements: a ``threading.RLock`` where the interpreter leaves none taken.
+    """Return a reentrant mutex that an interrupted ``with`` statement does not leave taken.
 
-    Reentrant, because a destructor or a signal handler may run in the middle of anything.
+    Before Python 3.14 this is a ``threading.RLock``. The mutex is reentrant, because a destructor
+    or a signal handler may run in the middle of anything.
     """
     return (
         InterruptibleMutex()
@@ -70,14 +72,17 @@ def make_mutex() -> Any:
 
 
 class Event(threading.Event):
-    """A ``threading.Event`` without a mutex, so that no interrupted ``wait()`` can make ``set()`` hang."""
+    """A ``threading.Event`` without a mutex. No interrupted ``wait()`` can make ``set()`` hang."""
 
     def __init__(self) -> None:
         self._flag = False
         self._sleepers: set[threading.Lock] = set()
 
     def __repr__(self) -> str:
-        return f"<{type(self).__module__}.{type(self).__qualname__} at {id(self):#x}: {'set' if self._flag else 'unset'}>"
+        return (
+            f"<{type(self).__module__}.{type(self).__qualname__} at {id(self):#x}: "
+            f"{'set' if self._flag else 'unset'}>"
+        )
 
     def is_set(self) -> bool:
         return self._flag
@@ -104,8 +109,8 @@ class Event(threading.Event):
                 return True
             if timeout is None:
                 return sleeper.acquire()
-            # A waiter that was woken answers True although the event may have been cleared since,
-            # as with threading.Event.
+            # A waiter that was woken returns True even if the event has been cleared since, as with
+            # threading.Event.
             return (
                 sleeper.acquire(timeout=min(max(timeout, 0), threading.TIMEOUT_MAX)) or self._flag
             )
@@ -117,11 +122,11 @@ class Event(threading.Event):
 
 
 class Worker:
-    """A background thread, started on first need.
+    """A background thread that starts when it is first needed.
 
-    ``threading.Thread.start()`` waits for its thread by an event; interrupted there, it leaves a
-    thread that never begins. So that call is made in another thread, which runs no signal handler,
-    and which the interpreter starts in one step.
+    ``threading.Thread.start()`` waits for its thread by an event. If it is interrupted there, the
+    thread never begins. So that call is made in another thread, which runs no signal handlers, and
+    which the interpreter starts in one step.
     """
 
     def __init__(self, run: Callable[[], object], name: str) -> None:
@@ -131,35 +136,35 @@ class Worker:
         self._role = threading.Lock()
         self._thread: threading.Thread | None = None
         self.running: bool = False
-        """True from the beginning of ``run`` on; it stays true."""
+        """True once ``run`` has begun. It stays true after the end of ``run``."""
         self.ended: Event = Event()
-        """Set when ``run`` has returned."""
+        """An event that is set when ``run`` has ended."""
 
     def start(self) -> None:
-        """Start the thread, unless that is done.
+        """Start the thread, unless it was started before.
 
-        May be called again after an exception from a signal handler.
-
-        Raises RuntimeError where the system, or an interpreter that ends, starts no thread.
+        This may be called again after an exception from a signal handler. Raises RuntimeError if
+        the system, or an interpreter that ends, starts no thread.
         """
         if not self._asked:
             _thread.start_new_thread(self._begin, ())
-            # An interrupt before this starts a second thread, which finds the role taken.
+            # If an interrupt comes before this line, the next call starts a second thread, which
+            # finds the role taken and ends.
             self._asked = True
 
     @property
     def started(self) -> bool:
-        """True once it runs, or is about to."""
+        """True once the thread runs, or is about to run."""
         return self._asked or self.running
 
     def is_current(self) -> bool:
-        """True in the thread itself."""
+        """Return True if the calling thread is this thread."""
         return threading.current_thread() is self._thread
 
     def wait(self, timeout_seconds: float) -> bool:
-        """Wait for its end, at most so long; False if it goes on.
+        """Wait until the thread has ended or until the timeout. Return False if it still runs.
 
-        The thread itself does not wait; nobody waits for one never started.
+        Does not wait, and returns True, if the thread was never started or is the calling thread.
         """
         return not self.started or self.is_current() or self.ended.wait(timeout_seconds)
 
@@ -168,7 +173,7 @@ class Worker:
             try:
                 self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
                 self._thread.start()
-            except RuntimeError:  # no second thread can be started now: the first one will do
+            except RuntimeError:  # no second thread can be started now, so this one does the work
                 self._work()
 
     def _work(self) -> None:

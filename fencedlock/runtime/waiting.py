@@ -98,7 +98,7 @@ def raise_if_ended(state: ClientState, name: str, cancel: Cancellation | None) -
 
 
 class ThreadWait:
-    """Waits in the calling thread, by the steps of :func:`fencedlock.core.waiting.wait_for_grant`."""
+    """Waits in the calling thread, by the steps of :mod:`fencedlock.core.waiting`."""
 
     def __init__(
         self, state: ClientState, claim: Claim, deadline: float, cancel: Cancellation | None

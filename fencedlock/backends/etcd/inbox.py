@@ -196,7 +196,7 @@ class Inbox:
                         error,
                     )
             except Exception:
-                logger.exception("fencedlock: the inbox stumbled, and goes on")
+                logger.exception("fencedlock: unexpected error in the inbox, which goes on")
             pause = (
                 0.01
                 if now_seconds() - began_at > LONGEST_PAUSE_SECONDS
