@@ -1,4 +1,4 @@
-"""RLock and FairLock: the semantics of ``threading.RLock``. No I/O here: the client does it."""
+"""RLock and FairLock, with the semantics of ``threading.RLock``. The client does all I/O."""
 
 from __future__ import annotations
 
@@ -34,39 +34,41 @@ from fencedlock.runtime.resources import HandleSettings
 from fencedlock.token import FencingToken
 
 MOST_CLOCK_SECONDS = 2**63 / 1e9
-"""What CPython can count in nanoseconds: beyond it, a timeout is refused before anything else about
-it is looked at.
+"""The longest time, in seconds, that CPython can count in nanoseconds. It refuses a longer timeout
+before it checks anything else about it.
 """
 
 
 LossCallback = Callable[["RLock", str], object]
-"""Is told of a lock that was lost, and why."""
+"""The type of ``on_lost``: a function that receives the lost lock and the reason."""
 
 _FOR_EVER = math.inf
 _RELEASED = LeaseState.RELEASED
 
 
 class RLock:
-    """A reentrant lock that threads, processes and hosts share by its name; it behaves like ``threading.RLock``.
+    """A reentrant lock that threads, processes and hosts share by its name.
 
-    ``name`` is what the lock protects, as ``"orders/42"``. ``client`` is where the lock lives;
-    without it, the default one of
+    It behaves like ``threading.RLock``.
+
+    ``name`` says what the lock protects, for example ``"orders/42"``. ``client`` is the client of
+    the server on which the lock is kept. Without it, the lock uses the default client of
     :func:`fencedlock.configure` or of the environment variable ``FENCEDLOCK_URL``. ``ttl`` is the
-    lease in seconds: how long others wait after this process died; the client's by default. While
-    the process lives, a background thread renews the lease. ``on_lost(lock, reason)`` is called on
-    a thread of its own when the lease is lost nevertheless.
+    length of the lease in seconds, which is how long others wait after this process has died.
+    Without it, the ``ttl`` of the client applies. While the process lives, a background thread
+    renews the lease. If the lease is lost nevertheless, ``on_lost(lock, reason)`` is called on a
+    separate thread.
 
-    All handles of one name and client are one lock: nesting across them re-enters. No order among
-    waiters is promised: see
-    :class:`FairLock`.
+    All handles of one name and client are one lock, and nesting across them re-enters it. The order
+    in which waiters get the lock is not defined. Use :class:`FairLock` if the order matters.
 
-    Raises ConfigurationError, before any I/O, for a name, ttl or client that can't be.
+    Raises ConfigurationError, before any I/O, if the name, the ttl or the client is not valid.
     """
 
     _fair: ClassVar[bool] = False
 
     _owner: Callable[[], Owner] = staticmethod(current_owner)
-    """Returns who acquires and releases at this moment."""
+    """Returns the owner that acquires and releases at this moment."""
 
     def __init__(
         self,
@@ -86,21 +88,24 @@ class RLock:
 
     @property
     def name(self) -> str:
-        """The lock's name."""
+        """The name of the lock."""
         return self._settings.resource.name
 
     def acquire(
         self, blocking: bool = True, timeout: float = -1, *, cancel: Cancellation | None = None
     ) -> bool:
-        """Take the lock, or go one level deeper if this thread holds it; True if it is held now.
+        """Acquire the lock, or go one level deeper if this thread already holds it.
 
-        ``timeout`` is in seconds, -1 means for ever; 0, like ``blocking=False``, is one try.
-        ``cancel`` lets somebody else end the waiting.
+        Returns True if the lock is held now, and False if it was not free in time. ``timeout`` is
+        in seconds, and -1 means to wait for ever. A timeout of 0 makes one attempt, like
+        ``blocking=False``. ``cancel`` lets another thread end the waiting.
 
-        Raises AcquireCancelledError when cancelled; BackendUnavailableError when the server does
-        not answer within the timeout (without one, within the client's ``outage_timeout``);
-        BackendError when it refuses; LockLostError when this thread still holds a lease that was
-        lost; and for arguments what ``threading`` raises: ValueError, OverflowError, TypeError.
+        Raises AcquireCancelledError if the acquisition is cancelled, or if the client is closed
+        meanwhile. Raises BackendUnavailableError if the server does not answer within the timeout
+        (without a timeout, within the ``outage_timeout`` of the client), and BackendError if the
+        server refuses. Raises LockLostError if this thread still holds a lease that was lost.
+        Raises ConfigurationError if the client was closed before. For invalid arguments it raises
+        what ``threading`` raises: ValueError, OverflowError or TypeError.
         """
         timeout_seconds = (
             _FOR_EVER if blocking and timeout == -1 else _checked_timeout(blocking, timeout)
@@ -115,11 +120,11 @@ class RLock:
         return acquire(settings, owner, timeout_seconds, cancel)
 
     def release(self) -> None:
-        """Go up one level; the last one frees the lock and hands it to the next waiter.
+        """Release one level. The last release frees the lock and hands it to the next waiter.
 
         Raises NotOwnedError if this thread does not hold the lock, and LockLostError if the lease
-        ended before. A server that is down raises nothing: the background goes on trying until the
-        lease has ended.
+        ended before. If the server is down, nothing is raised, and a background thread tries again
+        until the lease has ended.
         """
         if not own[0]:
             become_own()
@@ -141,7 +146,7 @@ class RLock:
             if entering is not None:
                 entering.hold = hold
             return hold.fencing_token
-        except BaseException:  # an interrupt: there will be no __exit__
+        except BaseException:  # an interrupt, after which there will be no __exit__
             self.release()
             raise
 
@@ -164,7 +169,10 @@ class RLock:
         error: BaseException | None,
         _trace: TracebackType | None,
     ) -> None:
-        """The end of a ``with`` statement. ``exit_`` has what is told when it never runs."""
+        """End a ``with`` statement.
+
+        ``exit_`` contains the reference that goes to the heartbeat if ``__exit__`` never runs.
+        """
         before = None
         try:
             before = self._recursion_count()
@@ -183,69 +191,74 @@ class RLock:
                 exit_.pop().hold = None
 
     def locked(self) -> bool:
-        """True if anybody holds the lock. Asks the server, unless this process holds it.
+        """Return True if anybody holds the lock. Asks the server, unless this process holds it.
 
-        Raises BackendError.
+        Raises BackendError if the server refuses or does not answer.
         """
         return self._held_here() is not None or self.info().locked
 
     @property
     def token(self) -> FencingToken:
-        """The token of this thread's hold, the same from the outermost acquire to the last release.
+        """The fencing token of this thread's hold.
 
-        Raises NotOwnedError.
+        It stays the same from the outermost acquire to the last release. Raises NotOwnedError if
+        this thread does not hold the lock.
         """
         return self._owned().fencing_token
 
     @property
     def abandoned(self) -> bool:
-        """True when the holder before this thread did not release: its lease ended.
+        """True if the holder before this thread did not release the lock, and its lease ended.
 
-        Repair what it may have left half done.
-
-        Raises NotOwnedError.
+        In this case, repair what that holder may have left half done. Raises NotOwnedError if this
+        thread does not hold the lock.
         """
         return self._owned().abandoned
 
     @property
     def lost(self) -> threading.Event:
-        """Set when the lease is lost.
+        """The event that is set when the lease is lost.
 
-        Of this thread's hold; in a thread that holds nothing, of the latest hold of this handle.
-
-        So a thread that watches over the holder can wait for it. Each outermost hold has a new one.
+        It belongs to this thread's hold. In a thread that does not hold the lock, it belongs to the
+        latest hold of this handle, so that a thread that watches over the holder can wait for it.
+        Each outermost hold has a new event.
         """
         hold = self._hold() or self._settings.latest
         return threading.Event() if hold is None else lost_event(hold)
 
     def remaining(self) -> float:
-        """Seconds of lease left by the local clock; 0 when it is lost. No network.
+        """Return the seconds left of the lease by the local clock, or 0 if it is lost.
 
-        Raises NotOwnedError.
+        Does no network I/O. Raises NotOwnedError if this thread does not hold the lock.
         """
         return self._owned().remaining(now_seconds())
 
     def ensure_held(self) -> None:
-        """Raise LockLostError if the lease has ended by the local clock or the server's word.
+        """Raise LockLostError if the lease has ended, by the local clock or by the server's answer.
 
-        No network.
-
-        Raises NotOwnedError if this thread does not hold the lock.
+        Does no network I/O. Raises NotOwnedError if this thread does not hold the lock.
         """
         raise_if_lost(self._settings.state, self._owned())
 
     def renew(self, ttl: float | None = None) -> None:
-        """Renew the lease now, for ``ttl`` seconds from now on; without it, for as long as before.
+        """Renew the lease now, so that it lasts ``ttl`` seconds from now on.
 
-        Leases are renewed in the background anyway: this is for a body that is about to stop the
-        whole process for long, and wants a longer lease first. Raises NotOwnedError, LockLostError,
-        ConfigurationError for a bad ttl, and BackendError if the server refuses or does not answer.
+        Without ``ttl``, the lease keeps its length. Leases are renewed in the background anyway.
+        Call this if you need a longer lease, because the code that follows stops the whole process
+        for a long time.
+
+        Raises NotOwnedError if this thread does not hold the lock, LockLostError if the lease was
+        lost, ConfigurationError if the ttl is not valid, and BackendError if the server refuses or
+        does not answer.
         """
         hold = self._owned()
         renew(self._settings.state, hold, hold.lease_seconds if ttl is None else checked_ttl(ttl))
 
     def info(self) -> LockInfo:
-        """The holder and the queue, by the server's knowledge. Raises BackendError."""
+        """Return the holder and the queue of the lock, as the server knows them.
+
+        Raises BackendError if the server refuses or does not answer.
+        """
         return self._client.inspect(self.name)
 
     def __repr__(self) -> str:
@@ -263,9 +276,9 @@ class RLock:
         return self  # all handles of a name and client are one lock anyway
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self  # and not one of another client, which would wait for what this one holds
+        return self  # a lock of a copied client would wait for what this one holds
 
-    # --- what threading.Condition asks of a lock
+    # --- methods that threading.Condition calls
 
     def _is_owned(self) -> bool:
         return self._hold() is not None
@@ -294,7 +307,7 @@ class RLock:
             raise
 
     def _at_fork_reinit(self) -> None:
-        """Nothing is left to do in a forked child: the client has forgotten all holds of the parent."""
+        """Do nothing in a forked child, where the client has forgotten the holds of the parent."""
 
     # ---
 
@@ -311,7 +324,10 @@ class RLock:
         return hold
 
     def _who_else(self) -> str:
-        """Which thread of this process holds the lock instead, for an error's words."""
+        """Return the part of an error message that says which thread holds the lock instead.
+
+        It is empty if no thread of this process holds the lock.
+        """
         held = self._held_here()
         if held is None:
             return ""
@@ -328,7 +344,7 @@ class RLock:
         )
 
     def _held_here(self) -> Hold | None:
-        """The hold of any thread of this process whose lease is good."""
+        """Return the hold of any thread of this process whose lease is valid, or None."""
         if not own[0]:
             become_own()
         now = now_seconds()
@@ -339,11 +355,12 @@ class RLock:
 
 
 class FairLock(RLock):
-    """An :class:`RLock` that serves its waiters in the order in which they came, among those that can be reached.
+    """An :class:`RLock` that serves waiters that can be reached in the order in which they came.
 
-    A place in the queue is kept by beats. A waiter whose process has died, or is cut off, is passed
-    over at once. A non-fair ``RLock`` of the same name may overtake only when a lease has ended
-    without a release.
+    Beats keep the place of a waiter in the queue. A waiter whose process has died, or is cut off,
+    is passed over at once (on etcd, after a quarter of a second, once). An ``RLock`` of the same
+    name, which is not fair, may overtake only if a lease has ended without a release, or between
+    the reconnection of a waiter that was cut off and its next beat.
     """
 
     _fair = True
@@ -356,21 +373,25 @@ def _make_handle(
 
 
 def _leave_condition(frame: FrameType) -> None:
-    """Take a thread whose ``Condition.wait()`` raises, by this frame, out of the condition's list.
+    """Remove a thread whose ``Condition.wait()`` raises from the condition's list of waiters.
 
-    ``wait()`` puts it in before it releases the lock, and does not take it out when that raises,
-    nor when the lock can't be taken again: the next ``notify()`` would be spent on it.
+    ``frame`` is the frame of ``wait()``, which adds the thread to the list before it releases the
+    lock. It does not remove the thread if the release raises, or if the lock can't be acquired
+    again. The next ``notify()`` would then be spent on that thread.
     """
     condition, waiter = frame.f_locals.get("self"), frame.f_locals.get("waiter")
     if isinstance(condition, threading.Condition) and waiter is not None:
         try:
             condition._waiters.remove(waiter)  # type: ignore[attr-defined]
         except ValueError:
-            pass  # it was notified
+            pass  # the thread was notified
 
 
 def _checked_timeout(blocking: bool, timeout: float) -> float:
-    """Seconds to wait, after the checks of ``threading.RLock.acquire`` with its words."""
+    """Return the seconds to wait, after the checks of ``threading.RLock.acquire``.
+
+    The errors have the same texts as there.
+    """
     if not isinstance(timeout, float):
         timeout = operator.index(timeout)
     if math.isnan(timeout):
