@@ -1,6 +1,7 @@
 """The heartbeat: one thread that sends the beats for all holds and waiters of a client.
 
-It also repeats withdrawals and releases that had no answer.
+It also repeats what could not be undone at once: releases and withdrawals that had no answer, and
+the abandoning of lost holds.
 """
 
 from __future__ import annotations
@@ -295,7 +296,7 @@ class Heartbeat:
                 continue
             delay_seconds, due = planned
             # The target is added to the schedule before it is removed here. So a thread that does
-            # not find it here finds it there, and Ctrl-C can't leave it in neither of them.
+            # not find it here finds it there, and Ctrl-C can't leave it without a beat.
             schedule = target.schedule = self._schedule_for(delay_seconds)
             schedule[target] = due
             if self._newcomers.pop(target, None) is None:
@@ -469,8 +470,8 @@ class Heartbeat:
     def _retry_undos(self, until: float) -> None:
         """Try the undos one after another.
 
-        Stop at the local time ``until``, when a beat is due, unless the thread is to end, or when
-        the server does not answer.
+        Stop at the local time ``until``, or when the server does not answer. Unless the thread is
+        to end, stop also when a beat is due.
         """
         if not self._undos or (now_seconds() < self._retry_undos_at and self._stop_by is None):
             return
