@@ -171,7 +171,7 @@ class Client:
         become_own()
         self._table.raise_if_closed()
         backend = self._table.backend
-        return backend.bind(name).inspect(backend.request_timeout_seconds)
+        return backend.bind_lock(name).inspect(backend.request_timeout_seconds)
 
     def force_release(self, name: str) -> FencingToken | None:
         """Take the lock from its holder, and return the token of that hold; None if it was free.
@@ -182,7 +182,10 @@ class Client:
         """
         become_own()
         self._table.raise_if_closed()
-        bound, seconds = self._table.backend.bind(name), self._table.backend.request_timeout_seconds
+        bound, seconds = (
+            self._table.backend.bind_lock(name),
+            self._table.backend.request_timeout_seconds,
+        )
         info = bound.inspect(seconds)
         if info.token is None or not bound.force_release(info.token, seconds):
             return None
@@ -225,7 +228,7 @@ class Client:
                 f"a floor must be from 0 to {MOST_FLOOR}, not {token}: is it a token of this lock?"
             )
         backend = self._table.backend
-        backend.bind(token.lock).raise_floor(int(token), backend.request_timeout_seconds)
+        backend.bind_lock(token.lock).raise_floor(int(token), backend.request_timeout_seconds)
 
     def close(self) -> None:
         """Release all locks that this client holds, and end its threads and connections.

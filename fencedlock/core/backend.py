@@ -1,6 +1,6 @@
 """The interface between the library and a lock server. Each backend implements it.
 
-A :class:`Backend` is one server as one client sees it. :meth:`Backend.bind` returns a
+A :class:`Backend` is one server as one client sees it. :meth:`Backend.bind_lock` returns a
 :class:`BoundLock`, the operations on one named lock. All times are local times of this process
 (:func:`fencedlock.clock.now_seconds`). All tokens are numbers.
 
@@ -46,7 +46,7 @@ class Backend(Protocol):
     A request about a short lease waits for less.
     """
 
-    def bind(self, name: str) -> BoundLock:
+    def bind_lock(self, name: str) -> BoundLock:
         """Return the operations on one lock, without I/O.
 
         Raises ConfigurationError for an invalid name.

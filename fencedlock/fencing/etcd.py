@@ -130,7 +130,7 @@ class EtcdFence:
         )
 
     def _bind(self, name: str) -> EtcdLock:
-        bound: EtcdLock = self._backend().bind(name)
+        bound: EtcdLock = self._backend().bind_lock(name)
         return bound
 
     def _holder_of(self, token: FencingToken) -> tuple[bytes, int]:

@@ -13,6 +13,7 @@ from fencedlock.core.backend import Backend, BackendFactory
 from fencedlock.core.claims import Claim, Hold
 from fencedlock.errors import ConfigurationError
 from fencedlock.runtime.losses import Losses
+from fencedlock.runtime.observer import Log, Observer
 from fencedlock.runtime.outage import Outage
 from fencedlock.runtime.owners import Dropped, new_client_id
 from fencedlock.runtime.threads import make_mutex
@@ -103,6 +104,7 @@ class ClientState:
         self.on_lost: Callable[[Any, str], object] | None = on_lost
         self.make_handle: weakref.WeakMethod[Callable[[str], Any]] = make_handle
         self._make_backend = make_backend
+        self.observer: Observer = Log()
         self.closed: bool = False
         self.at_exit: bool = False
         """True once everything was released because the interpreter ends.
@@ -122,7 +124,7 @@ class ClientState:
         self.claims: dict[str, Claim] = {}
         """The claims by their ids that a message may come for."""
         self.losses: Losses = Losses()
-        self.outage: Outage = Outage()
+        self.outage: Outage = Outage(self.observer)
 
     def raise_if_closed(self) -> None:
         """Raise ConfigurationError if the client is closed."""

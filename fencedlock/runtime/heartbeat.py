@@ -258,7 +258,7 @@ class Heartbeat:
     def _warn_of_settings(self) -> None:
         try:
             for warning in self._state.backend.check_settings(self._spare_seconds()):
-                logger.warning("fencedlock: the lock server endangers locks: %s", warning)
+                self._state.observer.server_warned(warning)
         except FencedLockError:
             pass  # the server does not answer, which the beats will report
 
@@ -382,12 +382,7 @@ class Heartbeat:
                 if isinstance(answer, BackendUnavailableError):
                     self._state.outage.began(answer)
                 elif hold.state is LeaseState.HELD:
-                    logger.warning(
-                        "fencedlock: a beat for lock %r failed; trying again until its lease ends: "
-                        "%s",
-                        hold.bound.name,
-                        answer,
-                    )
+                    self._state.observer.beat_failed(hold, answer)
                 hold.happened(LeaseEvent.BEAT_FAILED)
                 retry_seconds = min(LONGEST_RETRY_SECONDS, hold.lease_seconds / 10)
                 self.add(hold, min(retry_seconds, max(0.0, hold.deadline - now)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from functools import partial
 
@@ -15,8 +14,6 @@ from fencedlock.errors import BackendError, BackendUnavailableError, LockLostErr
 from fencedlock.runtime.client_state import ClientState
 from fencedlock.runtime.process import in_child
 from fencedlock.runtime.threads import Event, make_mutex
-
-logger: logging.Logger = logging.getLogger("fencedlock")
 
 # Reentrant, because a destructor that the garbage collector runs inside may use a lock too.
 _changing = make_mutex()
@@ -69,7 +66,7 @@ def report_lost(state: ClientState, hold: Hold, event: LeaseEvent, reason: str) 
     if not hold.happened(event, reason):
         return
     state.heartbeat.discard(hold)
-    logger.warning("fencedlock: lock %r was lost: %s", hold.bound.name, reason)
+    state.observer.lost(hold)
     if event is LeaseEvent.OWNER_DIED:
         hold.siblings.pop(hold.owner.id, None)
     if event in (LeaseEvent.OWNER_DIED, LeaseEvent.DEADLINE_PASSED):

@@ -74,7 +74,7 @@ class LockTable(ClientState):
         self.backend.inherit(before)
         for resource in list(self._resources.values()):
             resource.holds = {}
-            resource.bound = self.backend.bind(resource.name)
+            resource.bound = self.backend.bind_lock(resource.name)
 
     # --- the end
 

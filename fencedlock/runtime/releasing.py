@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from functools import partial
 
 from fencedlock.clock import Deadline, now_seconds
@@ -12,8 +11,6 @@ from fencedlock.core.lease import NOT_OURS_REASON, LeaseEvent, LeaseState
 from fencedlock.errors import FencedLockError, LockLostError
 from fencedlock.runtime.client_state import ClientState
 from fencedlock.runtime.holding import lost_error, raise_if_lost, report_lost
-
-logger: logging.Logger = logging.getLogger("fencedlock")
 
 _HELD, _LOST, _RELEASED = LeaseState.HELD, LeaseState.LOST, LeaseState.RELEASED
 
@@ -45,12 +42,7 @@ def release(state: ClientState, hold: Hold) -> None:
         _release_later(state, hold)
         if not isinstance(error, FencedLockError):
             raise
-        logger.warning(
-            "fencedlock: the release of lock %r had no answer; trying again until its lease "
-            "ends: %s",
-            hold.bound.name,
-            error,
-        )
+        state.observer.release_unanswered(hold, error)
         return
     # "Not ours" to the first copy of the request means that the hold was taken from us. To a later
     # copy it may mean that the first one ended the hold, or that the lease ran out while we asked,
@@ -106,10 +98,7 @@ def release_dropped(state: ClientState, hold: Hold) -> None:
 def release_collected(state: ClientState, hold: Hold) -> None:
     """Release a hold whose last handle was collected. The heartbeat calls this."""
     if hold.wants_beats():
-        logger.warning(
-            "fencedlock: the last handle of held lock %r was collected; it is released",
-            hold.bound.name,
-        )
+        state.observer.collected(hold)
         forget(state, hold, LeaseEvent.RELEASED)
         _release_later(state, hold)
 
@@ -128,10 +117,6 @@ def release_quickly(state: ClientState, hold: Hold, deadline: Deadline, *, reach
                 hold, min(state.request_seconds(hold.lease_seconds), deadline.left())
             )
         except FencedLockError as error:
-            logger.warning(
-                "fencedlock: lock %r was not released, and its lease runs out: %s",
-                hold.bound.name,
-                error,
-            )
+            state.observer.left_to_its_lease(hold, error)
             return False
     return reachable

@@ -18,7 +18,7 @@ class Resource:
     def __init__(self, state: ClientState, name: str) -> None:
         self.state: ClientState = state
         self.name: str = name
-        self.bound: BoundLock = state.backend.bind(name)
+        self.bound: BoundLock = state.backend.bind_lock(name)
         self.holds: dict[int, Hold] = {}
         """Maps the id of an owner to its hold.
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from typing import TypeVar
 
 from fencedlock.clock import now_seconds
 from fencedlock.core.answers import ClaimAnswer, Grant
 from fencedlock.core.claims import Claim
+from fencedlock.core.info import LockInfo
 from fencedlock.core.waiting import (
-    SLOW_SECONDS,
     Ask,
     KeepPlace,
     Outcome,
@@ -29,8 +28,6 @@ from fencedlock.runtime.bell import Bell
 from fencedlock.runtime.cancellation import Cancellation
 from fencedlock.runtime.client_state import LEAST_REQUEST_SECONDS, ClientState
 from fencedlock.runtime.process import CopiedProcessError, own
-
-logger: logging.Logger = logging.getLogger("fencedlock")
 
 _Error = TypeVar("_Error", bound=BackendError)
 
@@ -167,7 +164,7 @@ class ThreadWait:
             self._bell.wait(step.until - now_seconds())
             self._raise_if_ended()
         else:
-            self._tell_holder()
+            self._tell_observer()
         return None
 
     def _raise_if_copied(self) -> None:
@@ -182,30 +179,16 @@ class ThreadWait:
         self._raise_if_copied()
         raise_if_ended(self._state, self._claim.bound.name, self._cancel)
 
-    def _tell_holder(self) -> None:
+    def _tell_observer(self) -> None:
         """Tell the log who holds the lock.
 
         After so long a wait, the holder often hangs, or the waiting thread holds the lock itself by
         another client.
         """
-        name = self._claim.bound.name
+        claim, state = self._claim, self._state
+        info: LockInfo | FencedLockError
         try:
-            info = self._claim.bound.inspect(self._state.request_seconds(self._claim.lease_seconds))
+            info = claim.bound.inspect(state.request_seconds(claim.lease_seconds))
         except FencedLockError as error:
-            logger.warning(
-                "fencedlock: waiting for lock %r for %.0f s so far, and the server does not say "
-                "who holds it: %s",
-                name,
-                SLOW_SECONDS,
-                error,
-            )
-            return
-        logger.warning(
-            "fencedlock: waiting for lock %r for %.0f s so far; it is held by %s "
-            "(host/process/thread), token %s, and %d wait",
-            name,
-            SLOW_SECONDS,
-            info.holder or "nobody just now",
-            info.token,
-            len(info.waiters),
-        )
+            info = error
+        state.observer.waits_long(claim, info)

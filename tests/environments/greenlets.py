@@ -264,7 +264,7 @@ class _Cuts(logging.Handler):
 def _events_of(client: fencedlock.Client) -> Iterator[list[str]]:
     """What this client's waiters are told, and what they ask, in order."""
     table: Any = client._table
-    bound_class: Any = type(table.backend.bind("x"))
+    bound_class: Any = type(table.backend.bind_lock("x"))
     events: list[str] = []
     doorbell, acquire = table.doorbell, bound_class.acquire
 

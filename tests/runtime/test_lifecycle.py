@@ -416,7 +416,7 @@ def test_locks_that_come_by_pickle_share_one_client(server: LockServer, name: st
 
 def test_a_forced_release_names_its_token(client: fencedlock.Client, name: str) -> None:
     with client.RLock(name) as token:
-        bound = client._table.backend.bind(name)
+        bound = client._table.backend.bind_lock(name)
         assert bound.force_release(int(token) - 1, 5) is False
         assert client.inspect(name).token == int(token)
 

@@ -32,7 +32,7 @@ class EtcdBackend(EtcdCluster):
 
     # --- the operations of many locks
 
-    def bind(self, name: str) -> EtcdLock:
+    def bind_lock(self, name: str) -> EtcdLock:
         return EtcdLock(self, name, lock_keys(self._namespace, name))
 
     def beat(

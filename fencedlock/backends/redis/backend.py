@@ -39,7 +39,7 @@ class RedisBackend(RedisServer):
 
     # --- the operations of many locks
 
-    def bind(self, name: str) -> RedisLock:
+    def bind_lock(self, name: str) -> RedisLock:
         return RedisLock(self, name, keys_of(lock_key(self._namespace, name)))
 
     def beat(

@@ -145,7 +145,7 @@ def test_nobody_is_let_in_by_a_message_that_travelled_down_replication(
         token = int(new.hget("fencedlock:{x}", "token"))
         owner = new.hget("fencedlock:{x}", "owner").decode()
         release = scripts_of().release.pack(
-            holder._table.backend.bind("x")._keys,  # type: ignore[attr-defined]
+            holder._table.backend.bind_lock("x")._keys,  # type: ignore[attr-defined]
             owner,
             str(token),
             "0",

@@ -396,7 +396,7 @@ def test_an_answer_that_is_a_number_is_a_grant_in_few_words(
     asked_at: float,
 ) -> None:
     lease_ms = 30_000
-    bound = client._table.backend.bind(name)
+    bound = client._table.backend.bind_lock(name)
     claim = Claim("c/1/1", bound, this_thread.owner, lease_ms / 1000, fair=True, patient=True)
     answers = []
     for backend, line in zip(
