@@ -6,11 +6,8 @@ the abandoning of lost holds.
 
 from __future__ import annotations
 
-import itertools
 import logging
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import TypeVar
 
@@ -18,32 +15,20 @@ from fencedlock.clock import Deadline, now_seconds
 from fencedlock.core.answers import Gone, Renewed, Waiting
 from fencedlock.core.claims import Claim, Hold
 from fencedlock.core.lease import NOT_OURS_REASON, LeaseEvent, LeaseState
-from fencedlock.core.schedule import Schedule
+from fencedlock.core.schedule import Schedules
 from fencedlock.errors import BackendUnavailableError, FencedLockError
 from fencedlock.runtime.client_state import ClientState
 from fencedlock.runtime.holding import report_lost
 from fencedlock.runtime.owners import Dropped
 from fencedlock.runtime.releasing import release_collected, release_dropped
 from fencedlock.runtime.threads import Worker
+from fencedlock.runtime.undos import Undos
 
 logger: logging.Logger = logging.getLogger("fencedlock")
-
-EARLY_SHARE = 0.1
-"""The share of its delay by which a beat may be sent early, together with a beat that is due. One
-exchange for many beats costs less than many exchanges.
-"""
-
-MOST_AT_ONCE = 2000
-"""The largest number of beats of one schedule in a round. After that the others have their turn."""
 
 LONGEST_RETRY_SECONDS = 1.0
 LEAST_SPARE_SECONDS = 0.02
 LONGEST_SLEEP_SECONDS = 3600.0
-
-MOST_UNDOS = 1000
-"""The largest number of undos that are kept. If there are more, the oldest is given up, because its
-lease ends soonest.
-"""
 
 UNDO_SLICE_SECONDS = 0.05
 """The longest time, in seconds, that undos take in one round, so that beats are sent between them.
@@ -52,21 +37,10 @@ UNDO_SLICE_SECONDS = 0.05
 _Target = TypeVar("_Target", Hold, Claim)
 
 
-@dataclass(slots=True)
-class _Undo:
-    what: str
-    action: Callable[[float], object]
-    """Receives the request timeout in seconds."""
-    moot_at: Callable[[], float]
-    """Returns the local time at which the server has forgotten by itself what is to be undone."""
-
-
 class Heartbeat:
     """The thread that sends beats for the targets that were given to :meth:`add` or :meth:`begin`.
 
-    The targets of each delay are in a schedule of their own, ordered by due time, so the cost of
-    adding and discarding a target does not depend on the number of targets. The thread starts with
-    the first target.
+    The thread starts with the first target.
     """
 
     def __init__(
@@ -79,17 +53,8 @@ class Heartbeat:
         self._on_start = on_start
         self._close_client = close_client
         self._mutex = state.mutex
-        self._schedules: dict[float, Schedule] = {}
-        self._newcomers: dict[Hold | Claim, tuple[float, float]] = {}
-        """Targets that are in no schedule yet. Maps each to its delay in seconds and to the local
-        time of its next beat.
-
-        Each acquisition adds its hold here, and most releases remove it again. They do so by single
-        operations on the dictionary, without the mutex, which would take longer than these. The
-        thread moves the targets that stay into schedules.
-        """
-        self._undos: deque[_Undo] = deque()
-        self._retry_undos_at = 0.0
+        self._schedules = Schedules()
+        self._undos = Undos()
         self._wake_at = float("inf")
         self._mailbox: SimpleQueue[list[Hold] | Deadline | Dropped | None] = SimpleQueue()
         self.dropped: Callable[[Dropped], None] = self._mailbox.put
@@ -111,35 +76,26 @@ class Heartbeat:
         """Send a beat for the target after this delay, in place of what was planned for it."""
         due = now_seconds() + delay_seconds
         with self._mutex:
-            self._move_newcomers()  # so that earlier targets stay before this one
             if not target.wants_beats():
                 self.discard(target)
                 return
-            # This comes first, because Ctrl-C in between must not leave the target without a beat.
-            self._newcomers[target] = delay_seconds, due
-            if target.schedule is not None:
-                target.schedule.pop(target, None)
+            self._schedules.plan(target, delay_seconds, due)
             self._expect(due)
 
     def begin(self, hold: Hold, delay_seconds: float, due: float) -> None:
         """Send beats for a new hold, which is among :meth:`holds` from then on."""
-        self._newcomers[hold] = delay_seconds, due
+        self._schedules.newcomers[hold] = delay_seconds, due
         self._expect(due)
 
     def discard(self, target: Hold | Claim) -> None:
         """Send no more beats for the target."""
-        if self._newcomers.pop(target, None) is None and target.schedule is not None:
+        if self._schedules.newcomers.pop(target, None) is None and target.schedule is not None:
             with self._mutex:  # look again, because the thread may have moved it just now
-                self._newcomers.pop(target, None)
-                target.schedule.pop(target, None)
+                self._schedules.drop(target)
 
     def holds(self) -> list[Hold]:
         """Return all holds that get beats. The caller has the mutex of the client, or is alone."""
-        targets = [
-            *list(self._newcomers),
-            *(target for schedule in self._schedules.values() for target in schedule),
-        ]
-        return [target for target in targets if isinstance(target, Hold)]
+        return [target for target in self._schedules.targets() if isinstance(target, Hold)]
 
     def wake_by(self, at: float) -> None:
         """Be awake at this local time, because the backend has something to do."""
@@ -157,16 +113,7 @@ class Heartbeat:
 
         ``what`` names the action in the log. The action receives the request timeout in seconds.
         """
-        self._undos.append(_Undo(what, action, moot_at))
-        while len(self._undos) > MOST_UNDOS:
-            try:
-                given_up = self._undos.popleft()
-            except IndexError:
-                break
-            logger.debug(
-                "fencedlock: %s is given up, because too many wait; its lease ends by itself",
-                given_up.what,
-            )
+        self._undos.add(what, action, moot_at)
         if not self._worker.running:
             self.start()
         self._mailbox.put(None)
@@ -234,16 +181,16 @@ class Heartbeat:
                 # While the next time to wake is not known, a thread that adds a newcomer has to
                 # wake this one, because the move below may miss the newcomer.
                 planned_at, self._wake_at = self._wake_at, float("inf")
-                self._move_newcomers()
                 self._wake_at = self._next_due(maintain_at, planned_at)
             try:
                 self._take_mail(self._wake_at - now_seconds())
                 if self._stop_by is not None:
                     self._retry_undos(self._stop_by.at)
                     return
-                holds, claims = self._fallen_due(now_seconds())
-                self._guarded(self._renew, holds)
-                self._guarded(self._beat, claims)
+                with self._mutex:
+                    due = self._schedules.take_due(now_seconds())
+                self._guarded(self._renew, [hold for hold in due if isinstance(hold, Hold)])
+                self._guarded(self._beat, [claim for claim in due if isinstance(claim, Claim)])
                 self._retry_undos(now_seconds() + UNDO_SLICE_SECONDS)
                 if not checked:
                     checked = True
@@ -272,49 +219,18 @@ class Heartbeat:
     def _next_beat_at(self) -> float:
         """Return the local time at which the next beat is due, infinity if none is planned."""
         with self._mutex:
-            self._move_newcomers()
-            return min(
-                (
-                    due
-                    for schedule in self._schedules.values()
-                    for due in itertools.islice(schedule.values(), 1)
-                ),
-                default=float("inf"),
-            )
-
-    def _schedule_for(self, delay_seconds: float) -> Schedule:
-        schedule = self._schedules.get(delay_seconds)
-        if schedule is None:
-            schedule = self._schedules[delay_seconds] = Schedule(delay_seconds)
-        return schedule
-
-    def _move_newcomers(self) -> None:
-        """Move the newcomers into their schedules."""
-        for target in list(self._newcomers):
-            planned = self._newcomers.get(target)
-            if planned is None:
-                continue
-            delay_seconds, due = planned
-            # The target is added to the schedule before it is removed here. So a thread that does
-            # not find it here finds it there, and Ctrl-C can't leave it without a beat.
-            schedule = target.schedule = self._schedule_for(delay_seconds)
-            schedule[target] = due
-            if self._newcomers.pop(target, None) is None:
-                schedule.pop(target, None)  # it was discarded meanwhile
+            return self._schedules.next_due()
 
     def _next_due(self, maintain_at: float | None, planned_at: float) -> float:
-        for delay in [delay for delay, schedule in self._schedules.items() if not schedule]:
-            del self._schedules[delay]
-        due = [next(iter(schedule.values())) for schedule in self._schedules.values()]
+        """Return the local time at which the thread has to wake."""
+        due = min(self._schedules.next_due(), self._undos.due)
         if maintain_at is not None:
-            due.append(maintain_at)
-        if self._undos:
-            due.append(self._retry_undos_at)
+            due = min(due, maintain_at)
         if planned_at > now_seconds():
             # This time is kept even if the target that it was planned for is gone. Otherwise a lock
             # that is taken and released in a loop would wake this thread each time.
-            due.append(planned_at)
-        return min(due, default=float("inf"))
+            due = min(due, planned_at)
+        return due
 
     def _take_mail(self, timeout_seconds: float) -> None:
         try:
@@ -331,31 +247,6 @@ class Heartbeat:
                 mail = self._mailbox.get_nowait()
         except Empty:
             pass
-
-    def _fallen_due(self, now: float) -> tuple[list[Hold], list[Claim]]:
-        holds: list[Hold] = []
-        claims: list[Claim] = []
-        with self._mutex:
-            self._move_newcomers()
-            for delay_seconds, schedule in self._schedules.items():
-                due: list[Hold | Claim] = []
-                for target, due_at in schedule.items():
-                    if (
-                        due_at > now + (EARLY_SHARE * delay_seconds if due else 0.0)
-                        or len(due) == MOST_AT_ONCE
-                    ):
-                        break
-                    due.append(target)
-                for target in due:
-                    del schedule[target]
-                    schedule[target] = (
-                        now + delay_seconds
-                    )  # the outcome of this beat may change that
-                    if isinstance(target, Hold):
-                        holds.append(target)
-                    else:
-                        claims.append(target)
-        return holds, claims
 
     def _guarded(self, beat: Callable[[list[_Target]], None], due: list[_Target]) -> None:
         """Send the beats. Plan them again after any error, so that no target loses its beats."""
@@ -454,8 +345,7 @@ class Heartbeat:
         """
         now = now_seconds()
         with self._mutex:
-            self._move_newcomers()
-            heads = [next(iter(schedule)) for schedule in self._schedules.values() if schedule]
+            heads = [target for target, _ in self._schedules.next_ones()]
         ends = [head.deadline if isinstance(head, Hold) else head.alive_until for head in heads]
         least_left = min((end for end in ends if end > now), default=float("inf")) - now
         return min(
@@ -468,37 +358,15 @@ class Heartbeat:
         Stop at the local time ``until``, or when the server does not answer. Unless the thread is
         to end, stop also when a beat is due.
         """
-        if not self._undos or (now_seconds() < self._retry_undos_at and self._stop_by is None):
+        if now_seconds() < self._undos.due and self._stop_by is None:
             return
-        kept: list[_Undo] = []
-        while self._undos:
-            try:
-                undo = self._undos.popleft()
-            except IndexError:
-                break
-            now = now_seconds()
-            if now >= undo.moot_at():
-                continue
-            if now >= until or (self._stop_by is None and self._next_beat_at() <= now):
-                self._undos.appendleft(undo)
-                break
-            seconds = (
+        self._undos.retry(
+            until,
+            lambda now: self._stop_by is None and self._next_beat_at() <= now,
+            lambda now: min(
                 self._spare_seconds()
                 if self._stop_by is None
-                else max(LEAST_SPARE_SECONDS, until - now)
-            )
-            try:
-                undo.action(min(seconds, self._state.backend.request_timeout_seconds))
-            except FencedLockError as error:
-                logger.debug(
-                    "fencedlock: %s failed, trying again until its lease ends: %s", undo.what, error
-                )
-                kept.append(undo)
-                if isinstance(error, BackendUnavailableError):
-                    self._retry_undos_at = now_seconds() + LONGEST_RETRY_SECONDS / 4
-                    break
-            except Exception:
-                logger.exception("fencedlock: unexpected error in %s", undo.what)
-        if kept and now_seconds() >= self._retry_undos_at:
-            self._retry_undos_at = now_seconds() + LONGEST_RETRY_SECONDS / 4
-        self._undos.extend(kept)
+                else max(LEAST_SPARE_SECONDS, until - now),
+                self._state.backend.request_timeout_seconds,
+            ),
+        )

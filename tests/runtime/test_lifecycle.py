@@ -338,7 +338,8 @@ def test_ctrl_c_in_a_renewal_leaves_no_hold_without_its_beats(
     with heartbeat._mutex:  # so that its thread has moved none of them yet
         for lock in locks:
             lock.acquire()
-        heartbeat._newcomers = _InterruptedOnce(heartbeat._newcomers)
+        newcomers = _InterruptedOnce(heartbeat._schedules.newcomers)
+        heartbeat._schedules.newcomers = newcomers
         with pytest.raises(KeyboardInterrupt):
             locks[0].renew()
         assert {hold.bound.name for hold in heartbeat.holds()} == {lock.name for lock in locks}

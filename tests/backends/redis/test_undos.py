@@ -10,7 +10,7 @@ import pytest
 
 import fencedlock
 from fencedlock.errors import BackendUnavailableError
-from fencedlock.runtime.heartbeat import MOST_UNDOS
+from fencedlock.runtime.undos import MOST_UNDOS
 from tests.conftest import eventually
 from tests.proxy import LOSE, Proxy
 from tests.servers import RedisServer
