@@ -21,7 +21,7 @@ from fencedlock.errors import BackendError, FencedLockError
 _PAGE = 1000
 
 CLOSING_SECONDS = 1.0
-"""Closing waits so long for the end of the leases, which otherwise end by themselves."""
+"""How long closing waits at most for the leases to end. Later they end by themselves."""
 
 _Target = TypeVar("_Target", Hold, Claim)
 _Answer = TypeVar("_Answer")
@@ -85,13 +85,13 @@ class EtcdBackend(EtcdCluster):
         ]
 
     def saw(self, name: str, token: int, now: float) -> None:
-        """Nothing to remember: tokens follow the cluster's revision, and :meth:`saw_revision` watches over that."""
+        """Do nothing: tokens follow the cluster's revision, which :meth:`saw_revision` checks."""
 
     def inherit(self, parent: Backend) -> None:
         assert isinstance(parent, EtcdBackend)
         self.highest_revision: int = parent.highest_revision
 
-    # It opens in the background
+    # The inbox opens in the background, so the timeout is not used.
     def listen(self, listener: Listener, timeout_seconds: float) -> None:  # noqa: ARG002
         self.inbox.open(listener)
 
@@ -123,9 +123,9 @@ class EtcdBackend(EtcdCluster):
 
 
 class _Round:
-    """The beats of one moment.
+    """The beats that are sent together.
 
-    What depends on one lease shares its renewal, or the error that came of it.
+    Claims and holds that depend on the same lease share its renewal, or the error of the renewal.
     """
 
     def __init__(self, backend: EtcdBackend, timeout_seconds: float) -> None:
@@ -134,7 +134,7 @@ class _Round:
         self._failed: dict[Lease, FencedLockError] = {}
 
     def answer(self, ask: Callable[[_Target], _Answer], target: _Target) -> _Answer | Exception:
-        """What came of one beat."""
+        """Return the answer to one beat, or its error."""
         try:
             return ask(target)
         except FencedLockError as error:
@@ -151,18 +151,18 @@ class _Round:
         return bound.waiting(claim.recheck_at)
 
     def renew(self, hold: Hold) -> RenewAnswer:
-        """Keep a hold, and write what has not been written of it."""
+        """Keep a hold, and write its last operation if the server has not confirmed it yet."""
         leases = self._backend.leases
         with _lock_of(hold).changing:
             lease = ticket_of(hold).lease
-            # A renewal for another length had no answer.
+            # An earlier renewal, which asked for another length, was not answered.
             if lease.length != leases.length(hold.lease_seconds):
                 lease = leases.good(hold.lease_seconds, self._seconds_left())
             self._refresh(lease)
             return self._renewed(hold, lease)
 
     def renew_exactly(self, hold: Hold) -> RenewAnswer:
-        """Keep a hold, for its whole length from now on."""
+        """Keep a hold for its whole length from now on."""
         leases = self._backend.leases
         with _lock_of(hold).changing:
             asked_at = now_seconds()
@@ -179,7 +179,7 @@ class _Round:
             ours = not lease.gone and bound.write(hold, lease, self._seconds_left())
         else:
             ours = self._still_has(ticket, bound.keys.holder, ticket.revision)
-        # Of the lease that the key is known to have.
+        # The deadline is that of the lease to which the key is known to be tied.
         return Renewed(ticket.lease.deadline) if ours else NotOurs()
 
     def _refresh(self, lease: Lease) -> None:
@@ -194,14 +194,14 @@ class _Round:
             raise
 
     def _still_has(self, ticket: EtcdTicket, key: bytes, revision: int) -> bool:
-        """True while the key is there as it was made."""
+        """Return True if the key still exists and was not made anew."""
         lease = ticket.lease
         if lease.gone:
             return False
         if key in lease.keys or ticket.since >= lease.checked_at:
             return True
-        # The list of a lease's keys may be older than the last transaction: so the key's absence is
-        # asked for.
+        # The list of a lease's keys may be older than the last transaction. So if the key is not in
+        # it, the server is asked for the key.
         answer = self._backend.connections.call(
             RANGE, messages().RangeRequest(key=key), self._seconds_left()
         )

@@ -51,44 +51,58 @@ from fencedlock.errors import BackendUnavailableError
 from fencedlock.runtime.threads import make_mutex
 
 RECHECK_SECONDS = 30.0
-"""A waiter whose queue is followed asks by itself so seldom: events tell it all."""
+"""The interval at which a waiter asks by itself while its queue is followed.
+
+It is long, because events tell the waiter all that it has to know.
+"""
 
 BLIND_RECHECK_SECONDS = 1.0
-"""The same while the queue can't be followed."""
+"""The interval at which a waiter asks by itself while its queue can't be followed."""
 
 LOOK_SECONDS = 0.02
-"""How often one try looks whether the waiters of a free lock take it."""
+"""The interval at which a single try looks whether the waiters of a free lock take it."""
 
 MARK_SECONDS = 90 * 24 * 3600
-"""The mark by which the next holder knows that a hold was abandoned lives at least so long."""
+"""The least time for which the mark of a grant is kept, unless a release deletes it.
+
+By this mark the next holder knows that the hold was abandoned.
+"""
 
 TOMBSTONE_SECONDS = 24 * 3600
-"""A claim that is over is remembered at least so long, if a packet of it may still be under way."""
+"""The least time for which a claim that is over is remembered.
+
+It is remembered if one of its packets may still be under way.
+"""
 
 MOST_IN_LINE = 1000
-"""Who takes a place is told of so many before it; of more when these have left."""
+"""The most claims before it that a claim is told of when it takes a place.
+
+It is told of further ones when these have left.
+"""
 
 _MOST_LEASES = 3
-"""Leases of one question that may be found gone, one after the other."""
+"""The number of leases in a row that one question may find gone."""
 
 
 class _Templates(NamedTuple):
-    """The transactions of one lock, serialized, for a claim to fill in its own words.
+    """The serialized transactions of one lock. Each claim fills in its own values.
 
-    To read one and fill it in takes a third of the time that it takes to put one together, for each
-    part is copied into the next.
+    Parsing a template and filling it in takes a third of the time that building a transaction
+    takes, because there each part is copied into the next.
     """
 
     attempt: bytes
-    """Takes the lock if it is free and nobody is before the claim. Operation 0 reads the grant, the
-    floor and the holder in any case.
+    """Takes the lock if it is free and no other claim is before this one.
+
+    In any case, operation 0 reads the grant, the floor and the holder.
     """
     queue: bytes
-    """The same, or else tells who is in the queue (operation 1), and takes a place there (operation
-    2).
+    """Does the same. If it can't take the lock, it takes a place in the queue.
+
+    Then operation 1 reads the queue, and operation 2 takes the place.
     """
     release: bytes
-    """Deletes the holder and the grant, or else reads the grant."""
+    """Deletes the holder and the grant. If the hold is gone, it reads the grant instead."""
 
     @staticmethod
     def of(keys: LockKeys) -> _Templates:
@@ -116,7 +130,7 @@ class _Templates(NamedTuple):
             failure=[look],
         )
         join = known.TxnRequest(
-            # The place and the tombstone, here and below.
+            # Here and below, the first one is for the place, and the second for the tombstone.
             compare=[known.Compare(result=EQUAL, target=VERSION, version=0)] * 2,
             success=[known.RequestOp(request_put=known.PutRequest())],
             failure=[known.RequestOp(request_range=known.RangeRequest())] * 2,
@@ -151,8 +165,9 @@ class EtcdLock:
         self.name: str = name
         self.keys: LockKeys = keys
         self.changing: AbstractContextManager[bool] = make_mutex()
-        """Held while a hold of it is renewed, or moved to another lease: the beats and the owner
-        both do so.
+        """Held while a hold of the lock is renewed or moved to another lease.
+
+        Both the heartbeat and the owner do so.
         """
         self.last_grant: int = 0
         """The revision of the last grant to a claim of this client."""
@@ -170,7 +185,8 @@ class EtcdLock:
             try:
                 return self._acquire(claim, join=join, give_up_at=give_up_at)
             except LeaseGoneError:
-                # Ours or the shared one. The place that was tied to ours is gone with it.
+                # Our lease is gone, or the shared one. A place that was tied to our lease is gone
+                # with it.
                 self.cluster.leases.forget_shared()
                 self.cluster.leases.renew(ticket_of(claim).lease, give_up_at - now_seconds())
         raise BackendUnavailableError("etcd has forgotten three leases in a row")
@@ -196,7 +212,7 @@ class EtcdLock:
                 abandoned=state.grant is not None,
             )
         if state.holder is not None and read_holder(state.holder.value).claim_id == claim.id:
-            # An earlier copy of the question was granted, and its answer lost.
+            # An earlier copy of the question was granted, and its answer was lost.
             self._tie(state.holder, ticket.lease, give_up_at)
             abandoned = state.grant is not None and state.grant.version > 1
             return self._granted(
@@ -212,8 +228,8 @@ class EtcdLock:
             if withdrawn:
                 return Gone()
             if place[0].lease != ticket.lease.id:
-                # It goes with a lease that is over here, but not there: it must not wait for us any
-                # more.
+                # The place is tied to a lease that is over here, but not on the server. It must not
+                # keep our turn any more.
                 self._delete_made_at(
                     place[0].create_revision, place[0].key, give_up_at - now_seconds()
                 )
@@ -226,7 +242,7 @@ class EtcdLock:
         return self.waiting(now_seconds() + RECHECK_SECONDS)
 
     def _ticket_with_lease(self, claim: Claim, give_up_at: float) -> EtcdTicket:
-        """The claim's ticket, with a lease that is good for a grant."""
+        """Return the claim's ticket, with a lease of which enough is left for a grant."""
         leases, ticket = self.cluster.leases, ticket_of(claim)
         lease = ticket.maybe_lease
         if lease is not None and not lease.is_good(now_seconds()):
@@ -236,7 +252,11 @@ class EtcdLock:
         return ticket
 
     def _tie(self, holder: Any, lease: Lease, give_up_at: float) -> None:
-        """Tie a grant that came under a lease which is over here to the one that we go by now, or it would end before we know."""
+        """Tie a granted hold to our present lease, if it is tied to another one.
+
+        The other lease is over by our clock. The hold would end with it on the server, while we
+        still believe in it. Raises LeaseGoneError if the hold has ended.
+        """
         if holder.lease == lease.id:
             return
         known = messages()
@@ -253,14 +273,17 @@ class EtcdLock:
             raise LeaseGoneError("the grant ended together with its lease")
 
     def waiting(self, recheck_at: float) -> Waiting:
-        """A claim waits, and should ask by itself at this time; sooner while events of the queue don't come in."""
+        """Return the answer that the claim waits, and the time at which it should ask by itself.
+
+        The time is ``recheck_at``, or sooner while no events of the queue arrive.
+        """
         now = now_seconds()
         if not self.cluster.inbox.follows(self.keys):
             recheck_at = min(recheck_at, now + BLIND_RECHECK_SECONDS)
         return Waiting(now, 0, recheck_at)
 
     def _ask_for(self, claim: Claim, request: Any, give_up_at: float) -> Any:
-        """Send a transaction that may grant the claim, and remember if an answer went missing."""
+        """Send a transaction that may grant the claim, and record whether an answer is missing."""
         ticket = ticket_of(claim)
         before, ticket.unanswered = ticket.unanswered, True
         at_least = self.cluster.highest_revision
@@ -275,7 +298,11 @@ class EtcdLock:
     def _acquire_request(
         self, claim: Claim, ticket: EtcdTicket, shared_id: int, *, join: bool, pass_over: bool
     ) -> Any:
-        """The transaction: take the lock if it is free and nobody is before this claim; otherwise take a place, if asked to."""
+        """Return the transaction that takes the lock if it is free and no claim is before this one.
+
+        With ``join``, it takes a place in the queue otherwise. With ``pass_over``, it does not
+        matter which claims are before this one.
+        """
         request = messages().TxnRequest.FromString(
             self._templates.queue if join else self._templates.attempt
         )
@@ -312,7 +339,11 @@ class EtcdLock:
     def _try_again_if_free(
         self, claim: Claim, ticket: EtcdTicket, shared_id: int, answer: Any
     ) -> Any:
-        """One try found the lock free, and others waiting for it: unless they take it soon, they are dead, and it is ours to take."""
+        """Try again to take a lock that a single try found free while others wait for it.
+
+        If the others do not take the lock soon, they are dead, and this claim may take it. Return
+        the last answer to an attempt.
+        """
         patience_until = now_seconds() + GRACE_SECONDS
         give_up_at = patience_until + self.cluster.request_timeout_seconds
         look = messages().RangeRequest(key=self.keys.floor, range_end=self.keys.holder_end)
@@ -350,12 +381,12 @@ class EtcdLock:
             not lease.is_fresh(now_seconds()),
         )
 
-    # --- what a hold goes through
+    # --- operations on a hold
 
     def write(self, hold: Hold, lease: Lease, timeout_seconds: float) -> bool:
-        """Write the hold's depth, and tie it to this lease; False if it is not ours any more.
+        """Write the hold's depth, and tie the hold to this lease.
 
-        Raises BackendError.
+        Return False if the hold is not ours any more. Raises BackendError.
         """
         known, ticket, operation = messages(), ticket_of(hold), hold.operation
         value = holder_value(
@@ -380,8 +411,8 @@ class EtcdLock:
             kvs = answer.responses[0].response_range.kvs
             if not kvs or kvs[0].create_revision != ticket.revision:
                 return False
-            # Else an earlier copy of this operation, or a later operation, has been written;
-            # perhaps with another lease.
+            # An earlier copy of this operation, or a later operation, has been written, perhaps
+            # with another lease.
             if kvs[0].lease != lease.id:
                 return True
         ticket.maybe_lease = lease
@@ -403,8 +434,8 @@ class EtcdLock:
         answer, sent = self._end_claim(hold.claim, make, timeout_seconds, attempts=attempts)
         if answer.succeeded:
             return RELEASED
-        # The mark is of the grant itself, and only a release deletes it: if it is still there,
-        # nobody has released.
+        # The grant writes the mark, and only a release of the hold deletes it. If the mark is still
+        # there, nobody has released the hold.
         kvs = answer.responses[0].response_range.kvs
         ended = 0 if kvs and kvs[0].mod_revision == ticket.revision else hold.token
         return NotOurs(ended=ended, replayed=sent > 1)
@@ -421,7 +452,7 @@ class EtcdLock:
         leave = self._leave(claim, self.cluster.places.withdrawn(ticket))
         first, last = first_values_of(claim.id)
         clean = known.TxnRequest(
-            # A mark that was there before the grant is somebody else's, and stays.
+            # A mark that was there before the grant is that of an earlier hold, and stays.
             compare=[known.Compare(result=EQUAL, target=VERSION, key=keys.grant, version=1)],
             success=[_delete(keys.grant)],
         )
@@ -445,7 +476,7 @@ class EtcdLock:
             self.cluster.places.give_back(ticket, 1)
 
     def _leave(self, claim: Claim, number: int) -> list[Any]:
-        """The deletion of the claim's place of this number; 0 if it has none."""
+        """Return the operation that deletes the claim's place, or none if ``number`` is 0."""
         return [_delete(self.keys.place_of(claim.id, number))] if number else []
 
     def _end_claim(
@@ -459,8 +490,10 @@ class EtcdLock:
     ) -> tuple[Any, int]:
         """Send the transaction that ends a claim, with the marks that it leaves.
 
-        If a packet of it may still be under way, it buries the claim; if it is ``leaving`` the
-        queue without the lock, it tells the others.
+        If a packet of the claim may still be under way, a tombstone marks the claim as over. If the
+        claim is ``leaving`` the queue without the lock, a mark tells the other waiters.
+
+        Return the answer, and how often the transaction was sent.
         """
         known, cluster, ticket = messages(), self.cluster, ticket_of(claim)
         if not (ticket.unanswered or leaving):
@@ -482,7 +515,7 @@ class EtcdLock:
                 answer, sent = cluster.connections.call_counted(
                     TXN, make(marks), give_up_at - now_seconds(), attempts=attempts
                 )
-                # The first try may have sent a copy besides the one that was refused.
+                # The first try may have sent another copy before the one that was refused.
                 return answer, sent + last_try
             except LeaseGoneError:
                 cluster.leases.forget_shared()
@@ -490,7 +523,7 @@ class EtcdLock:
                     raise
         raise AssertionError
 
-    # --- what others ask
+    # --- inspection and repair
 
     def inspect(self, timeout_seconds: float) -> LockInfo:
         give_up_at = now_seconds() + timeout_seconds
@@ -539,9 +572,10 @@ class EtcdLock:
         return self._delete_made_at(revision, self.keys.holder, give_up_at - now_seconds())
 
     def _delete_made_at(self, revision: int, key: bytes, timeout_seconds: float) -> bool:
-        """Delete a key that was made at this revision, False if it is gone: one that was made since stays, so a late copy does no harm.
+        """Delete a key that was made at this revision. Return False if it was gone already.
 
-        Of a hold, it leaves the mark by which the next holder knows that it was abandoned.
+        A key that was made later stays, so a late copy of the request does no harm. If the key is a
+        holder's, its mark stays too, by which the next holder knows that the hold was abandoned.
         """
         known = messages()
         compare = [known.Compare(result=EQUAL, target=CREATE, key=key, create_revision=revision)]
@@ -568,7 +602,7 @@ class EtcdLock:
                 return
 
     def revision_of(self, token: int, timeout_seconds: float) -> int:
-        """The ``create_revision`` of the holder's key in the hold with this token."""
+        """Return the ``create_revision`` of the holder's key for the hold with this token."""
         kvs = self.cluster.connections.call(
             RANGE, messages().RangeRequest(key=self.keys.floor), timeout_seconds
         ).kvs

@@ -44,7 +44,7 @@ class EtcdTicket:
         It is written into the holder's key, for people.
         """
         self.since: float = 0.0
-        """A local time that is not earlier than the creation of the key of the place, or the hold."""
+        """A local time that is not earlier than the creation of the key of the place or hold."""
         self.written: int = 0
         """The last operation of the hold that the server has answered."""
         self.withdrawals: int = 0

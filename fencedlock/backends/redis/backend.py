@@ -23,10 +23,16 @@ from fencedlock.errors import BackendError, FencedLockError
 _SCAN_COUNT = "1000"
 
 MOST_CLOCK_DIFFERENCE_SECONDS = 1.0
-"""A server whose clock is further from this host's endangers fencing tokens in a failover."""
+"""The greatest harmless difference between the clocks of the server and of this host.
+
+If the clock is further off, a failover endangers fencing tokens.
+"""
 
 _CHUNK = 100
-"""Commands sent at once by a heartbeat; with more of them, others would wait for the server."""
+"""The number of commands that a heartbeat sends at once.
+
+If there were more, other requests would have to wait for the server.
+"""
 
 _Target = TypeVar("_Target", Hold, Claim)
 _Answer: TypeAlias = ClaimAnswer | RenewAnswer
@@ -59,7 +65,8 @@ class RedisBackend(RedisServer):
         *,
         exact: bool = False,  # noqa: ARG002
     ) -> list[RenewAnswer | Exception]:
-        # Every renewal is exact: it sets what the hold's latest operation asks for, from now on.
+        # ``exact`` makes no difference, because every renewal sets the lease that the hold's latest
+        # operation asks for, from now on.
         def make(hold: Hold, not_after_us: int) -> bytes:
             return _bound(hold).pack_renew(hold, not_after_us)
 
@@ -95,7 +102,7 @@ class RedisBackend(RedisServer):
             try:
                 reply = self.connections.ask(pack("CONFIG", "GET", setting), timeout_seconds / 4)
             except BackendError:
-                return found  # hosted servers often forbid it
+                return found  # hosted servers often forbid CONFIG
             settings.update(zip(reply[::2], reply[1::2], strict=True))
         policy = settings.get(b"maxmemory-policy", b"noeviction")
         if policy != b"noeviction":
@@ -111,7 +118,11 @@ class RedisBackend(RedisServer):
         return found
 
     def _clock_warnings(self, timeout_seconds: float) -> list[str]:
-        """Tokens follow the server's clock: after a failover they go on rising only while the clocks of the servers agree."""
+        """Return a warning if the server's clock and this host's differ too much.
+
+        Tokens follow the server's clock. After a failover they go on rising only if the clocks of
+        the servers agree.
+        """
         before = time.time()
         try:
             seconds, micros = self.connections.ask(pack("TIME"), timeout_seconds)
@@ -133,7 +144,7 @@ class RedisBackend(RedisServer):
 
     def saw(self, name: str, token: int, now: float) -> None:
         floors, server_us = self.floors, now * 1e6 + self.ahead_us
-        # Floors.saw, spelt out, for it is on the way of each hand-off.
+        # The ordinary case of Floors.saw, spelt out, because each hand-off runs it.
         if floors.of_all < token <= server_us:
             floors.of_all = token
         else:
@@ -171,12 +182,12 @@ class RedisBackend(RedisServer):
         read: _Read[_Target],
         timeout_seconds: float,
     ) -> list[Any]:
-        """Call a script for each of these; what ``read`` makes of the answers.
+        """Call a script for each target, and return what ``read`` makes of the answers.
 
-        ``make`` packs the call for a "not after" in µs of the server's clock. An answer "late"
-        brings the server's time, and the question is asked again.
+        ``make`` packs the call for a target and a "not after" in µs of the server's clock. If a
+        packet was late, the answer tells the server's time, and the question is asked again.
         """
-        if len(targets) == 1:  # a nested acquire: it needs nothing to keep many apart
+        if len(targets) == 1:  # for example a nested acquire, which does without the lists
             return [self._ask_one(script, targets[0], make, read, timeout_seconds)]
         return self._ask_many(script, targets, make, read, timeout_seconds)
 
@@ -209,9 +220,10 @@ class RedisBackend(RedisServer):
         read: _Read[_Target],
         timeout_seconds: float,
     ) -> list[_Answer | Exception]:
-        """In one exchange for some hundred.
+        """Ask for many targets, in one exchange for each :data:`_CHUNK` of them.
 
-        When one of them has loaded the script, the others are asked again, too.
+        If the server has not loaded the script, one question is repeated with the script's text,
+        which loads it. Then the others are asked again too.
         """
         answers: dict[_Target, _Answer | Exception] = {}
         for first in range(0, len(targets), _CHUNK):
@@ -226,7 +238,7 @@ class RedisBackend(RedisServer):
                         pack(), timeout_seconds, sent_at, 1, talk, pack
                     )
                 except FencedLockError as error:
-                    # The others would wait as long.
+                    # The other targets get the same error, because each would wait as long for it.
                     return [answers.get(target, error) for target in targets]
                 loaded = False
                 for target, reply in zip(unanswered, replies, strict=True):

@@ -1,4 +1,4 @@
-"""The operations on one lock: each calls one script."""
+"""The operations on one lock. Each of them calls one script."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from fencedlock.errors import BackendError, BackendUnavailableError
 
 
 class RedisTicket:
-    """What the backend remembers of a claim: until when a packet without an answer is executed."""
+    """Remembers until when an unanswered packet of a claim may still be executed."""
 
     __slots__ = ("not_after_us",)
 
     def __init__(self) -> None:
         self.not_after_us: int = 0
-        """The server's time after which no packet that had no answer is executed any more, in µs.
+        """The server's time, in µs, after which it executes no unanswered packet any more.
 
         0 if all packets were answered.
         """
 
     @property
     def unanswered(self) -> bool:
-        """True if a packet of the claim had no answer."""
+        """True if a packet of the claim was not answered."""
         return self.not_after_us > 0
 
 
@@ -50,15 +50,16 @@ class RedisLock:
         server, late = self._server, 0
         ticket: RedisTicket = claim.ticket
         before_us = ticket.not_after_us
-        # One that has waited takes no second place: it may have been granted the lock meanwhile, by
-        # a message that others have read, and whoever knows a claim that waits could let it in.
+        # A claim that has waited takes no second place. It may have been granted the lock meanwhile
+        # by a message that others have read, and anybody who knows the id of a waiting claim could
+        # let it in by a forged message.
         mode = "try" if not join else "queue" if claim.issued is None else "beat"
         while late < MOST_LATE:
             asked_at = now_seconds()
             not_after_us = int((asked_at + timeout_seconds) * 1e6 + server.ahead_us)
             pack = partial(self.pack_acquire, claim, not_after_us, mode)
-            # First, for another thread may close the client meanwhile. Like what follows, it is on
-            # the way of each acquisition.
+            # This is set before the request is sent, because another thread may close the client
+            # meanwhile. It is no call of max(), because each acquisition runs it.
             ticket.not_after_us = not_after_us if not_after_us > before_us else before_us  # noqa: FURB136
             try:
                 reply, sent = server.connections.converse(
@@ -82,9 +83,9 @@ class RedisLock:
         raise clock_jumps()
 
     def pack_acquire(self, claim: Claim, not_after_us: int, mode: str) -> bytes:
-        """The call of acquire.lua."""
-        # One f-string, for it is on the way of each acquisition. All of these are ASCII, so that
-        # they are as long in bytes.
+        """Return the packed call of acquire.lua."""
+        # This is one f-string, because each acquisition runs it. All of its parts are ASCII, so
+        # their lengths in characters and in bytes are the same.
         claim_id, server = claim.id, self._server
         floors = server.floors
         floor = str(
@@ -98,9 +99,10 @@ class RedisLock:
         ).encode()
 
     def pack_renew(self, hold: Hold, not_after_us: int) -> bytes:
-        """The call of renew.lua."""
-        # Before what it stands for: the thread that holds the lock may change both meanwhile. The
-        # lease of before under the latest number would undo a renewal that has been answered.
+        """Return the packed call of renew.lua."""
+        # The operation is read before the lease and the depth that belong to it, because the thread
+        # that holds the lock may change them all meanwhile. The old lease with the latest operation
+        # number would undo a renewal that has been answered.
         operation = hold.operation
         return self._scripts.renew.pack(
             self._keys,
@@ -115,11 +117,10 @@ class RedisLock:
     def release(self, hold: Hold, timeout_seconds: float, attempts: int = 1) -> ReleaseAnswer:
         claim, token, server = hold.claim, str(hold.token), self._server
         claim_id, not_after_us = claim.id, claim.ticket.not_after_us
-        arguments = (
-            bulks(str(not_after_us), server.channels) if not_after_us else server.release_arguments
-        )
-        packed = (  # as in pack_acquire
-            f"{self._scripts.release.head}{self._keys}${len(claim_id)}\r\n{claim_id}\r\n${len(token)}\r\n{token}\r\n{arguments}"
+        arguments = bulks(str(not_after_us), server.channels) if not_after_us else server.release_arguments
+        packed = (  # one f-string, as in pack_acquire
+            f"{self._scripts.release.head}{self._keys}${len(claim_id)}\r\n{claim_id}\r\n"
+            f"${len(token)}\r\n{token}\r\n{arguments}"
         ).encode()
         asked_at = now_seconds()
         reply, sent = server.connections.converse(packed, timeout_seconds, asked_at, attempts)
@@ -132,7 +133,7 @@ class RedisLock:
         return NotOurs(ended=_number(reply, b"+lost"), replayed=sent > 1)
 
     def abandon(self, hold: Hold, timeout_seconds: float) -> None:
-        """Nothing to do: each hold has a lease of its own."""
+        """Do nothing, because each hold has a lease of its own."""
 
     def withdraw(self, claim: Claim, timeout_seconds: float) -> None:
         packed = self._scripts.withdraw.pack(
@@ -169,22 +170,23 @@ class RedisLock:
                 remaining=remaining_ms / 1000,
                 issued=int(issued) if issued else None,
                 waiters=waiters,
-                # A token is the time of its grant.
+                # A token is the server's time of its grant in µs, plus ahead_us.
                 held_since=(int(token) - int(ahead_us)) / 1e6 if token else None,
             )
         except (AttributeError, TypeError, ValueError) as error:
             raise BackendError(
-                f"what stands at the lock's keys makes no sense: {reply!r:.200}", lock=self.name
+                f"the values of the lock's keys are not those of a lock: {reply!r:.200}",
+                lock=self.name,
             ) from error
 
 
 def _host_and_thread(holder: bytes) -> str:
-    """The holder for people, of what the server has: the lease in ms stands before it."""
+    """Return the holder for people to read, without the lease in ms that is stored before it."""
     return holder.decode().partition(" ")[2]
 
 
 def _number(reply: bytes, word: bytes) -> int:
-    """The number in an answer of a word and a number."""
+    """Return the number in an answer that consists of this word and a number."""
     try:
         said, number = reply.split()
         if said == word:
