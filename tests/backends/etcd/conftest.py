@@ -1,4 +1,4 @@
-"""Servers of both versions of etcd, for what only etcd does."""
+"""Servers of both versions of etcd, for the tests of what only etcd does."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def backend(kind: str, _servers: dict[str, LockServer], short_folder: Path) -> EtcdServer:
-    """A server of each version, shared by this worker's tests."""
+    """A server of each version, shared by the tests of this pytest worker."""
     if kind not in _servers:
         _servers[kind] = make_server(short_folder, kind).start()
     server = _servers[kind]
@@ -30,13 +30,13 @@ def backend(kind: str, _servers: dict[str, LockServer], short_folder: Path) -> E
 
 @pytest.fixture
 def start(kind: str, own_server: Callable[..., EtcdServer]) -> Callable[..., EtcdServer]:
-    """Makes servers that belong to this test alone."""
+    """A function that starts servers for this test alone."""
     return lambda **settings: own_server(kind, **settings)
 
 
 @pytest.fixture
 def guarded(start: Callable[..., EtcdServer]) -> EtcdServer:
-    """A server that asks for a user, and whose tokens expire after a second."""
+    """A server that requires a user, and whose authentication tokens expire after a second."""
     server = start(auth_token_ttl="1")
     server.ctl("user", "add", "root:sesame")
     server.ctl("user", "grant-role", "root", "root")
@@ -47,7 +47,7 @@ def guarded(start: Callable[..., EtcdServer]) -> EtcdServer:
 
 @pytest.fixture
 def cluster(kind: str, tmp_path: Path) -> Iterator[EtcdCluster]:
-    """Three members."""
+    """A cluster of three members."""
     cluster = EtcdCluster(tmp_path, kind).start()
     yield cluster
     cluster.kill()

@@ -1,4 +1,4 @@
-"""Three members on loopback, whose leader is killed and frozen, and whose majority is lost."""
+"""Three members on loopback: the leader is killed or frozen, and the majority is lost."""
 
 from __future__ import annotations
 
@@ -20,9 +20,7 @@ CONTENDERS = 4
 
 
 class Holds:
-    """What contenders wrote down: who believed to hold the lock, from when to when, with which
-    token.
-    """
+    """The holds that contenders recorded: the times between which each believed, and its token."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -36,7 +34,7 @@ class Holds:
         return sorted(holds)
 
     def go_on(self) -> None:
-        """Wait until there are twenty more."""
+        """Wait until there are twenty more holds."""
         wanted = self._count() + 20
         eventually(lambda: self._count() >= wanted, 60)
 
@@ -44,7 +42,7 @@ class Holds:
         return sum(path.read_text().count("\n") for path in self._folder.glob("holds-*"))
 
     def check(self) -> None:
-        """No two believed at a time, and tokens rose with time."""
+        """Assert that no two believed in the lock at the same time, and that tokens rose."""
         holds = self.all()
         for (_, ended, token), (began, _, next_token) in itertools.pairwise(holds):
             assert ended <= began, "two holders at a time"

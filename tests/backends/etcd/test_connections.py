@@ -1,4 +1,4 @@
-"""The calls to an etcd cluster: answers, endpoints in turn, errors, users, TLS, forks."""
+"""The calls to an etcd cluster: answers, fail-over of endpoints, errors, users, TLS, forks."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ class TestUsers:
         connection._auth_token = "expired"
         connection.call(wire.PUT, M.PutRequest(key=b"a", value=b"2"), 10)
         assert connection._auth_token not in (first, "expired", None)
-        # The revision of the users changes.
+        # Adding a user changes the revision of the users.
         guarded.ctl("user", "add", "new:new", user="root:sesame")
         connection.call(wire.PUT, M.PutRequest(key=b"a", value=b"3"), 10)
 
@@ -226,8 +226,9 @@ def test_a_fork_knows_of_a_channel_that_was_opened_while_it_waited(
     open_connection: Callable[..., Connections],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The child of a fork that does not wait for the end of gRPC's threads may be stuck in its
-    first call.
+    """The fork has to wait for the end of gRPC's threads.
+
+    Otherwise the child may hang in its first call.
     """
     connection, inside, waits = (
         open_connection(start().endpoint),
@@ -277,8 +278,9 @@ sys.exit(os.waitpid(child, 0)[1])
 def test_a_child_that_is_forked_during_the_first_call_is_not_stuck(
     start: Callable[..., EtcdServer],
 ) -> None:
-    """Importing gRPC takes a while, and who is forked in its middle would wait for ever for a
-    thread that it does not have.
+    """The fork must not happen in the middle of the import of gRPC, which takes a while.
+
+    Otherwise the child would wait for ever for a thread that it does not have.
     """
     server = start()
     for _ in range(3):

@@ -1,5 +1,6 @@
-"""What a review found: each was a lock that two believed in, or that nobody could get, before it
-was mended.
+"""Faults that a review found. All of them are corrected.
+
+Each had led to a lock that two holders believed in, or to a lock that nobody could get.
 """
 
 from __future__ import annotations
@@ -260,8 +261,9 @@ def give_up(lock: fencedlock.RLock) -> None:
 def test_what_was_lost_in_an_outage_blocks_nobody_after_it(
     own_server: Callable[..., EtcdServer], connect: Callable[..., fencedlock.Client]
 ) -> None:
-    """A restart gives every lease a whole new term, so what nobody holds or waits for any more
-    would live for one more lease.
+    """Holds and places that are given up have to be removed on the server.
+
+    A restart gives every lease a whole new term, so otherwise they would live for one more lease.
     """
     ttl = 6
     server = own_server(any_etcd())
@@ -298,8 +300,9 @@ def test_a_grant_that_came_under_an_older_lease_is_tied_to_the_present_one(
     connect: Callable[..., fencedlock.Client],
     name: str,
 ) -> None:
-    """Its answer was lost, and its lease over by our clock alone: who believes in the new lease
-    must not lose the lock with the old.
+    """The answer of the grant was lost, and its lease is over by our clock, but not on the server.
+
+    A holder that believes in the new lease must not lose the lock when the old lease ends.
     """
     remote = connect(wire.url, ttl=2, socket_timeout=0.3)
     with remote.RLock(f"{name}/first"):
@@ -320,7 +323,7 @@ def test_a_grant_that_came_under_an_older_lease_is_tied_to_the_present_one(
     look = M.RangeRequest(key=lock_keys("fencedlock", name).holder)
     (first,) = eventually(lambda: connections.call(calls.RANGE, look, 5).kvs)
     until = time.monotonic() + 3
-    # Somebody else's luck: as after a restart, the old lease lives on at the server.
+    # Keep the old lease alive on the server, as a restart would.
     while time.monotonic() < until:
         connections.keep_alive(first.lease, look.key, 5)
         time.sleep(0.2)

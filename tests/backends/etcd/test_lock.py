@@ -1,4 +1,4 @@
-"""What can happen to a hold, or to a wait, on etcd only."""
+"""What can happen to a hold, or to a waiter, only on etcd."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def client(backend: EtcdServer, connect: Callable[..., fencedlock.Client]) -> fe
 
 
 def revoke_leases_of(client: fencedlock.Client, backend: EtcdServer) -> None:
-    """Behind the client's back."""
+    """Revoke the client's leases on the server, without telling the client."""
     for lease in client._table.backend.leases._by_length.values():  # type: ignore[attr-defined]
         backend.ctl("lease", "revoke", f"{lease.id:x}")
 
@@ -97,7 +97,7 @@ class TestLeases:
             for lock in locks[::2]:
                 lock.acquire()
             locks[0].renew(ttl=20)
-            # 10 s, 20 s, and the one that all share.
+            # One of 10 s, one of 20 s, and one that all clients share.
             assert len(set(backend.ctl("lease", "list").split()[3:]) - before) <= 3
         assert len(set(backend.ctl("lease", "list").split()[3:]) - before) <= 1
         assert backend.leftovers(f"{name}/0") == set()
@@ -135,8 +135,10 @@ def test_a_delayed_delete_of_an_old_claim_leaves_the_new_holder_alone(
     connect: Callable[..., fencedlock.Client],
     name: str,
 ) -> None:
-    """etcd's own recipe deletes its key by name: late, or in another session, it deletes the key of
-    whoever has it by then.
+    """A release must not delete the key of a later holder.
+
+    etcd's own recipe deletes its key by name. If that comes late, or in another session, it deletes
+    the key of the present holder.
     """
     proxy = backend.proxy()
     try:
@@ -178,7 +180,7 @@ def test_a_compaction_during_a_wait_costs_nothing(
 def test_a_watch_that_the_server_cancels_is_opened_anew(
     client: fencedlock.Client, contender: Callable[..., Contender], name: str
 ) -> None:
-    """As by a compaction that overtakes a slow watcher."""
+    """The server cancels a watch, for example, if a compaction overtakes a slow watcher."""
     waiter = contender("thread", client)
     inbox = client._table.backend.inbox  # type: ignore[attr-defined]
     with client.FairLock(name):
@@ -201,9 +203,9 @@ def test_others_hear_who_leaves_the_queue_and_who_stood_before_them(
     contender: Callable[..., Contender],
     name: str,
 ) -> None:
-    """Who comes is not watched, so that it wakes nobody.
+    """Claims that join the queue are not watched, so that they wake nobody.
 
-    Who goes is, or its turn would be waited for.
+    Claims that leave it are watched. Otherwise the others would wait for their turns.
     """
     holder, other = connect(backend.url, ttl=10), connect(backend.url, ttl=10)
     bound, inbox = client._table.resource(name).bound, client._table.backend.inbox  # type: ignore[attr-defined]
@@ -217,7 +219,7 @@ def test_others_hear_who_leaves_the_queue_and_who_stood_before_them(
             else [place.partition("/")[0] for place in watch.queue._places]
         )
 
-    for _ in range(3):  # the watch lives on
+    for _ in range(3):  # all rounds use the same watch
         waiter = contender("thread", client)
         with holder.FairLock(name):
             cancellation = fencedlock.Cancellation()
@@ -241,8 +243,10 @@ def test_places_use_the_same_key_again(
     connect: Callable[..., fencedlock.Client],
     name: str,
 ) -> None:
-    """etcd's index keeps a deleted key until it is compacted: with keys of their own, claims would
-    make all later ones slower.
+    """Claims use the same keys for their places again and again.
+
+    etcd's index keeps a deleted key until it is compacted. If each claim had a key of its own, it
+    would make all later ones slower.
     """
     keys, connections = lock_keys("fencedlock", name), backend.connections()
 
@@ -276,7 +280,7 @@ def test_a_withdrawal_that_was_sent_twice_leaves_the_next_place_alone(
     contender: Callable[..., Contender],
     name: str,
 ) -> None:
-    """Once by each endpoint; the first copy comes when another claim waits."""
+    """It is sent once to each endpoint, and the first copy arrives when another claim waits."""
     proxies = [backend.proxy(), backend.proxy()]
     try:
         remote = connect(
@@ -328,7 +332,8 @@ class TestUsers:
         tokens = [each._auth_token for each in clients]
         waiter.tell("acquire", "x")
         eventually(lambda: lock.info().waiters)
-        # Tokens last a second unless they are used; beats come every ten, or every 3.3 seconds.
+        # Authentication tokens last for a second unless they are used. Beats are sent every 10
+        # seconds, or every 3.3 seconds.
         until = time.monotonic() + 11
         while time.monotonic() < until:
             lock.ensure_held()
@@ -383,7 +388,7 @@ class TestUsers:
 
 
 def connections_to(port: int) -> int:
-    """The open TCP connections of this process to this port."""
+    """Return the number of open TCP connections of this process to this port."""
     inodes = set()
     for fd in Path("/proc/self/fd").iterdir():
         try:
@@ -403,7 +408,7 @@ def connections_to(port: int) -> int:
     return count
 
 
-@pytest.mark.timeout(400)  # beside eight busy processes
+@pytest.mark.timeout(400)  # enough even if eight busy processes run at the same time
 def test_a_thousand_waiting_claims_need_one_stream_one_lease_and_one_connection(
     backend: EtcdServer,
     connect: Callable[..., fencedlock.Client],
@@ -444,9 +449,9 @@ def test_a_thousand_waiting_claims_need_one_stream_one_lease_and_one_connection(
             if thread not in waiters and thread.name.startswith("fencedlock")
         }
 
-    # The latter from the first beat on.
+    # The heartbeat's thread starts with the first beat.
     eventually(lambda: ours() == {"fencedlock-inbox", "fencedlock-heartbeat"})
-    assert threading.active_count() - len(waiters) - before <= 4  # and gRPC's two for the stream
+    assert threading.active_count() - len(waiters) - before <= 4  # gRPC has two for the stream
     for each in names:
         holding.ask("release", each)
     for waiter in waiters:

@@ -1,4 +1,4 @@
-"""When a client asks for a free lock: pure, by the events alone."""
+"""When a client asks for a free lock. The tests are pure: they use only events, and no server."""
 
 from __future__ import annotations
 

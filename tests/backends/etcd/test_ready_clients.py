@@ -1,4 +1,4 @@
-"""A ready client of the real package etcd3 as target: ``tox run -e etcd3``."""
+"""Ready client objects of the real package etcd3. ``tox run -e etcd3`` runs these tests."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_a_forked_child_is_told_to_connect_anew(
 def test_a_copy_that_was_forked_in_c_gets_one_clear_error_by_url_too(
     backend: EtcdServer, name: str
 ) -> None:
-    ready_client(backend)  # skips where there is none
+    ready_client(backend)  # skips the test if there is none
     command = [
         sys.executable,
         "-m",

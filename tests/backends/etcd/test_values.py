@@ -1,4 +1,4 @@
-"""Keys, values, floors and settings: pure."""
+"""Keys, values, floors and settings. The tests are pure, and need no server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A Redis server's clock that is set: leases are counted by it, and tokens follow it."""
+"""A Redis server's clock is set. Leases are counted by this clock, and tokens follow it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class _Clocked:
         self.clock = clock
 
     def step(self, seconds: float) -> None:
-        """Set the clock, and return when the server goes by it."""
+        """Set the clock, and wait until the server uses the new time."""
         with self.server.client() as raw:
             before = raw.time()[0] - time.time()
             self.clock.step(seconds)
@@ -72,13 +72,13 @@ def test_a_holder_that_dies_blocks_others_for_its_lease_though_the_clock_was_set
     else:
         clocked.step(-STEP_SECONDS)
         if first == "step and beat":
-            # A beat sets the lease, and does not only lengthen it.
+            # A beat sets what is left of the lease. It does not only lengthen it.
             eventually(lambda: client.inspect("x").remaining <= ttl, 10)
             assert not waiter.answered(), "the holder lives"
         holder.kill()
     begun = time.monotonic()
     assert waiter.answer(30) is True
-    # What was left when it was looked at, and a beat of the waiter.
+    # The lease that was left when the waiter looked, and the time until the waiter's next beat.
     assert time.monotonic() - begun < 2 * ttl + 2
     waiter.ask("release", "x")
 
@@ -120,7 +120,7 @@ def test_tokens_rise_through_steps_of_the_clock_by_hand_overs_too(
             waiter.tell("acquire", "x")
             eventually(lambda number=number: len(client.inspect("x").waiters) == number)  # type: ignore[misc]
         eventually(lambda: clocked.server.hears(*(other.id for other in others)))
-        if step < 0:  # forward, the lease would end, which the documentation says
+        if step < 0:  # a step forward would end the lease, as the documentation says
             clocked.step(step)
         lock.release()
         for waiter in (first, second):

@@ -1,6 +1,4 @@
-"""A server that is replaced by its replica, behind a name or an address that leads to the new one
-from then on.
-"""
+"""A server is replaced by its replica. Its name or address leads to the replica from then on."""
 
 from __future__ import annotations
 
@@ -39,8 +37,9 @@ class _Pair:
             eventually(lambda: new.get("mark") == old.get("mark"))
 
     def promote(self, *, demote: bool = True) -> None:
-        """The replica becomes the master; the old one is its replica then, and what is open stays
-        with it.
+        """Make the replica the master, and the old master its replica.
+
+        Connections that are open stay with the old master.
         """
         with self.replica.client() as new:
             new.replicaof("NO", "ONE")
@@ -61,7 +60,7 @@ def pair(own_server: Callable[..., Any], proxy: Callable[[RedisServer], Proxy]) 
 def slow_pair(
     short_folder: Path, tmp_path: Path, proxy: Callable[[RedisServer], Proxy]
 ) -> Iterator[_Pair]:
-    """The clock of the replica is ten seconds behind."""
+    """A pair in which the clock of the replica is ten seconds behind."""
     reason = why_not()
     if reason:
         pytest.skip(reason)
@@ -95,10 +94,10 @@ def test_tokens_rise_after_a_grant_was_lost_and_the_new_servers_clock_is_behind(
         tokens.append(int(token))
     pair.wait_until_replicated()
     with pair.replica.client() as new:
-        new.replicaof("NO", "ONE")  # the rest is lost
+        new.replicaof("NO", "ONE")  # later writes are lost
     with stays.RLock("x") as token:
         tokens.append(int(token))
-    with other.RLock("x") as token:  # this client does not hear of it
+    with other.RLock("x") as token:  # ``stays`` does not learn of this token
         tokens.append(int(token))
     wire.switch(pair.replica.port)
     pair.master.kill()
@@ -124,8 +123,9 @@ def test_tokens_rise_after_a_grant_was_lost_and_the_new_servers_clock_is_behind(
 def test_nobody_is_let_in_by_a_message_that_travelled_down_replication(
     pair: _Pair, connect: Callable[..., fencedlock.Client], contender: Callable[..., Contender]
 ) -> None:
-    """The waiter's inbox stays at the old master, which hears what is published at the new one, and
-    nobody else does.
+    """The waiter's inbox stays at the old master, and nobody listens at the new master.
+
+    Replication sends the messages that are published at the new master to the old one.
     """
     holder, waiting = connect(pair.wire.url, ttl=6), connect(pair.wire.url, ttl=6)
     waiter = contender("thread", waiting)
@@ -182,7 +182,7 @@ def test_a_failover_within_the_lease_costs_nobody_the_lock_and_hand_offs_work_ag
     pair.promote()
     with pair.replica.client() as new:
         inbox = f"fencedlock:inbox:{waiting.id}"
-        # A beat has met the old master, and both were left.
+        # A beat has reached the old master. Then the connections of calls and of the inbox left it.
         eventually(lambda: new.pubsub_numsub(inbox)[0][1] == 1, 8)
         wanted.release()
         begun = time.monotonic()
@@ -198,7 +198,7 @@ def test_a_failover_within_the_lease_costs_nobody_the_lock_and_hand_offs_work_ag
         assert waiter.answer() is True
         assert time.monotonic() - begun < 1, "doorbells do not ring again"
         waiter.ask("release", "wanted")
-        eventually(lambda: held.remaining() > 5)  # beaten for at the new master
+        eventually(lambda: held.remaining() > 5)  # a beat has reached the new master
         assert new.exists("fencedlock:{held}")
     held.release()
 
@@ -211,7 +211,7 @@ def test_read_only_closes_all_connections_those_in_flight_and_the_inbox_too(
     with remote.RLock("x"):
         remote._table.listen(5)
     connections = remote._table.backend.connections  # type: ignore[attr-defined]
-    # Both lead to the old master.
+    # Both idle connections lead to the old master.
     connections._idle.extend([connections._take(5), connections._take(5)])
     pair.wait_until_replicated()
     pair.wire.rule = lambda request: LOSE if b"{slow}" in request else None
@@ -239,13 +239,13 @@ def test_an_inbox_that_is_at_another_server_is_found_out_though_the_first_questi
     connect: Callable[..., fencedlock.Client],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The calls' connections end, and the inbox's does not."""
+    """The connections of calls are closed, but the connection of the inbox is not."""
     first, second = own_server(), own_server()
     wire = proxy(first)
     remote = connect(wire.url, ttl=60, socket_timeout=0.5)
     with remote.RLock("x"):
         remote._table.listen(5)
-    # The look at the settings has given its connection back.
+    # The check of the server's settings has ended, and has given its connection back.
     eventually(lambda: "appendonly" in caplog.text)
     asked = 0
 

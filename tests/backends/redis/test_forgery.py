@@ -1,5 +1,6 @@
-"""Messages on the inbox that somebody else has written, who may publish and listen, but has no
-right to any key.
+"""Forged messages on the inbox.
+
+Their author may publish messages and listen to them, but has no right to any key.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from tests.servers import RedisServer
 
 
 class _Forger:
-    """Hears every channel, and publishes what it likes."""
+    """Listens to all channels, and publishes any message."""
 
     def __init__(self, server: RedisServer) -> None:
         with server.client() as raw:
@@ -152,8 +153,9 @@ def test_who_hears_what_is_published_learns_no_claim_that_waits(
     connect: Callable[..., fencedlock.Client],
     contender: Callable[..., Contender],
 ) -> None:
-    """A hold with a short span makes the next in line look again: that message must not name the
-    next one's claim.
+    """After a hand-off to a waiter with a short span, a message makes the next waiter ask again.
+
+    That message must not name the next waiter's claim.
     """
     server, evil = forger
     holding = connect(server.url, ttl=10)
@@ -183,9 +185,9 @@ def test_a_claim_that_was_named_by_a_doorbell_is_not_used_to_wait_again(
     proxy: Callable[[RedisServer], Proxy],
     contender: Callable[..., Contender],
 ) -> None:
-    """Its doorbell came too late, so it asks anew.
+    """The doorbell of a waiter comes too late, so the waiter asks again.
 
-    Whoever has read that message must not be able to let it in.
+    Somebody who has read that message must not be able to let it in by another message.
     """
     server, evil = forger
     wire = proxy(server)

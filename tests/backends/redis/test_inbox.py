@@ -1,4 +1,4 @@
-"""The one connection by which a client hears of its grants."""
+"""The connection on which a client receives the messages of its grants."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_a_grant_at_the_moment_of_the_timeout_is_handed_on(
     late, next_one = contender("thread", connect(wire.url, ttl=10)), contender("thread", client)
     late.ask("make", name, "FairLock")
     next_one.ask("make", name, "FairLock")
-    # The doorbell comes too late.
+    # The doorbell is held back, so it comes too late.
     wire.reply_rule = lambda reply: HOLD if b"message" in reply else None
     with client.FairLock(name):
         late.tell("acquire", name, timeout=1)
@@ -168,7 +168,7 @@ def test_who_reads_the_inbox_passes_it_on_when_it_leaves(
     second.release()
     for sleeper in sleepers:
         sleeper.join(60)
-    # A beat would tell them too, but after more than three seconds.
+    # A beat would tell them of the grant too, but only after more than three seconds.
     assert time.monotonic() - begun < 3
     if leaves != "granted":
         first.release()
@@ -238,7 +238,7 @@ def test_beats_that_fall_due_about_the_same_time_share_an_exchange(
     locks = [crowd.RLock(f"{name}/{number}") for number in range(20)]
     for lock in locks:
         assert lock.acquire()
-        time.sleep(0.005)  # each falls due at a time of its own
+        time.sleep(0.005)  # so that each falls due at another time
     before = _renewals(wire)
     eventually(lambda: all(lock.remaining() > 5 for lock in locks) and _renewals(wire) > before)
     assert _renewals(wire) - before <= 3
@@ -266,14 +266,14 @@ def test_a_hand_off_that_was_missed_during_a_cut_is_made_up_for_at_the_reconnect
     lock.acquire()
     waiter = threading.Thread(target=visit, args=(far.FairLock(name),))
     waiter.start()
-    # It knows that it waits: a cut that came before this answer would make it ask again, and so
-    # take the lock at once.
+    # Wait until the waiter has the answer that it waits. If the connection were cut before this
+    # answer, the waiter would ask again and take the lock at once.
     eventually(lambda: any(claim.issued is not None for claim in list(far._table.claims.values())))
     wire.rule = lambda request: HOLD_AND_CUT if b"SUBSCRIBE" in request else None
     with server.client() as raw:
         wire.cut()
         eventually(lambda: raw.pubsub_numsub(f"fencedlock:inbox:{far.id}")[0][1] == 0)
-        lock.release()  # nobody hears of it
+        lock.release()  # nobody receives the message
         wire.wait_for(lambda: bool(wire.held))
     assert waiter.is_alive()
     begun = time.monotonic()
@@ -283,7 +283,7 @@ def test_a_hand_off_that_was_missed_during_a_cut_is_made_up_for_at_the_reconnect
 
 
 class _Ears:
-    """Writes down what it is told."""
+    """A listener that records its calls."""
 
     def __init__(self) -> None:
         self.heard: list[tuple[object, ...]] = []
@@ -326,7 +326,7 @@ def test_every_message_is_read_wherever_the_stream_is_cut_into_pieces(seed: int)
     with ours, theirs:
         reader = _Stream(ours, ears, _is_issued)
         while stream:
-            # Also message by message.
+            # With an even seed, a piece may also be exactly one message.
             size = rng.choice(
                 [1, 7, 60, 300 if seed % 2 else stream.find(b"*", 1) % (len(stream) + 1)]
             )
@@ -346,7 +346,7 @@ def test_a_message_whose_end_comes_with_the_next_one_is_read_before_it() -> None
     ours, theirs = socket.socketpair()
     with ours, theirs:
         reader = _Stream(ours, ears, _is_issued)
-        # What comes with the second piece has the lines of one whole message.
+        # The second piece alone has as many lines as one whole message.
         for piece in (first[:-1], first[-1:] + second):
             theirs.sendall(piece)
             reader.read_until(Bell(), now_seconds())

@@ -1,4 +1,4 @@
-"""What the scripts' short ways share with the long ones."""
+"""The fast paths of the scripts keep the promises of the general ones."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from tests.servers import REDIS_KINDS, LockServer, RedisServer
 def server(
     request: pytest.FixtureRequest, _servers: dict[str, LockServer], short_folder: Path
 ) -> RedisServer:
-    """A server of each kind, because the scripts must run on each version."""
+    """A server of each kind, because the scripts have to run on every version."""
     return shared_server(_servers, short_folder, request.param)  # type: ignore[no-any-return]
 
 
 def test_a_hold_begins_without_what_the_one_before_it_left(
     server: RedisServer, client: fencedlock.Client, contender: Callable[..., Contender], name: str
 ) -> None:
-    """A hand-over writes the next grant over the last one."""
+    """A hand-over writes the next grant over the last one, so nothing of that may be left."""
     next_one = contender("thread", client)
     next_one.ask("make", name, "FairLock")
     lock = client.FairLock(name)
@@ -55,8 +55,9 @@ def test_a_try_that_passes_over_a_deaf_waiter_is_a_hold_like_others(
     connect: Callable[..., fencedlock.Client],
     name: str,
 ) -> None:
-    """The server sees that nobody listens to the waiter's inbox: it is granted nothing, and costs
-    no token.
+    """The server sees that nobody listens to the waiter's inbox.
+
+    So the waiter is granted nothing, and no token is used up for it.
     """
     deaf = connect(server.url, ttl=30)
     lock = client.FairLock(name, ttl=0.5)
@@ -70,7 +71,7 @@ def test_a_try_that_passes_over_a_deaf_waiter_is_a_hold_like_others(
     with server.client() as raw:
         issued, ended = raw.hmget(fence, "issued", "ended")
         assert int(lock.token) == int(issued) > int(ended) == int(before)
-        # As if its lease had run out.
+        # This has the same effect as the end of the lease.
         raw.delete(f"fencedlock:{{{name}}}", f"fencedlock:{{{name}}}:queue")
         other = connect(server.url).FairLock(name)
         assert other.acquire(False)
@@ -120,14 +121,14 @@ def test_a_release_compares_the_token_too(
 
 DAY_US = 86_400 * 1_000_000
 MOST_TEST_US = 60 * 1_000_000
-"""The floor of a lock goes on with the clock while a test runs."""
+"""How far the floor of a lock may rise with the clock while a test runs."""
 
 
 @pytest.fixture
 def hand_over(
     contender: Callable[..., Contender], name: str
 ) -> Callable[[fencedlock.RLock, fencedlock.Client], int]:
-    """Hands the held lock over to a waiter of this client; its token."""
+    """A function that hands the lock over to a waiter of a client, and returns the new token."""
 
     def make(lock: fencedlock.RLock, client: fencedlock.Client) -> int:
         heir = contender("thread", client)
@@ -155,7 +156,7 @@ def test_tokens_rise_by_a_hand_over_when_the_servers_clock_goes_back(
         raw.hset(f"fencedlock:{{{name}}}:fence", mapping={"issued": ahead, "ended": ahead})
     lock.acquire()
     assert int(lock.token) == ahead + 1
-    # To a client that has not seen these tokens.
+    # The successor's client has not seen these tokens.
     assert hand_over(lock, connect(server.url)) == ahead + 2
 
 
@@ -170,7 +171,7 @@ def test_tokens_rise_by_a_hand_over_above_what_the_next_one_has_seen(
     lock.acquire()
     seen = int(lock.token) + DAY_US // 1000
     with heir.RLock(f"{name}/other"):
-        pass  # it learns the server's time
+        pass  # the client learns the server's time
     heir._table.backend.saw(name, seen, now_seconds())
     assert seen < hand_over(lock, heir) < seen + MOST_TEST_US
 
@@ -220,8 +221,9 @@ def test_a_hand_over_lets_the_fence_live_for_another_week(
     hand_over: Callable[[fencedlock.RLock, fencedlock.Client], int],
     name: str,
 ) -> None:
-    """It is not told with each grant, but with the first of a day, and with one that makes the
-    fence anew.
+    """The TTL of the fence is not set by each grant.
+
+    It is set by the first grant of a day, and by a grant that creates the fence again.
     """
     lock, fence = client.FairLock(name), f"fencedlock:{{{name}}}:fence"
     with lock:
@@ -251,12 +253,12 @@ def test_a_hand_over_whose_answer_is_lost_is_a_release(
     token = int(lock.token)
     calls = iter((LOSE_REPLY,))
     wire.rule = lambda request: next(calls, None) if wire.is_call(request, "release") else None
-    assert hand_over(lock, connect(server.url, ttl=30)) > token  # and no LockLostError
+    assert hand_over(lock, connect(server.url, ttl=30)) > token  # without LockLostError
     assert sum(wire.is_call(request, "release") for request in wire.requests) == 2
 
 
 class _Crowd:
-    """Waiters of one lock that are no clients of ours; those with ears listen to their inboxes."""
+    """Waiters of one lock that exist only on the server. Some of them listen to their inboxes."""
 
     def __init__(self, server: RedisServer, name: str) -> None:
         self.raw = server.client()
@@ -264,7 +266,7 @@ class _Crowd:
         self._key = f"fencedlock:{{{name}}}"
 
     def join(self, client_id: str, since_seconds: float, *, listens: bool) -> None:
-        """Stand in the queue since this time of the server, with the longest span."""
+        """Add a waiter that has been in the queue since this server time, with the longest span."""
         place = f"{client_id}/1/1"
         if listens:
             self.ears.subscribe(f"fencedlock:inbox:{client_id}")
@@ -312,7 +314,7 @@ def test_a_hand_over_passes_over_the_deaf_and_who_was_silent_for_its_span(
 def test_a_hand_over_lasts_for_a_span_when_the_servers_clock_went_back(
     client: fencedlock.Client, crowd: _Crowd, name: str
 ) -> None:
-    """The place was taken by the clock of before."""
+    """The waiter took its place when the clock was still ahead."""
     lock = client.FairLock(name)
     lock.acquire()
     crowd.join("early", crowd.now() + 3600, listens=True)

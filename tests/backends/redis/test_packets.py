@@ -1,4 +1,4 @@
-"""Late beats, late doorbells and late answers of Redis: packets that only this backend knows."""
+"""Late beats, late doorbells and late answers on Redis. Only this backend has such packets."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ def wire(server: RedisServer, proxy: Callable[[RedisServer], Proxy]) -> Proxy:
 
 @pytest.fixture
 def remote(wire: Proxy, connect: Callable[..., fencedlock.Client]) -> fencedlock.Client:
-    """A client behind the proxy, whose requests time out soon, with everything opened that it opens
-    once.
+    """A client behind the proxy, whose requests time out soon.
+
+    It has already opened everything that it opens only once.
     """
     remote = connect(wire.url, ttl=3, socket_timeout=0.25)
     with remote.RLock("warm up"):
@@ -90,13 +91,13 @@ def test_an_old_answer_does_not_lengthen_a_shorter_lease(
         wire.reply_rule = lambda reply: (
             HOLD if b"renewed" in reply and not wire.held_replies else None
         )
-        remote._table.heartbeat.add(lock._owned(), 0.0)  # a beat, whose answer is slow
+        remote._table.heartbeat.add(lock._owned(), 0.0)  # a beat whose answer is held back
         wire.wait_for(lambda: bool(wire.held_replies))
         lock.renew(ttl=5)
         wire.reply_rule = lambda reply: HOLD if b"renewed" in reply else None
         wire.deliver_replies()
         remote._table.heartbeat.add(lock._owned(), 0.0)
-        # The next beat is on its way: so the old answer has been read.
+        # The next beat has been sent, so the old answer has been read.
         wire.wait_for(lambda: bool(wire.held_replies))
         assert lock.remaining() <= 5
         wire.reply_rule = lambda reply: None
@@ -121,12 +122,12 @@ def test_an_answer_that_comes_in_two_pieces_is_read_as_one(
     name: str,
 ) -> None:
     owner = contender("thread", connect(wire.url, ttl=30))
-    # After which the connection is open, and the scripts are loaded.
+    # Afterwards the connection is open, and the scripts are loaded.
     for ask in ("acquire", "release"):
         owner.ask(ask, name)
     before = len(wire.requests)
     wire.reply_rule = lambda reply: SPLIT if reply.startswith((b":", b"+rel")) else None
-    # Sometimes the second piece comes so soon that both are read at once.
+    # There are ten rounds, because the second piece may come so soon that both are read at once.
     for ask in ("acquire", "release") * 10:
         owner.tell(ask, name)
         wire.wait_for(lambda: bool(wire.held_replies))

@@ -1,6 +1,4 @@
-"""The permissions that the documentation names: enough for all that the library does, and for
-nothing else.
-"""
+"""The documented permissions are enough for all that the library does, and for nothing else."""
 
 from __future__ import annotations
 
@@ -25,7 +23,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def documented() -> list[str]:
-    """The words of the user's rules, as the documentation has them."""
+    """Return the rules of the user, as the documentation gives them."""
     text = (ROOT / "docs" / "operations.rst").read_text()
     rules = re.search(r"ACL SETUSER locker (.*?)\n\n", text, re.DOTALL)
     assert rules is not None
@@ -33,7 +31,7 @@ def documented() -> list[str]:
 
 
 def make_user(server: RedisServer, *more: str) -> str:
-    """The URL of the user with these rules, and these besides."""
+    """Create the documented user, with ``more`` rules in addition, and return its URL."""
     with server.client() as raw:
         raw.execute_command("ACL", "SETUSER", "locker", "reset", *documented(), *more)
     return f"redis://locker:password@127.0.0.1:{server.port}/0"
@@ -95,7 +93,7 @@ def test_they_are_enough(
         assert tokens == sorted(tokens)
         lock.acquire()
         assert lock.acquire(timeout=0.1)
-        assert first.ask("acquire", "x", timeout=0.1) is False  # and is withdrawn
+        assert first.ask("acquire", "x", timeout=0.1) is False  # its claim is withdrawn
         assert client.force_release("x") is not None
         with pytest.raises(fencedlock.LockLostError):
             while True:
@@ -147,7 +145,7 @@ def test_they_are_no_more_than_that(limited: RedisServer) -> None:
             with pytest.raises(redis.ResponseError):
                 user.execute_command(*command)
             if command[0] in ("PSUBSCRIBE", "SUBSCRIBE", "MONITOR", "SHUTDOWN"):
-                continue  # not in scripts anyway
+                continue  # no script may call these anyway
             quoted = ", ".join(f"'{word}'" for word in command)
             with pytest.raises(redis.ResponseError):
                 user.eval(f"return redis.call({quoted})", 0)
@@ -170,7 +168,7 @@ def test_without_channels_locks_work_and_hand_offs_take_half_a_second(
     begun = time.monotonic()
     lock.release()
     assert waiter.answer() is True
-    # Who listens waits for a bell, and beats.
+    # A waiter that listens waits for the doorbell. If none comes, it learns of the grant by a beat.
     assert time.monotonic() - begun < (4 if missing == "-publish" else 1.5)
     waiter.ask("release", "x")
 
@@ -190,8 +188,9 @@ def test_an_error_that_is_answered_ends_no_connection(
     proxy: Callable[[RedisServer], Proxy],
     connect: Callable[..., fencedlock.Client],
 ) -> None:
-    """Nobody may ask who listens: so the inbox is not checked, and that costs no connection for
-    each call.
+    """This user may not ask which clients listen, so the inbox can't be checked.
+
+    That must not cost a connection for each call.
     """
     server = own_server()
     make_user(server, "-pubsub", "-scan", "+client|setname")

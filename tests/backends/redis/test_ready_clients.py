@@ -64,7 +64,7 @@ def test_locks_work_through_it(
     waiter.join(10)
     assert tokens[0] > token
     assert [info.name for info in client.locks(name)] == []
-    assert ready.ping()  # the user's client is as it was
+    assert ready.ping()  # the user's client still works
     ready.close()
 
 
