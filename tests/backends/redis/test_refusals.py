@@ -1,5 +1,6 @@
-"""What a server says when it does not serve: what passes is waited out, and what stays is one clear
-error at once.
+"""The errors of a server that does not serve.
+
+The library waits for the end of a state that passes. A state that stays is one clear error at once.
 """
 
 from __future__ import annotations
@@ -26,12 +27,19 @@ from tests.servers import REDIS_KINDS, RedisServer, free_port
 
 PASSES = {
     "LOADING": "LOADING Redis is loading the dataset in memory",
-    "BUSY": "BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.",
-    "MASTERDOWN": "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+    "BUSY": (
+        "BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE."
+    ),
+    "MASTERDOWN": (
+        "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'."
+    ),
     "CLUSTERDOWN": "CLUSTERDOWN Hash slot not served",
     "TRYAGAIN": "TRYAGAIN Multiple keys request during rehashing of slot",
     "NOREPLICAS": "NOREPLICAS Not enough good replicas to write.",
-    "MISCONF": "MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk.",
+    "MISCONF": (
+        "MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist "
+        "to disk."
+    ),
     "READONLY": "READONLY You can't write against a read only replica.",
     "maxclients": "ERR max number of clients reached",
 }
@@ -43,11 +51,17 @@ STAYS = {
     "WRONGPASS": "WRONGPASS invalid username-password pair or user is disabled.",
     "NOPERM": "NOPERM User locker has no permissions to run the 'evalsha' command",
     "NOPERM of keys": "NOPERM No permissions to access a key",
-    "in a "
-    "script": "ERR ACL failure in script: User locker has no permissions to run the 'hset' command",
-    "in a script of "
-    "6.2": "ERR Error running script (call to f_1): The user executing the script can't run this command or subcommand",
-    "DENIED": "DENIED Redis is running in protected mode because protected mode is enabled and no password is set for the default user.",
+    "in a script": (
+        "ERR ACL failure in script: User locker has no permissions to run the 'hset' command"
+    ),
+    "in a script of 6.2": (
+        "ERR Error running script (call to f_1): The user executing the script can't run this "
+        "command or subcommand"
+    ),
+    "DENIED": (
+        "DENIED Redis is running in protected mode because protected mode is enabled and no "
+        "password is set for the default user."
+    ),
 }
 REFUSED = {
     "OOM": "OOM command not allowed when used memory > 'maxmemory'.",
@@ -57,7 +71,11 @@ REFUSED = {
 
 
 def _in_script(words: str) -> list[str]:
-    """As servers say it of a command, before 7.0 of one in a script, and since then."""
+    """Return the words of an error as servers send them.
+
+    These are the words for a plain command, then for a command in a script before version 7.0, and
+    since then.
+    """
     if words.startswith(
         (
             "ERR ",
@@ -73,7 +91,7 @@ def _in_script(words: str) -> list[str]:
             "TRYAGAIN",
         )
     ):
-        return [words]  # never of a command in a script
+        return [words]  # commands in scripts do not get this error
     return [
         words,
         (
@@ -106,7 +124,10 @@ def test_each_has_its_meaning_as_either_package_reads_it(
 
 
 def test_a_lock_that_is_named_as_an_error_changes_no_meaning() -> None:
-    words = "ERR unknown command 'EVALSHA', with args beginning with: 'f' '5' 'fencedlock:{READONLY }' 'fencedlock:{x -MOVED 1}'"
+    words = (
+        "ERR unknown command 'EVALSHA', with args beginning with: "
+        "'f' '5' 'fencedlock:{READONLY }' 'fencedlock:{x -MOVED 1}'"
+    )
     assert meaning_of(redis.ResponseError(words))[0] is Meaning.REFUSED
 
 
@@ -116,7 +137,7 @@ def wire(server: RedisServer, proxy: Callable[[RedisServer], Proxy]) -> Proxy:
 
 
 class _Says:
-    """Answers so many calls of our scripts with these words, then lets the server answer."""
+    """Answers a number of calls of our scripts with an error, then lets the server answer."""
 
     def __init__(self, wire: Proxy, words: str, times: int) -> None:
         self.left = times
@@ -147,7 +168,7 @@ def test_what_passes_is_waited_out(
         assert client.inspect(name).token == int(lock.token)
         saying = _Says(wire, words, 3)
         assert lock.acquire()
-        eventually(lambda: client.inspect(name).count == 2)  # a beat tells it
+        eventually(lambda: client.inspect(name).count == 2)  # a beat tells the server
         assert not saying.left
         saying = _Says(wire, words, 4)
         lock.renew()
@@ -197,7 +218,7 @@ def test_what_stays_is_one_error_at_once(
 
 
 class _Situations:
-    """Brings a real server into a state in which it does not serve, and out of it again."""
+    """Ways to bring a real server into a state in which it does not serve, and out of it again."""
 
     def __init__(self, kind: str, own_server: Callable[..., Any]) -> None:
         self._kind = kind
@@ -225,7 +246,7 @@ class _Situations:
     def no_disk(self) -> tuple[RedisServer, Callable[[], object]]:
         server, raw = self._server()
         raw.config_set("save", "3600 1")
-        (server.folder / "dump.rdb").mkdir()  # what is saved can't take its place
+        (server.folder / "dump.rdb").mkdir()  # so that the server can't save its file there
         raw.bgsave()
         eventually(lambda: raw.info("persistence")["rdb_last_bgsave_status"] == "err")
         return server, lambda: raw.config_set("stop-writes-on-bgsave-error", "no")
@@ -328,9 +349,7 @@ def test_a_node_of_a_cluster_says_what_it_is(
 
 @pytest.fixture
 def tls(own_server: Callable[..., Any], tmp_path: Path) -> tuple[RedisServer, int, Path]:
-    """A server with a port for TLS besides the other one, and the authority that signed its
-    certificate.
-    """
+    """A server with an additional port for TLS, that port, and the authority's certificate."""
     authority, port = trustme.CA(), free_port()
     certificate = authority.issue_cert("127.0.0.1")
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
@@ -397,5 +416,5 @@ def test_tls_that_is_set_up_wrongly_is_one_clear_error_at_once(
             lock.acquire(**ways[call])
         assert time.monotonic() - begun < 2
         assert "password" not in str(caught.value)
-    # Before the server goes
+    # Wait for this before the server ends
     eventually(lambda: not lock._client._table.backend.connections._dials)  # type: ignore[attr-defined]

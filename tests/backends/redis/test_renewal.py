@@ -1,5 +1,6 @@
-"""A renewal by hand beside a beat of the background: whichever comes first, no more is believed
-than the server keeps.
+"""A manual renewal at the same time as a beat.
+
+In whichever order they come, the holder never believes in a longer lease than the server keeps.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from tests.servers import RedisServer
 
 
 class _Gate:
-    """Stops the heartbeat's thread where any thread may lose its turn, once."""
+    """Stops the heartbeat's thread once, at a place where the system may interrupt any thread."""
 
     def __init__(self) -> None:
         self.reached = threading.Event()
@@ -43,7 +44,7 @@ def wire(server: RedisServer, proxy: Callable[[RedisServer], Proxy]) -> Proxy:
 
 
 def _renewals(wire: Proxy) -> Callable[[], int]:
-    """Counts the answers to renewals from now on."""
+    """Return a function that returns the number of answers to renewals from now on."""
     answers: list[bytes] = []
     wire.reply_rule = lambda reply: answers.append(reply) if b"+renewed" in reply else None
     return lambda: len(answers)
@@ -52,7 +53,7 @@ def _renewals(wire: Proxy) -> Callable[[], int]:
 def assert_believed(
     lock: fencedlock.RLock, client: fencedlock.Client, lease_seconds: float
 ) -> None:
-    """The holder believes in about this lease, and in no more than the server keeps."""
+    """Assert that the holder believes in about this lease, and in no more than the server keeps."""
     kept = client.inspect(lock.name).remaining
     believed = lock.remaining()
     assert believed <= kept + 0.1
@@ -102,7 +103,7 @@ def test_a_beat_that_is_packed_while_a_renewal_changes_the_lease(
     monkeypatch: pytest.MonkeyPatch,
     name: str,
 ) -> None:
-    """Its packet must not ask for the lease of before under the number of the latest operation."""
+    """The beat must not ask for the old lease with the number of the latest operation."""
     whole_ms = times.whole_ms
 
     def whole_ms_later(lease_seconds: float) -> int:

@@ -1,5 +1,6 @@
-"""A Redis server, or the way to it, that goes silent: what is idle, what is being opened, what is
-asked.
+"""A Redis server that goes silent, or a network that does.
+
+This may happen to an idle connection, to one that is being opened, and during a request.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ from tests.proxy import HOLD_AND_CUT, LOSE, Proxy
 from tests.servers import RedisServer
 
 SOON_SECONDS = 1.5
-"""More than a leash, a reconnection and a busy machine take, and less than any time limit here."""
+"""A time that is enough for a leash and a reconnection on a busy machine, in seconds.
+
+It is shorter than all time limits in this file.
+"""
 
 
 @pytest.fixture
@@ -31,7 +35,7 @@ def wire(server: RedisServer, proxy: Callable[[RedisServer], Proxy]) -> Proxy:
 
 @pytest.fixture
 def rested(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Connections count as idle for long after no time at all."""
+    """Makes connections count as idle for a long time at once."""
     monkeypatch.setattr("fencedlock.backends.redis.connections.RESTED_SECONDS", 0.0, raising=False)
 
 
@@ -127,7 +131,7 @@ def test_waiters_get_the_lock_where_nobody_can_subscribe(
     holder.release()
     begun = time.monotonic()
     assert waiter.answer() is True
-    # Half a second between two questions, and a second at the most until the first.
+    # A waiter asks every half second, and for the first time after a second at most.
     assert time.monotonic() - begun < 2.5
     begun = time.monotonic()
     assert second.ask("acquire", name, timeout=0.5) is False
@@ -146,7 +150,7 @@ def test_one_half_open_connection_costs_no_other_lock_its_short_lease(
         nonlocal lost
         if wire.is_call(request, "renew") and wire.mentions(request, patient.name.encode()):
             lost += 1
-            # And so is whatever else is sent there: the client gives this connection up.
+            # All later requests on this connection are lost too, so the client gives it up.
             return LOSE
         return None
 
@@ -165,9 +169,7 @@ def test_one_half_open_connection_costs_no_other_lock_its_short_lease(
 
 
 class _Silences:
-    """Ways in which a server says nothing; each takes the proxy in front of it, and gives the URL
-    to use.
-    """
+    """Ways in which a server may be silent. Each method returns the URL to use."""
 
     def __init__(self, wire: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
         self.wire = wire
@@ -175,18 +177,18 @@ class _Silences:
         self.ends = contextlib.ExitStack()
 
     def backlog(self) -> str:
-        """Nobody takes the connections."""
+        """The server does not accept connections."""
         listener = self.ends.enter_context(socket.socket())
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
-        for _ in range(3):  # full: the next one's SYN has no answer
+        for _ in range(3):  # the backlog is full, so the next SYN gets no answer
             filler = self.ends.enter_context(socket.socket())
             filler.setblocking(False)
             filler.connect_ex(listener.getsockname())
         return f"redis://127.0.0.1:{listener.getsockname()[1]}/0"
 
     def name_server(self) -> str:
-        """Looking up the host's name takes for ever."""
+        """The lookup of the host's name does not end."""
         answered = threading.Event()
         self.ends.callback(answered.set)
         lookup = socket.getaddrinfo
@@ -211,7 +213,7 @@ class _Silences:
         return self.wire.url
 
     def questions_after_a_slow_connection(self) -> str:
-        """Connecting takes most of what the caller has."""
+        """Connecting takes most of the caller's time limit."""
 
         def rule(request: bytes) -> str | None:
             if b"SETNAME" in request:
@@ -222,7 +224,7 @@ class _Silences:
         return f"{self.wire.url}?client_name=slow"
 
     def questions_after_the_script_was_unknown(self) -> str:
-        """So the same is asked once more, with the script's text."""
+        """The question is asked again with the script's text, and gets no answer then."""
 
         def rule(request: bytes) -> str | bytes | None:
             if b"EVALSHA" in request:
@@ -273,7 +275,7 @@ def test_no_call_outlasts_its_callers_limit(
         begun = time.monotonic()
         with pytest.raises(fencedlock.BackendUnavailableError):
             call()
-        # The withdrawal may take a quarter of a second, and the machine be busy.
+        # The withdrawal may take a quarter of a second, and the machine may be busy.
         assert time.monotonic() - begun < limit + 0.55
     begun = time.monotonic()
     client.close()
@@ -284,8 +286,9 @@ def test_no_call_outlasts_its_callers_limit(
 def test_a_new_connection_that_fails_costs_no_short_lease(
     fate: str, connect: Callable[..., fencedlock.Client], wire: Proxy, name: str
 ) -> None:
-    """What was open is cut, and the first connection after that is swallowed or closed while it is
-    opened; the next one works.
+    """All open connections are cut, and the first new one fails while it is being opened.
+
+    It gets no answer, or is closed. The next connection works.
     """
     lock = connect(f"{wire.url}?client_name=opened", ttl=1.5).RLock(name)
     with lock:
@@ -320,7 +323,7 @@ def test_a_server_that_was_reached_is_not_probed_for_its_protocol(
     monkeypatch: pytest.MonkeyPatch,
     name: str,
 ) -> None:
-    """A probe takes a second of those who wait for a connection."""
+    """A probe would cost a second of the time of all threads that wait for a connection."""
     probes: list[object] = []
     monkeypatch.setattr(
         "fencedlock.backends.redis.connections.speaks_tls", lambda *where: probes.append(where)
@@ -340,7 +343,7 @@ def test_a_server_that_was_reached_is_not_probed_for_its_protocol(
 def test_subscribing_is_part_of_the_time_that_a_caller_has(
     client: fencedlock.Client, connect: Callable[..., fencedlock.Client], wire: Proxy, name: str
 ) -> None:
-    """The server goes silent after its first answer, which is that the lock is held."""
+    """The server goes silent after its first answer, which says that the lock is held."""
     remote = connect(wire.url, ttl=30)
     with remote.RLock(name):
         pass

@@ -21,7 +21,7 @@ from tests.servers import RedisServer
 
 
 class _Failing(redis.Connection):
-    """Raises what a test likes, at a place that it likes."""
+    """A connection that raises the exception that a test chooses, at the place that it chooses."""
 
     place = ""
     failure: Callable[[], BaseException] = RuntimeError
@@ -80,7 +80,7 @@ def test_a_connection_class_that_raises_costs_no_connection(
             lock.acquire(False)
             lock.release()
             client.inspect(name)
-        except (Exception, SystemExit) as error:  # what a program raises itself comes out as it is
+        except (Exception, SystemExit) as error:  # the program's own exception comes out unchanged
             assert not isinstance(error, AttributeError), error
         assert time.monotonic() - begun < 2
     monkeypatch.setattr(_Failing, "place", "")

@@ -1,4 +1,4 @@
-"""What becomes of tokens when a Redis server loses its memory."""
+"""Tokens rise even if a Redis server loses its memory."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_tokens_rise_through_flushall_and_restart(
     with pytest.raises(fencedlock.LockLostError):
         lock.release()
     server.kill()
-    server.start()  # it kept nothing
+    server.start()  # it has lost all data
     with lock as fifth:
         assert fifth > fourth
 
@@ -40,8 +40,9 @@ def test_tokens_rise_through_flushall_and_restart(
 def test_tokens_do_not_fall_below_what_the_client_has_seen(
     own_server: Callable[..., RedisServer], connect: Callable[..., fencedlock.Client]
 ) -> None:
-    """As after a failover to a server whose clock is behind: here the server's memory was ahead,
-    and is lost.
+    """The last token is ahead of the server's clock, and the server forgets it.
+
+    The same happens after a failover to a server whose clock is behind.
     """
     server = own_server()
     client = connect(server.url)

@@ -1,6 +1,6 @@
-"""Each fast path does what the general path beside it does, on generated states.
+"""Each fast path does the same as the general path, on generated states.
 
-docs/architecture.rst lists them.
+docs/architecture.rst lists the fast paths.
 
 ``FENCEDLOCK_EXAMPLES=10000 pytest tests/backends/redis/test_twins.py`` tries more states than the
 usual run.
@@ -27,7 +27,7 @@ from tests.servers import RedisServer
 
 EXAMPLES = int(os.environ.get("FENCEDLOCK_EXAMPLES", "300"))
 MUTANT_EXAMPLES = 2000
-"""A mutant that lives through so many states is not caught."""
+"""The number of states in which a mutant has to be caught."""
 
 NOW_US = 1_700_000_000_000_123
 PERIOD_US = 86_400_000_000
@@ -43,7 +43,7 @@ many = settings(
 
 Keys = tuple[str, ...]
 
-pytestmark = pytest.mark.timeout(600)  # for many examples, beside eight busy processes
+pytestmark = pytest.mark.timeout(600)  # enough for many examples on a busy machine
 
 
 WHOLE_SECONDS = """
@@ -55,7 +55,10 @@ end
 
 
 def at_that_time(text: str) -> str:
-    """The script, on a server whose clock stands still, and whose leases end at whole seconds."""
+    """Return the script for a server whose clock stands still.
+
+    What is left of a lease is rounded up to whole seconds.
+    """
     assert "call('TIME')" in text
     seconds, micros = divmod(NOW_US, 1_000_000)
     text = text.replace("call('TIME')", f"{{ '{seconds}', '{micros}' }}")
@@ -63,7 +66,7 @@ def at_that_time(text: str) -> str:
 
 
 def without(text: str, *conditions: tuple[str, str]) -> str:
-    """The script with these conditions of its fast paths made false."""
+    """Return the script with these parts replaced, for example conditions of fast paths."""
     for old, new in conditions:
         assert old in text, old
         text = text.replace(old, new)
@@ -106,7 +109,7 @@ def rarely(draw: st.DrawFn) -> bool:
 
 @st.composite
 def states(draw: st.DrawFn, *, held: bool | None = None) -> dict[str, Any]:
-    """The keys of a lock, as its scripts can have left them."""
+    """Draw the values of a lock's keys, as the scripts can leave them."""
     issued = draw(around_now) if rarely(draw) else NOW_US - 5000
     ahead = 9_000_000 if rarely(draw) else None
     if ahead is not None and draw(st.booleans()):
@@ -146,9 +149,7 @@ def states(draw: st.DrawFn, *, held: bool | None = None) -> dict[str, Any]:
 
 
 class Twins:
-    """Runs two scripts on equal states of one lock, in one transaction, and looks at what each has
-    done.
-    """
+    """Runs two scripts on equal states of one lock, in one transaction, and reads what each did."""
 
     def __init__(self, raw: Any, inbox: Any, name: str) -> None:
         self._raw = raw
@@ -158,8 +159,10 @@ class Twins:
     def outcomes(
         self, scripts: tuple[str, str], state: dict[str, Any], arguments: list[Any]
     ) -> list[tuple[Any, ...]]:
-        """For each script: its answer, what it has left at the keys, the TTLs, and the messages
-        that it has sent.
+        """Return the outcome of each script.
+
+        It consists of the script's answer, the values of the keys, their TTLs, and the messages
+        that the script has sent.
         """
         with self._raw.pipeline(transaction=True) as pipe:
             for script in scripts:
@@ -205,7 +208,10 @@ class Twins:
             pipe.pttl(key)
 
     def _messages(self) -> list[bytes]:
-        """What came to the inbox. The last one is ours: so all before it have come."""
+        """Return the messages that came to the inbox.
+
+        A last message, sent from here, shows that all earlier ones have come.
+        """
         self._raw.publish("fencedlock:inbox:listens", "the end")
         messages: list[bytes] = []
         while True:
@@ -218,7 +224,7 @@ class Twins:
 
 def assert_equal(outcomes: list[tuple[Any, ...]], arguments: list[Any], lease_ms: int) -> None:
     (fast, fast_left, fast_ttls, fast_messages), (general, left, ttls, messages) = outcomes
-    if isinstance(fast, int):  # the token, which is the time too
+    if isinstance(fast, int):  # the token, which is also the server's time
         fast = f"granted {fast} {fast} {lease_ms} 0".encode()
     if isinstance(fast, Exception):
         assert type(fast) is type(general), (arguments, general)
@@ -348,12 +354,12 @@ def test_a_mutant_of_the_fast_release_is_caught(old: str, new: str, twins: Twins
         )
 
 
-# --- in Python
+# --- fast paths in Python
 
 
 @pytest.fixture
 def backends(connect: Callable[..., fencedlock.Client]) -> tuple[RedisBackend, RedisBackend]:
-    """Two that never connect."""
+    """Two backends that never connect."""
     one, other = (
         cast("RedisBackend", connect("redis://127.0.0.1:1")._table.backend) for _ in range(2)
     )
@@ -409,7 +415,7 @@ def test_an_answer_that_is_a_number_is_a_grant_in_few_words(
 
 
 def test_the_states_of_these_tests_take_the_fast_paths(twins: Twins, server: RedisServer) -> None:
-    """Otherwise twins would be compared with themselves."""
+    """If they did not, the tests above would compare general paths with themselves."""
     taken = {"acquire": 0, "end": 0, "hand over": 0}
     marked_acquire = without(ACQUIRE, ("    return now_us\n", "    return 'fast'\n"))
     marked_release = without(

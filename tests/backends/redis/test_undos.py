@@ -1,4 +1,4 @@
-"""What an outage has left to be undone: bounded, dropped when it is moot, and never before beats."""
+"""Undos that an outage leaves: their number is bounded, moot ones are dropped, beats come first."""
 
 from __future__ import annotations
 
@@ -48,8 +48,9 @@ def test_what_is_moot_is_not_sent(client: fencedlock.Client) -> None:
 
 @pytest.mark.parametrize("server_is", ["slow", "away"])
 def test_beats_come_first(server_is: str, client: fencedlock.Client, name: str) -> None:
-    """Undos for many seconds are waiting; each takes as long as a slow answer, or as it is allowed
-    to wait for none.
+    """Beats are sent in time while undos that take many seconds in total are waiting.
+
+    Each undo takes as long as a slow answer, or as long as it may wait for an answer.
     """
     undone = 0
 
@@ -128,7 +129,7 @@ def test_an_undo_frees_no_newer_hold(
     lock = connect(wire.url, ttl=30, socket_timeout=0.1).FairLock(name)
     lock.acquire()
     wire.rule = lambda request: LOSE if wire.is_operation(request) else None
-    lock.release()  # is tried again in the background
+    lock.release()  # the background tries this again
     assert client.force_release(name) is not None
     with client.FairLock(name) as token:
         before = len(wire.requests)
