@@ -1,4 +1,4 @@
-"""The service of test_exit.py: its lifespan closes the client, as docs/operations.rst advises."""
+"""The service of test_exit.py. Its lifespan closes the client, as docs/operations.rst advises."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ client = fencedlock.connect(os.environ["LOCK_URL"], ttl=60)
 
 
 def work() -> None:
-    """A request in a worker thread; it holds the lock for as long as that is its own."""
+    """Handle a request in a worker thread: take the lock, and hold it until it is lost."""
     lock = client.RLock(os.environ["LOCK_NAME"])
     with lock:
         while True:

@@ -1,7 +1,6 @@
-"""The application of test_celery.py, and its worker: ``python -m
-tests.environments.celery_application worker -P prefork ...``.
+"""The application of test_celery.py, for ``python -m celery -A ... worker -P prefork ...``.
 
-The worker itself sends the tasks once it is ready, and each task writes down what came of it.
+The worker itself sends the tasks once it is ready, and each task records its outcome.
 """
 
 from __future__ import annotations
@@ -34,14 +33,14 @@ folder = Path(os.environ["FOLDER"])
 
 
 def note(words: str) -> None:
-    """Write down a line, for the test."""
+    """Write a line that the test reads."""
     with (folder / "notes").open("a") as notes:
         notes.write(f"{words}\n")
 
 
 @app.task
 def count(times: int, together: int) -> None:
-    """Count up, once so many tasks run together."""
+    """Increase the counter, once ``together`` tasks run at the same time."""
     here = folder / f"{os.getpid()}-{threading.get_ident()}"
     here.touch()
     while len(list(folder.glob("*-*"))) < together:
@@ -61,7 +60,7 @@ def count(times: int, together: int) -> None:
 
 @app.task(soft_time_limit=1000)
 def wait() -> None:
-    """Wait without an end of one's own."""
+    """Wait for the lock without a timeout."""
     note(f"waiting {os.getpid()}")
     try:
         lock.acquire()

@@ -1,5 +1,6 @@
-"""Programs of their own: what is tested here needs a whole process, because it patches the standard
-library, forks in C, or ends.
+"""Starts programs for these tests, which need whole processes.
+
+They patch the standard library, fork in C, or end the process.
 """
 
 from __future__ import annotations
@@ -19,15 +20,16 @@ import pytest
 from tests.servers import LockServer
 
 PATIENCE_SECONDS = 60.0
-"""A program that says nothing for so long hangs. Nothing here takes nearly as long, even beside
-eight busy processes.
+"""The time, in seconds, after which a program that prints nothing counts as hanging.
+
+Nothing here takes nearly as long, even on a machine with eight busy processes.
 """
 
 ROOT = Path(__file__).parents[2]
 
 
 class Program:
-    """A process that says something, line by line, and is told something."""
+    """A process that prints lines, and reads lines."""
 
     def __init__(self, *command: str, folder: Path, **environment: str) -> None:
         self.command = command
@@ -55,18 +57,18 @@ class Program:
 
     @property
     def errors(self) -> str:
-        """What it wrote to stderr so far."""
+        """What the program has written to stderr so far."""
         return self._errors.read_text(errors="replace")
 
     def hear(self) -> str:
-        """The next line that it says; empty at its end."""
+        """Return the next line that the program prints, or "" if it has ended."""
         try:
             return self._said.get(timeout=PATIENCE_SECONDS)
         except Empty:
             pytest.fail(f"{self.command} says nothing: {self.errors[-5000:]}")
 
     def expect(self, words: str) -> None:
-        """Wait until it says so; it must say nothing else before."""
+        """Wait for the program's next line, and assert that it is this one."""
         heard = self.hear()
         assert heard == words, f"{heard!r}, where {words!r} was expected: {self.errors[-5000:]}"
 
@@ -76,7 +78,7 @@ class Program:
         self.process.stdin.flush()
 
     def end(self) -> str:
-        """Wait for its end, which must be a good one; what it wrote to stderr."""
+        """Wait until the program ends, assert that it succeeded, and return its stderr."""
         try:
             status = self.process.wait(PATIENCE_SECONDS)
         except subprocess.TimeoutExpired:
@@ -88,7 +90,7 @@ class Program:
         return errors
 
     def kill(self) -> None:
-        """End it, and all of its children that are left."""
+        """Kill the program, and all of its children that are left."""
         try:
             os.killpg(self.process.pid, signal.SIGKILL)
         except ProcessLookupError:
@@ -103,7 +105,7 @@ class Program:
 
 @pytest.fixture
 def command(tmp_path: Path) -> Iterator[Callable[..., Program]]:
-    """Starts programs, which end with the test."""
+    """A function that starts programs, which end with the test."""
     started: list[Program] = []
 
     def start(*words: str, **environment: str) -> Program:
@@ -117,7 +119,7 @@ def command(tmp_path: Path) -> Iterator[Callable[..., Program]]:
 
 @pytest.fixture
 def program(command: Callable[..., Program]) -> Callable[..., Program]:
-    """Runs a function of one of this folder's modules as a program of its own, with warnings on."""
+    """A function that runs a module of this folder as a program, with warnings turned on."""
 
     def start(module: str, *arguments: Any, **environment: str) -> Program:
         words = (

@@ -1,6 +1,6 @@
 """Programs that end: ``python -m tests.environments.exiting SCENARIO URL NAME ...``.
 
-Nothing of fencedlock is imported before a scenario does so.
+Only the scenarios import fencedlock.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ PATIENCE_SECONDS = 30
 
 
 def handler(url: str, name: str, when: str) -> None:
-    """An exit handler takes a lock: one that was registered before the import of fencedlock, or
-    after it, or with the first lock of all.
+    """An exit handler takes a lock.
+
+    It is registered before the import of fencedlock or after it, or takes the first lock of all.
     """
 
     def flush() -> None:
@@ -51,7 +52,7 @@ def handler(url: str, name: str, when: str) -> None:
 
 
 def frozen(url: str, name: str, clients: str) -> None:
-    """So many clients hold and wait when the program ends, and their server does not answer."""
+    """Several clients hold and wait when the program ends, and their server does not answer."""
     import fencedlock
     from tests.conftest import eventually
 
@@ -68,7 +69,7 @@ def frozen(url: str, name: str, clients: str) -> None:
 
 
 def _keep(*_: object) -> None:
-    """Refer to them."""
+    """Do nothing. The arguments of an exit handler stay alive."""
 
 
 # --- clients that are dropped without close()
@@ -108,7 +109,7 @@ KINDS: dict[str, Callable[[Any, str], None]] = {
 
 
 def _count() -> tuple[int, int]:
-    """Open files, and threads."""
+    """Return the numbers of open files and of threads."""
     gc.collect()
     return len(list(Path("/proc/self/fd").iterdir())), threading.active_count()
 

@@ -1,6 +1,6 @@
-"""What locks promise to greenlets, of either library.
+"""What locks promise to greenlets.
 
-The files test_gevent.py and test_eventlet.py fill in which.
+The files test_gevent.py and test_eventlet.py run these tests for their libraries.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from tests.servers import LockServer, RedisServer
 
 
 class GreenletTests:
-    """The standard library is patched before the import, but for one test."""
+    """The standard library is patched before the import, unless a test says otherwise."""
 
     library: ClassVar[str]
 
     @pytest.fixture
     def greenlets(self, program: Callable[..., Program]) -> Callable[[str, str, str], Program]:
-        """Runs a scenario at a URL, with a lock name."""
+        """A function that runs a scenario with a URL and the name of a lock."""
         if find_spec(self.library) is None:
             pytest.skip(f"{self.library} is not installed")
         return lambda scenario, url, name: program("greenlets", self.library, scenario, url, name)
@@ -31,7 +31,7 @@ class GreenletTests:
     def finished(self, running: Program, server: RedisServer, name: str) -> None:
         running.expect("done")
         running.end()
-        # What was cut short is remembered until its time is over.
+        # The claim of an interrupted request is remembered until the request's time is over.
         eventually(lambda: server.leftovers(name) == set())
 
     def test_each_greenlet_is_an_owner(
@@ -57,9 +57,9 @@ class GreenletTests:
         greenlets: Callable[..., Program],
         name: str,
     ) -> None:
-        """``frozen``: time limits hold, and other greenlets run.
+        """In ``frozen``, time limits are kept, and other greenlets run meanwhile.
 
-        ``lost``: a holder learns of the end of its lease.
+        In ``lost``, a holder learns that its lease has ended.
         """
         server = own_server()
         running = greenlets(scenario, server.url, name)

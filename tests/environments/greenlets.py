@@ -1,8 +1,7 @@
 """Programs of greenlets: ``python -m tests.environments.greenlets LIBRARY SCENARIO URL NAME``.
 
-LIBRARY is gevent or eventlet.
-
-What the program says is heard by the test, which freezes and thaws the server.
+LIBRARY is gevent or eventlet. The test reads what the program prints, and freezes and thaws the
+server.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ if LIBRARY == "gevent" and not SCENARIO.startswith("late"):
 
     monkey.patch_all()
 elif LIBRARY == "eventlet" and not SCENARIO.startswith("late"):
-    warnings.simplefilter("ignore", DeprecationWarning)  # it says so of itself
+    warnings.simplefilter("ignore", DeprecationWarning)  # it is deprecated
     import eventlet
 
     eventlet.monkey_patch()
@@ -36,7 +35,7 @@ LEASE_SECONDS = 0.6
 
 
 class _Greenlets:
-    """What the two libraries name differently."""
+    """The functions that the two libraries name differently."""
 
     def __init__(self, library: str) -> None:
         self._library = import_module(library) if library else None
@@ -46,7 +45,7 @@ class _Greenlets:
         return self._library.spawn(body, *arguments)  # type: ignore[union-attr]
 
     def join(self, greenlet: Any) -> Any:
-        """What it returned; what it raised is raised here."""
+        """Wait for a greenlet. Return what it returned, or raise what it raised."""
         return greenlet.get() if self._gevent else greenlet.wait()
 
     def sleep(self, seconds: float) -> None:
@@ -57,12 +56,12 @@ class _Greenlets:
 
     @property
     def timeout(self) -> Any:
-        """The class of its time limits."""
+        """The library's class of time limits."""
         return self._library.Timeout  # type: ignore[union-attr]
 
     @property
     def killed(self) -> type[BaseException]:
-        """What a greenlet raises that is killed."""
+        """The exception that is raised in a greenlet that is killed."""
         return import_module("greenlet").GreenletExit  # type: ignore[no-any-return]
 
     def patch(self) -> None:
@@ -90,7 +89,7 @@ def raises(kind: type[BaseException], call: Callable[[], object]) -> BaseExcepti
 
 
 def ask_test(words: str) -> None:
-    """Have the test do something. No greenlet runs meanwhile."""
+    """Ask the test to do something, and wait until it is done. No greenlet runs meanwhile."""
     print(words, flush=True)
     sys.stdin.readline()
 
@@ -99,7 +98,7 @@ def ask_test(words: str) -> None:
 
 
 def owners(url: str, name: str) -> None:
-    """Two greenlets are two owners, and many count up together."""
+    """Two greenlets are two owners, and several increase one counter together."""
     client = fencedlock.connect(url, ttl=30)
     lock = client.FairLock(name)
 
@@ -128,7 +127,7 @@ def owners(url: str, name: str) -> None:
 
 
 def frozen(url: str, name: str) -> None:
-    """A silent server: time limits hold, and other greenlets run meanwhile."""
+    """The server is silent. Time limits are kept, and other greenlets run meanwhile."""
     client = fencedlock.connect(url, ttl=30, socket_timeout=1)
     lock = client.RLock(name)
     with lock:
@@ -164,9 +163,7 @@ def frozen(url: str, name: str) -> None:
 
 
 def cancelled(url: str, name: str) -> None:
-    """Waiting is ended by a Cancellation, by the library's time limit and by a kill, and nothing
-    stays in the queue.
-    """
+    """A Cancellation, the library's time limit and a kill end a wait, and leave no place behind."""
     client = fencedlock.connect(url, ttl=30)
     lock = client.FairLock(name)
     limits: list[Any] = []
@@ -198,7 +195,7 @@ def cancelled(url: str, name: str) -> None:
 
 
 def lost(url: str, name: str) -> None:
-    """The server is silent for longer than the lease: the holder learns so, by its own clock."""
+    """The server is silent for longer than the lease. The holder learns this by its own clock."""
     told: list[str] = []
     client = fencedlock.connect(
         url, ttl=LEASE_SECONDS, on_lost=lambda lock, _: told.append(lock.name)
@@ -220,7 +217,7 @@ def lost(url: str, name: str) -> None:
 
 
 def strangers(url: str, name: str) -> None:
-    """A greenlet that does not hold the lock is told so when it releases it, and who does."""
+    """A greenlet that releases a lock which it does not hold gets an error."""
     client = fencedlock.connect(url, ttl=30)
     lock = client.FairLock(name)
     with lock:
@@ -231,8 +228,9 @@ def strangers(url: str, name: str) -> None:
 
 
 def works_or_says_why(url: str, name: str) -> None:
-    """The same locks, or one clear error at once: never a greenlet that waits for ever, nor one
-    that stops all others.
+    """The locks work, or raise one clear error at once.
+
+    No greenlet waits for ever, and none stops all others.
     """
     with green.timeout(PATIENCE_SECONDS):
         try:
@@ -262,7 +260,7 @@ class _Cuts(logging.Handler):
 
 @contextmanager
 def _events_of(client: fencedlock.Client) -> Iterator[list[str]]:
-    """What this client's waiters are told, and what they ask, in order."""
+    """Record the doorbells of this client's waiters, and their questions, in order."""
     table: Any = client._table
     bound_class: Any = type(table.backend.bind_lock("x"))
     events: list[str] = []
@@ -286,9 +284,7 @@ def _events_of(client: fencedlock.Client) -> Iterator[list[str]]:
 
 
 def handed_over(url: str, name: str) -> None:
-    """A waiter gets the lock by the message of its hand-over, each time, and not because it looks
-    now and then.
-    """
+    """A waiter gets the lock by the message of the hand-over, and not by asking now and then."""
     logger, cuts = logging.getLogger("fencedlock"), _Cuts()
     logger.addHandler(cuts)
     logger.setLevel(logging.DEBUG)
@@ -317,7 +313,7 @@ def handed_over(url: str, name: str) -> None:
 
 
 def late(url: str, name: str) -> None:
-    """Greenlets could not be told apart: the one clear error comes, and nothing is locked."""
+    """Greenlets could not be told apart, so there is one clear error, and nothing is locked."""
     client = fencedlock.connect(url, ttl=30)
     lock = client.RLock(name)
     green.patch()
@@ -325,7 +321,7 @@ def late(url: str, name: str) -> None:
 
 
 def late_and_used(url: str, name: str) -> None:
-    """The same when connections are open already."""
+    """The error is the same if connections are open already."""
     client = fencedlock.connect(url, ttl=30)
     lock = client.RLock(name)
     with lock:
@@ -333,7 +329,8 @@ def late_and_used(url: str, name: str) -> None:
     green.patch()
     _expect_refusals(client, lock)
     print("done", flush=True)
-    # How an interpreter ends whose threads began before the patch is not for this library to say.
+    # This skips the end of the interpreter. Threads that began before the patch may disturb it, and
+    # that is not this library's fault.
     os._exit(0)
 
 

@@ -1,5 +1,6 @@
-"""A program with two interpreters: ``python -m tests.environments.interpreting URL NAME
-CONFIGURATION``.
+"""A program with two interpreters.
+
+It is run as ``python -m tests.environments.interpreting URL NAME CONFIGURATION``.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ def main(url: str, name: str, configuration: str) -> None:
         run_there("assert not lock.acquire(False)\nassert not lock.acquire(timeout=0.1)")
         lock.ensure_held()
         assert client.inspect(name).token == int(token)
-    run_there("lock.acquire()\nlock.ensure_held()")  # and it keeps it
+    run_there("lock.acquire()\nlock.ensure_held()")  # it does not release the lock
     assert not lock.acquire(False)
     interpreters.destroy(second)
-    with lock:  # its end has released it, as the end of a process does
+    with lock:  # the end of the interpreter has released it, as the end of a process does
         lock.ensure_held()
     print("done", flush=True)
 

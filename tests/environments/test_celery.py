@@ -1,6 +1,4 @@
-"""Celery's workers: its pools of processes, threads and greenlets, its soft time limit, and the end
-of its processes.
-"""
+"""Celery's workers: their pools (processes, threads, greenlets), soft time limits and ends."""
 
 from __future__ import annotations
 
@@ -28,7 +26,7 @@ Worker = Callable[..., Program]
 def worker(
     server: RedisServer, command: Callable[..., Program], name: str, tmp_path: Path
 ) -> Worker:
-    """Starts a worker with a pool of this kind, which sends itself tasks."""
+    """A function that starts a worker with this kind of pool. The worker sends itself tasks."""
     for package in ("celery", "kombu"):
         if find_spec(package) is None:
             pytest.skip(f"{package} is not installed")
@@ -113,9 +111,9 @@ def test_a_soft_time_limit_ends_a_wait_and_leaves_nothing_behind(
     name: str,
     tmp_path: Path,
 ) -> None:
-    """The exception comes while the lock is still held by another one.
+    """The exception comes while another client still holds the lock.
 
-    What Celery sends at the limit is sent here.
+    The test sends the signal that Celery sends at the limit.
     """
     holder = connect(lock_server.url, ttl=30)
     with holder.RLock(name):
@@ -127,7 +125,8 @@ def test_a_soft_time_limit_ends_a_wait_and_leaves_nothing_behind(
         assert notes(tmp_path)[1] == "SoftTimeLimitExceeded"
         eventually(lambda: holder.inspect(name).waiters == ())
     ended(running)
-    # The limit may have come while a request was under way: that its claim is over is remembered.
+    # The limit may have come while a request was under way. Then the end of its claim is remembered
+    # for a while.
     eventually(lambda: lock_server.leftovers(name) <= {":withdrawn"})
 
 
@@ -135,7 +134,7 @@ def test_a_soft_time_limit_ends_a_wait_and_leaves_nothing_behind(
 def test_what_children_hold_is_released_when_they_end(
     how: str, lock_server: LockServer, worker: Worker, name: str, tmp_path: Path
 ) -> None:
-    """Long before their leases would have ended."""
+    """The locks are released long before their leases would have ended."""
     if how == "the worker":
         running = worker("prefork", lock_server.url, "keep", 1)
         eventually(lambda: notes(tmp_path), 60)

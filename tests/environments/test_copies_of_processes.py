@@ -1,5 +1,6 @@
-"""A process that was copied by a fork in C, of which no hook tells: the copy notices it, and
-becomes a client of its own.
+"""A process is copied by a fork in C, for which no hook is called.
+
+The copy notices this, and becomes a client of its own.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Greenlets of eventlet: services of OpenStack."""
+"""Greenlets of eventlet, which services of OpenStack use."""
 
 from tests.environments.greenlet_tests import GreenletTests
 

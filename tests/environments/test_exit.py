@@ -1,5 +1,6 @@
-"""How programs end: with exit handlers that lock, with a silent server, with clients that were
-dropped, and by a signal.
+"""The end of programs with exit handlers that lock, a silent server or dropped clients.
+
+A program may also be ended by a signal.
 """
 
 from __future__ import annotations
@@ -84,12 +85,12 @@ def test_a_service_that_closes_its_client_leaves_no_lock_to_a_request_that_did_n
         try:
             return socket.create_connection(("127.0.0.1", port), 1)
         except OSError:
-            return None  # it begins
+            return None  # it is still starting
 
     with eventually(request, 60) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")
         eventually(lambda: looking.inspect(name).locked)
         running.process.send_signal(signal.SIGTERM)
-        # Newer uvicorns end by the signal, after all else.
+        # Newer versions of uvicorn send the signal to themselves after everything else has ended.
         assert running.process.wait(60) in (0, -signal.SIGTERM), running.errors
     assert lock_server.leftovers(name) == set()

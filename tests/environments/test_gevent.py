@@ -1,4 +1,4 @@
-"""Greenlets of gevent: gunicorn's and Celery's workers of that kind."""
+"""Greenlets of gevent, which some workers of gunicorn and Celery use."""
 
 from tests.environments.greenlet_tests import GreenletTests
 

@@ -1,4 +1,4 @@
-"""Several interpreters in one process: each has a client of its own, and they exclude each other."""
+"""Several interpreters in one process. Each has its own client, and they exclude each other."""
 
 from __future__ import annotations
 

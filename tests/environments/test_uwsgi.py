@@ -1,5 +1,6 @@
-"""A real uWSGI with default options: it forks its workers in C, after it has imported the
-application, and runs none of Python's hooks.
+"""A real uWSGI with default options.
+
+It forks its workers in C after it has imported the application, and runs none of Python's hooks.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ TIMES = 40
 
 
 def find_uwsgi() -> str:
-    """The program; skips the test, with the reason, where there is none."""
+    """Return the path of the program, or skip the test, with the reason, if there is none."""
     found = Path(sys.prefix, "bin", "uwsgi")
     if not found.exists():
         pytest.skip(
@@ -40,14 +41,14 @@ def find_uwsgi() -> str:
 
 
 def ask(port: int, path: str) -> Any:
-    """The answer of the application, once it serves."""
+    """Return the answer of the application, once it serves."""
 
     def answer() -> Any:
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=60) as response:
                 return [json.loads(response.read())]
         except (ConnectionError, urllib.error.URLError):
-            return None  # it begins
+            return None  # it is still starting
 
     (said,) = eventually(answer, 60)
     return said
@@ -107,5 +108,5 @@ def test_workers_of_uwsgi_are_clients_of_their_own(
     assert holder["held"]
     running.process.send_signal(signal.SIGTERM)
     running.process.wait(60)
-    # A worker that ends releases what it holds, long before its lease has ended.
+    # A worker that ends releases what it holds, long before the lease ends.
     eventually(lambda: lock_server.leftovers(name) == set())

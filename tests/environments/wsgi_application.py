@@ -1,6 +1,6 @@
 """The application of test_uwsgi.py.
 
-Its client is made, and on Redis also used, before uWSGI forks the workers.
+It makes its client before uWSGI forks the workers. On Redis it also uses the client before.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if os.environ["LOCK_URL"].startswith("redis"):
 
 
 def count(times: int) -> dict[str, Any]:
-    """Count up, beside all other workers; the tokens."""
+    """Increase the counter while all other workers do so too, and return the tokens."""
     (meeting / str(os.getpid())).touch()
     while len(list(meeting.iterdir())) < int(os.environ["WORKERS"]):
         time.sleep(0.002)
@@ -39,7 +39,7 @@ def count(times: int) -> dict[str, Any]:
 
 
 def application(environ: dict[str, Any], start_response: Callable[..., object]) -> list[bytes]:
-    """Answers ``/count/TIMES``, and ``/hold``, which keeps the lock."""
+    """Answer ``/count/TIMES``, and ``/hold``, which takes the lock and keeps it."""
     try:
         what, _, times = environ["PATH_INFO"].strip("/").partition("/")
         said = count(int(times)) if what == "count" else {"held": lock.acquire(timeout=30)}

@@ -1,1 +1,1 @@
-"""How claims and holds live in a process."""
+"""Tests of claims and holds in a process: threads, signals, outages, losses and the end."""

@@ -1,5 +1,6 @@
-"""An exception of a signal handler at any place of a call: it comes out as it is, and leaves
-nothing behind, here and on the server.
+"""A signal handler raises an exception at any place of a call.
+
+The exception comes out of the call unchanged, and leaves nothing behind, here or on the server.
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ def server(request: pytest.FixtureRequest, server: LockServer) -> LockServer:
 
 @pytest.fixture(autouse=True)
 def _no_collections() -> Iterator[None]:
-    """An exception in a destructor, which the collector may call in the middle of anything, is lost
-    in any program.
+    """Turns off the garbage collector.
+
+    It may call a destructor in the middle of anything, and Python ignores an exception in one.
     """
     gc.collect()
     gc.disable()
@@ -42,7 +44,7 @@ def _no_collections() -> Iterator[None]:
 
 
 def is_free(client: fencedlock.Client, name: str) -> bool:
-    """True if nobody holds the lock or waits for it.
+    """Return True if nobody holds the lock or waits for it.
 
     The tombstone of a claim may be there for some seconds more.
     """
@@ -51,7 +53,7 @@ def is_free(client: fencedlock.Client, name: str) -> bool:
 
 
 class _Stage:
-    """A client whose calls are interrupted, and another one that looks on."""
+    """A client whose calls are interrupted, and another client that observes the lock."""
 
     def __init__(
         self, connect: Callable[..., fencedlock.Client], server: LockServer, name: str
@@ -61,7 +63,7 @@ class _Stage:
         self.lock = self.client.RLock(name)
         self.theirs = self.other.RLock(name)
         with self.lock:
-            pass  # what happens once has happened
+            pass  # do what happens only once
         with self.theirs:
             pass
 
@@ -102,7 +104,7 @@ class _Stage:
                 self.lock.release()
 
     def let_go(self) -> None:
-        """What the caller still owns it releases, as it would do with a lock of ``threading``."""
+        """Release what the caller still owns, as it would release a lock of ``threading``."""
         for lock in (self.lock, self.theirs):
             while lock._is_owned():
                 lock.release()
@@ -111,7 +113,7 @@ class _Stage:
         return is_free(self.other, self.lock.name)
 
     def works(self) -> bool:
-        """True if another thread can use the client, and its mutex is nobody's."""
+        """Return True if another thread can use the client, and nobody holds its mutex."""
         outcome: list[bool] = []
 
         def use() -> None:
@@ -152,8 +154,8 @@ def test_at_each_place_of_a_call(
 ) -> None:
     prepare, act = (getattr(stage, method) for method in CALLS[call])
     faults = []
-    # A call to etcd has some hundred places, most of them gRPC's: the three kinds of exceptions
-    # share them.
+    # A call to etcd has hundreds of places, most of them in gRPC. Each kind of exception is raised
+    # at its own part of them.
     first, step = (
         (1, 1) if isinstance(server, RedisServer) else (1 + KINDS.index(kind), 3 * len(KINDS))
     )
@@ -223,7 +225,7 @@ def test_at_each_place_of_the_first_call(
 
 @pytest.fixture
 def alarm() -> Iterator[Callable[[type[BaseException]], None]]:
-    """Arms SIGUSR1 so that its handler raises."""
+    """A function that installs a handler of SIGUSR1 that raises an exception."""
     before = signal.getsignal(signal.SIGUSR1)
 
     def arm(kind: type[BaseException]) -> None:
@@ -237,7 +239,7 @@ def alarm() -> Iterator[Callable[[type[BaseException]], None]]:
 
 
 def _signal_when(condition: Callable[[], object]) -> threading.Thread:
-    """Send SIGUSR1 to the main thread as soon as this is true."""
+    """Send SIGUSR1 to the main thread as soon as the condition is true."""
 
     def send() -> None:
         eventually(condition)
@@ -407,8 +409,9 @@ print(imported)
 
 
 def test_no_call_imports_anything(server: LockServer) -> None:
-    """An import that is interrupted can keep the lock of its module, and every other thread that
-    needs the module waits for ever.
+    """An interrupted import can keep the lock of its module.
+
+    Then every other thread that needs the module waits for ever.
     """
     ran = subprocess.run(
         [sys.executable, "-c", FIRST_CALLS, server.url],

@@ -1,4 +1,4 @@
-"""What ends a hold or a wait besides release(), and what is left on the server after each."""
+"""All ways other than release() to end a hold or a wait, and what each leaves on the server."""
 
 from __future__ import annotations
 
@@ -232,7 +232,7 @@ def test_cancel_ends_a_wait_at_once(
     thread.join()
     assert client.inspect(name).waiters == ()
     with pytest.raises(fencedlock.AcquireCancelledError):
-        lock.acquire(cancel=cancellation)  # it stays cancelled
+        lock.acquire(cancel=cancellation)  # the Cancellation stays cancelled
     other.ask("release", name)
     assert lock.acquire(cancel=fencedlock.Cancellation()) is True
     lock.release()
@@ -291,7 +291,7 @@ def test_closing_ends_an_acquisition_whose_grant_is_on_its_way(
     name: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It has just come in, or has just been registered as a hold."""
+    """The grant has just been received, or has just been registered as a hold."""
     leaving = connect(server.url)
     leaving._table.listen(5)
     lock = leaving.RLock(name)
@@ -317,7 +317,7 @@ def test_closing_ends_an_acquisition_whose_grant_is_on_its_way(
 
 
 class _InterruptedOnce(dict[Any, Any]):
-    """Ctrl-C comes just after something was taken out."""
+    """A dict in which Ctrl-C comes just after the first entry was taken out."""
 
     interrupted = False
 
@@ -332,10 +332,10 @@ class _InterruptedOnce(dict[Any, Any]):
 def test_ctrl_c_in_a_renewal_leaves_no_hold_without_its_beats(
     client: fencedlock.Client, name: str
 ) -> None:
-    """Of this thread or of another: a renewal also plans the beats of whoever came before."""
+    """A renewal also plans the beats of earlier holds, of this thread and of others."""
     locks = [client.RLock(f"{name}/{number}") for number in range(2)]
     heartbeat = client._table.heartbeat
-    with heartbeat._mutex:  # so that its thread has moved none of them yet
+    with heartbeat._mutex:  # so that the heartbeat's thread has moved none of them yet
         for lock in locks:
             lock.acquire()
         newcomers = _InterruptedOnce(heartbeat._schedules.newcomers)

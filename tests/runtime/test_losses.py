@@ -1,4 +1,4 @@
-"""What is told of losses, and what is not; and a Condition whose lock was lost."""
+"""Which losses are reported and which are not, and a Condition whose lock was lost."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_callbacks_of_one_client_come_in_order_on_one_thread(
     for lock in locks:
         assert client.force_release(lock.name) is not None
         with pytest.raises(fencedlock.LockLostError):
-            lock.acquire()  # the server says so
+            lock.acquire()  # the server's answer shows the loss
     go.set()
     eventually(lambda: len(told) == len(locks))
     assert [each for each, _ in told] == [lock.name for lock in locks]
@@ -116,7 +116,7 @@ def test_a_release_that_has_begun_is_done_before_its_client_is_closed(
 
     def release_beside(bound: RedisLock, *arguments: Any) -> Any:
         closer.start()
-        closed.wait(0.5)  # nothing is closed meanwhile
+        closed.wait(0.5)  # the client is not closed meanwhile
         return release(bound, *arguments)
 
     def close_and_tell(timeout_seconds: float) -> None:
@@ -133,8 +133,9 @@ def test_a_release_that_has_begun_is_done_before_its_client_is_closed(
 
 
 class TestCondition:
-    """``Condition.wait`` on a lock that was lost, or that can't be taken again, leaves no waiter
-    behind: a notify would be spent on it.
+    """``Condition.wait`` leaves no waiter behind if its lock was lost or can't be taken again.
+
+    A notify would be spent on such a waiter.
     """
 
     def test_a_lost_lock(self, client: fencedlock.Client, name: str) -> None:

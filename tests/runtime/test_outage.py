@@ -26,9 +26,7 @@ def dead_url(
     new_server: Callable[[], LockServer],
     proxy: Callable[[LockServer], Any],
 ) -> str:
-    """A server that refuses connections, one that is frozen, and one behind a network that swallows
-    everything.
-    """
+    """The URL of a server that refuses connections, is frozen, or is behind a silent network."""
     if request.param == "refusing":
         return f"{family}://127.0.0.1:{free_port()}"
     server = new_server()
@@ -123,7 +121,7 @@ def test_a_restart_with_its_data_within_the_lease_costs_nobody_the_lock(
         server.kill()
         server.start()
         until = time.monotonic() + 4
-        while time.monotonic() < until:  # longer than the lease: beats have renewed it since
+        while time.monotonic() < until:  # longer than the lease, so beats have renewed it
             lock.ensure_held()
             assert not waiter.answered(0.1)
         assert lock.info().token == int(token)
@@ -171,7 +169,7 @@ class TestDownWhileHolding:
             event = lock.lost
             server.kill()
             lock.ensure_held()  # a lost packet is not a lost lock
-            with lock:  # nor does it keep this thread from going deeper
+            with lock:  # this thread can acquire the lock again meanwhile
                 lock.ensure_held()
             assert event.wait(10)
             done = True
@@ -294,7 +292,7 @@ class TestRefusals:
             raw.execute_command("ACL", "SETUSER", "default", "resetpass", ">pw")
         with pytest.raises(fencedlock.BackendMisconfiguredError, match="wants a password"):
             connect(server.url).RLock("x").acquire()
-        # Without channels doorbells are mute, and locks go on by beats.
+        # Without the right to channels there are no doorbells. Waiters learn of grants by beats.
         deaf = connect(f"redis://deaf:pw@127.0.0.1:{server.port}/0", ttl=1)
         first, second = deaf.RLock("y"), deaf.FairLock("y")
         first.acquire()

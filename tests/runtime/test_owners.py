@@ -1,6 +1,4 @@
-"""Threads are told apart for ever, and their death is noticed whatever still refers to their
-frames.
-"""
+"""Threads are never confused, and their end is noticed even if something refers to their frames."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a child of a fork keeps of its parent."""
+"""What the child of a fork keeps of its parent."""
 
 from __future__ import annotations
 
@@ -27,5 +27,8 @@ os._exit(seen() is not None)
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork()")
 def test_a_child_of_python_s_own_fork_lets_go_of_threads() -> None:
-    """Only after a fork in C have their objects to live for ever: their end would kill the child."""
+    """Thread objects have to live for ever only after a fork in C.
+
+    There their end would kill the child.
+    """
     assert subprocess.run([sys.executable, "-c", FORKED], check=False, timeout=60).returncode == 0

@@ -1,4 +1,4 @@
-"""Events, mutexes and threads that an exception of a signal handler can't break."""
+"""Events, mutexes and threads. An exception of a signal handler can't break them."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_an_event_wakes_all_who_wait() -> None:
     eventually(lambda: len(event._sleepers) == 5)
     assert not event.is_set()
     event.set()
-    event.clear()  # who was woken was woken
+    event.clear()  # the threads that were woken stay awake
     for thread in threads:
         thread.join()
     assert woken == [True] * 5
