@@ -1,5 +1,6 @@
-"""Programs that copy themselves with libc's fork(), so that no hook of Python's is run: uWSGI forks
-its workers like that.
+"""Programs that copy themselves with libc's fork(), so that no hook of Python is run.
+
+uWSGI forks its workers in this way.
 
 ``python -m tests.environments.copying SCENARIO URL NAME ...``
 """
@@ -36,8 +37,9 @@ _CLONE_NEWPID = 0x20000000
 
 
 class Copy:
-    """A copy of this process, made by ``fork``; it does what it is told, and ends as interpreters
-    end.
+    """A copy of this process, made by ``fork``.
+
+    It runs ``body``, and then ends as an interpreter ends.
     """
 
     def __init__(self, body: Callable[[Copy], object], fork: Callable[[], int] = fork_in_c) -> None:
@@ -63,15 +65,16 @@ class Copy:
         return self._ours.recv(4096).decode()
 
     def end(self, what: str = "") -> None:
-        """Wait for its end, which must be a good one."""
+        """Wait until the copy ends, and assert that it succeeded."""
         status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         assert status == 0, f"the copy ended with {status} {what}"
         self._ours.close()
 
 
 def finish(body: Callable[[], object]) -> None:
-    """Do this as the last thing of this process, which then ends as interpreters end; with status 1
-    if it raises.
+    """Run ``body``, and end this process as an interpreter ends.
+
+    The exit status is 1 if ``body`` or an exit handler raises an exception.
     """
     status = 1
     try:
@@ -100,11 +103,11 @@ def count_up(lock: fencedlock.RLock, counter: Path, times: int = TIMES) -> None:
             counter.write_text(str(int(counter.read_text() or "0") + 1))
 
 
-# --- a client that was made before the copy, and not used
+# --- a client that was made before the copy, but not used
 
 
 def unused(url: str, name: str, counter: str) -> None:
-    """Three copies and their original count up together."""
+    """Three copies and their original increase one counter together."""
     client = fencedlock.connect(url, ttl=30)
     lock, path = client.RLock(name), Path(counter)
     path.write_text("0")
@@ -157,8 +160,9 @@ def unused_generations(url: str, name: str) -> None:
 
 
 def used(url: str, name: str, counter: str) -> None:
-    """The connection, the heartbeat's thread and the queue are the original's: each copy has its
-    own.
+    """The connection, the heartbeat's thread and the places in queues belong to the original.
+
+    Each copy gets its own.
     """
     client = fencedlock.connect(url, ttl=1)
     lock, path = client.FairLock(name), Path(counter)
@@ -172,7 +176,7 @@ def used(url: str, name: str, counter: str) -> None:
             before = own._owned().deadline
             copy.hear()
             count_up(lock, path)
-            # Its own heartbeat has renewed the lease.
+            # The copy's own heartbeat has renewed the lease.
             eventually(lambda: own._owned().deadline > before)
         copy.say(client.id)
 
@@ -185,7 +189,7 @@ def used(url: str, name: str, counter: str) -> None:
         copy.end()
     assert len(ids) == 4, ids
     assert path.read_text() == str(4 * TIMES)
-    with lock:  # the connection that all of them inherited still answers its original alone
+    with lock:  # on the inherited connection, the server still answers only the original
         assert client.inspect(name).token == int(lock.token)
 
 
@@ -227,7 +231,7 @@ def generations(url: str, name: str) -> None:
 
 
 class World:
-    """What a copy finds. It is kept nowhere else, so that a copy can let go of it."""
+    """The objects that a copy inherits. Nothing else refers to them, so a copy can drop them."""
 
     def __init__(self, url: str, name: str) -> None:
         self.name = name
@@ -236,7 +240,7 @@ class World:
         self.held = self.client.FairLock(name)
         self.other = self.client.RLock(f"{name}/other")
         self.looking = self.client.locks(name)
-        """Begun by the original; a copy goes on with it."""
+        """An iteration that the original has begun and that a copy continues."""
 
     def enter_other(self) -> None:
         with self.other, self.other as token:
@@ -343,13 +347,13 @@ FIRST_ACTS: dict[str, Callable[[World], object]] = {
     "close": World.close,
     "drop": World.drop,
 }
-"""What a copy does before anything else: each must notice that it is a copy."""
+"""The first acts of a copy. In each of them, the copy has to notice that it is one."""
 
 
 def holding(url: str, name: str) -> None:
-    """The master holds, twice.
+    """The original holds a lock twice.
 
-    A copy is not an owner, whatever it does first, and its end takes nothing from the master.
+    A copy is not an owner, whatever it does first, and its end takes nothing from the original.
     """
     world = World(url, name)
     with world.held as token, world.held:
@@ -371,7 +375,7 @@ def holding(url: str, name: str) -> None:
 
 
 def holding_and_forced(url: str, name: str) -> None:
-    """A copy may take the lock away from its original by force, and only so."""
+    """A copy can take the lock away from its original by force, and in no other way."""
     client = fencedlock.connect(url, ttl=1)
     lock = client.RLock(name)
     with lock as token:
@@ -387,8 +391,9 @@ def _force(client: fencedlock.Client, token: fencedlock.FencingToken) -> None:
 
 
 def looking(url: str, name: str) -> None:
-    """A look at many locks begins in the original, and goes on in a copy where the next page has to
-    be asked for.
+    """An iteration over many locks begins in the original, and continues in a copy.
+
+    There the next page has to be requested.
     """
     from fencedlock.backends.redis import backend
 
@@ -410,9 +415,7 @@ def looking(url: str, name: str) -> None:
 
 
 def mutexes(url: str, name: str) -> None:
-    """Another thread is in the middle of something when the process is copied: what it has locked
-    stays so in the copy.
-    """
+    """Another thread holds mutexes when the process is copied. They stay locked in the copy."""
     world = World(url, name)
     with world.other:
         pass
@@ -451,8 +454,9 @@ def mutexes(url: str, name: str) -> None:
 
 
 def waiting(url: str, name: str) -> None:
-    """Another thread waits, its inbox is open: a copy waits for itself, and neither hears what is
-    said to the other.
+    """Another thread waits, with an open inbox, when the process is copied.
+
+    The copy waits as a client of its own, and neither receives the messages to the other.
     """
     client, stranger = fencedlock.connect(url, ttl=30), fencedlock.connect(url, ttl=30)
     blocker, lock = stranger.RLock(name), client.FairLock(name)
@@ -495,7 +499,7 @@ def waiting(url: str, name: str) -> None:
 
 
 class _doorbells:  # noqa: N801 - a context manager
-    """The messages by which this client is told of a grant."""
+    """Records the doorbells of this client."""
 
     def __init__(self, client: fencedlock.Client) -> None:
         self._table: Any = client._table
@@ -519,8 +523,9 @@ class _doorbells:  # noqa: N801 - a context manager
 
 
 def handler_while_waiting(url: str, name: str, how: str) -> None:
-    """The copy goes on in the middle of acquire, where its original waits: each gets the lock in
-    its turn, as a client of its own.
+    """The copy continues in the middle of an acquire in which its original waits.
+
+    Each gets the lock in its turn, as a client of its own.
     """
     client, stranger = fencedlock.connect(url, ttl=30), fencedlock.connect(url, ttl=30)
     blocker, lock, blocked = stranger.RLock(name), client.FairLock(name), threading.Event()
@@ -565,11 +570,10 @@ def _check_held(client: fencedlock.Client, lock: fencedlock.RLock, id_before: st
 
 
 def handler_while_asking(url: str, name: str, how: str, first: str, server_pid: str) -> None:
-    """The server is silent, both processes go on in the middle of one call: an answer to the
-    original is no grant to the copy.
+    """The server is silent, and both processes continue in the middle of one call.
 
-    ``first`` is who goes on first: the other one is kept in its signal handler until the first has
-    done.
+    An answer to the original must not be a grant to the copy. ``first`` is the process that
+    continues first. The other one stays in its signal handler until the first is done.
     """
     client = fencedlock.connect(url, ttl=30)
     lock = client.RLock(name)
@@ -596,7 +600,7 @@ def handler_while_asking(url: str, name: str, how: str, first: str, server_pid: 
         os.kill(original, signal.SIGUSR1)
 
     signal.signal(signal.SIGUSR1, fork)
-    settle()  # the heartbeat's first look at the server's settings needs the connection too
+    settle()  # the heartbeat's first check of the server's settings needs the connection too
     server.suspend()
     eventually(lambda: server.status() == psutil.STATUS_STOPPED)
     thread = threading.Thread(target=interrupt)
@@ -643,12 +647,13 @@ def _after_asking(
         original.send(b".")
 
 
-# --- etcd's client, which can't be copied once it was used
+# --- a client of etcd, which can't be used in a copy once it was used
 
 
 def used_on_etcd(url: str, name: str) -> None:
-    """A copy that uses it gets one clear error, at once, each time; its original goes on, and the
-    copy's end takes nothing from it.
+    """A copy that uses the client gets one clear error, at once, each time.
+
+    The original continues to work, and the copy's end takes nothing from it.
     """
     client = fencedlock.connect(url, ttl=30)
     lock, other = client.RLock(name), client.RLock(f"{name}/other")
@@ -685,7 +690,7 @@ def used_on_etcd(url: str, name: str) -> None:
         Copy(try_all).end()
         Copy(lambda _: None).end()
         Copy(lambda _: None, fork_in_python).end()
-        # That fork has closed all channels, and gRPC is there nevertheless.
+        # Python's fork has closed all channels, but gRPC is still loaded.
         Copy(expect_refusal).end()
         lock.ensure_held()
         lock.renew()
@@ -695,8 +700,9 @@ def used_on_etcd(url: str, name: str) -> None:
 
 
 def used_by_another_on_etcd(url: str, name: str) -> None:
-    """gRPC is one for the whole process: a channel that is not ours, of the package etcd3, makes it
-    as useless in a copy.
+    """All users of gRPC in a process share its state.
+
+    So a channel of the package etcd3, which is not ours, makes gRPC as useless in a copy.
     """
     etcd3: Any = import_module("etcd3")
     host, _, port = url.removeprefix("etcd://").partition(":")
@@ -717,8 +723,9 @@ def used_by_another_on_etcd(url: str, name: str) -> None:
 
 
 def namespaces(url: str, name: str) -> None:
-    """Original and copy are each process 1 of a PID namespace: nothing but their memory tells them
-    apart.
+    """Original and copy are both process 1 of a PID namespace.
+
+    Only their memory tells them apart.
     """
     _in_new_namespace(lambda _: _original(url, name))
 
@@ -726,7 +733,7 @@ def namespaces(url: str, name: str) -> None:
 def _original(url: str, name: str) -> None:
     client = fencedlock.connect(url, ttl=30)
     lock = client.RLock(name)
-    holds = url.startswith("redis")  # etcd's client can't be copied once it was used
+    holds = url.startswith("redis")  # a client of etcd can't be used in a copy once it was used
     if holds:
         lock.acquire()
         # After unshare() no thread can be started.
@@ -779,7 +786,7 @@ SCENARIOS: dict[str, Callable[..., None]] = {
 }
 
 if __name__ == "__main__":
-    faulthandler.register(signal.SIGALRM, chain=True)  # whatever hangs says where
+    faulthandler.register(signal.SIGALRM, chain=True)  # shows where a program hangs
     signal.alarm(PATIENCE_SECONDS)
     SCENARIOS[sys.argv[1]](*sys.argv[2:])
     signal.alarm(0)

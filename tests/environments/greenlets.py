@@ -217,7 +217,7 @@ def lost(url: str, name: str) -> None:
 
 
 def strangers(url: str, name: str) -> None:
-    """A greenlet that releases a lock which it does not hold gets an error."""
+    """A greenlet that releases a lock of another one gets an error, which names the holder."""
     client = fencedlock.connect(url, ttl=30)
     lock = client.FairLock(name)
     with lock:

@@ -1,4 +1,4 @@
-"""Databases for the tests of the store's side."""
+"""Databases for the tests of fences."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.fencing.stores import STORES, Database, Store
 def new_database(
     database_server: Callable[[str], DatabaseServer], tmp_path: Path
 ) -> Callable[[str], Database]:
-    """Makes an empty database that belongs to this test alone."""
+    """A function that makes an empty database for this test alone."""
 
     def make(kind: str) -> Database:
         if kind == "sqlite":
@@ -27,7 +27,10 @@ def new_database(
 
 @pytest.fixture
 def open_store(new_database: Callable[[str], Database]) -> Iterator[Callable[..., Store]]:
-    """Opens stores by their names in STORES: the first of a database prepares it."""
+    """A function that opens a store by its name in STORES, and prepares a new database for it.
+
+    With a ``database``, it opens that database, which must be prepared.
+    """
     stores: list[Store] = []
 
     def make(name: str, database: Database | None = None) -> Store:

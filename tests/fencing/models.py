@@ -1,4 +1,4 @@
-"""The account as SQLAlchemy's ORM has it."""
+"""The account and its history as models of SQLAlchemy's ORM."""
 
 from __future__ import annotations
 

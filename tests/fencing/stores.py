@@ -1,4 +1,4 @@
-"""One account in each kind of store, as its users write it: begin, check, read, write, commit."""
+"""An account in each kind of store. An update begins, checks, reads, writes and commits."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ def write_sql(balance: int, token: FencingToken) -> tuple[str, str]:
 
 
 class Store(ABC):
-    """One connection of one writer."""
+    """The connection of one writer to its store."""
 
     database_kind: ClassVar[str]
     begin_locks: ClassVar[bool] = False
-    """BEGIN already waits for other writers."""
+    """True if BEGIN already waits for other writers."""
     fence: Any
 
     def __init__(self, database: Database) -> None:
         self.database = database
 
     def update(self, token: FencingToken, at: Callable[[str], None]) -> None:
-        """One read-modify-write; tells where it is."""
+        """Read, change and write the balance in one transaction. Tell ``at`` about the progress."""
         if self.begin_locks:
             at("checking")
         self.begin()
@@ -63,11 +63,11 @@ class Store(ABC):
 
     def begin(self) -> None:
         if self.begin_locks:
-            self.run("BEGIN IMMEDIATE")  # elsewhere the first statement begins
+            self.run("BEGIN IMMEDIATE")  # in other stores the first statement begins
 
     @abstractmethod
     def create(self) -> None:
-        """Make the table of fences, and commit."""
+        """Create the table of fences, and commit."""
 
     @abstractmethod
     def check(self, token: FencingToken) -> None: ...
@@ -92,12 +92,12 @@ class Store(ABC):
     @abstractmethod
     def close(self) -> None: ...
 
-    # Nothing to do where it is on unless a transaction is begun
+    # This does nothing for stores in which autocommit is on unless a transaction is begun
     def turn_autocommit_on(self) -> None:  # noqa: B027
         pass
 
     def prepare(self) -> None:
-        """Fill a new database."""
+        """Create the tables in a new database, and fill them."""
         self.begin()
         for statement in TABLES:
             self.run(statement)
@@ -106,7 +106,7 @@ class Store(ABC):
 
 
 class DBAPIStore(Store):
-    """A driver of PEP 249."""
+    """A store that uses a driver of PEP 249."""
 
     def __init__(self, database: Database) -> None:
         super().__init__(database)
@@ -141,7 +141,7 @@ class DBAPIStore(Store):
 
 
 class AsyncStore(Store):
-    """An asynchronous driver, with an event loop of its own."""
+    """A store that uses an asynchronous driver, with an event loop of its own."""
 
     def __init__(self, database: Database) -> None:
         super().__init__(database)
@@ -333,7 +333,7 @@ def sqlalchemy_url(kind: str, database: Database, driver: str) -> Any:
 
 
 class SQLAlchemy(Store):
-    """A Session, with ORM objects."""
+    """A store that uses a Session of SQLAlchemy, with ORM objects."""
 
     driver: ClassVar[str]
 
@@ -349,7 +349,7 @@ class SQLAlchemy(Store):
             sqlalchemy_url(self.database_kind, database, self.driver),
             **sqlite_options(self.database_kind),
         )
-        # The harder case: what was read before is kept.
+        # This is the harder case, because the session keeps what it has read.
         self.session = Session(self.engine, expire_on_commit=False)
 
     def turn_autocommit_on(self) -> None:
@@ -392,7 +392,7 @@ class SQLAlchemy(Store):
 
 
 class AsyncSQLAlchemy(AsyncStore):
-    """An AsyncSession, with ORM objects."""
+    """A store that uses an AsyncSession of SQLAlchemy, with ORM objects."""
 
     driver: ClassVar[str]
 
@@ -434,7 +434,7 @@ class AsyncSQLAlchemy(AsyncStore):
 
 
 def sqlite_options(kind: str) -> dict[str, Any]:
-    """BEGIN IMMEDIATE is said by ourselves."""
+    """Return the engine's options. On SQLite, the store itself sends BEGIN IMMEDIATE."""
     return {"connect_args": {"isolation_level": None, "timeout": 60}} if kind == "sqlite" else {}
 
 
@@ -443,7 +443,7 @@ def models() -> Any:
 
 
 class Django(Store):
-    """A model, inside of transaction.atomic()."""
+    """A store that uses Django's connections inside of transaction.atomic()."""
 
     def __init__(self, database: Database) -> None:
         super().__init__(database)
@@ -489,7 +489,7 @@ class Django(Store):
 
 
 def django_alias(kind: str, database: Database) -> str:
-    """Configure Django, once, and this database."""
+    """Configure Django, if it is not configured yet, and this database. Return its alias."""
     import django
     from django.conf import settings
     from django.db import connections
@@ -534,7 +534,7 @@ def django_alias(kind: str, database: Database) -> str:
 
 
 def _kinds(base: type[Store], **kinds: tuple[str, str]) -> dict[str, type[Store]]:
-    """The same store on several databases."""
+    """Return classes of the same store for several databases."""
     made = {}
     for suffix, (kind, driver) in kinds.items():
         made[suffix] = type(

@@ -1,4 +1,4 @@
-"""What a check accepts and refuses, the same in every SQL store."""
+"""Which tokens a check accepts and refuses. It is the same in every SQL store."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def balance(store: Store) -> int:
 
 
 def fences(store: Store) -> list[tuple[int, str]]:
-    """Tokens and locks, by their order."""
+    """Return the tokens and locks in the table of fences, in the order of the tokens."""
     store.begin()
     rows = store.run("SELECT token, lock_name FROM fences ORDER BY token")
     store.rollback()

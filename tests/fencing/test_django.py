@@ -1,6 +1,4 @@
-"""Django's own: the app and its migration, tables of other names, and databases without a room of
-their own.
-"""
+"""What is special about Django: the app and its migration, table names, and other databases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""EtcdFence: what is written under a hold that has ended is refused, by our client and by etcd3's."""
+"""EtcdFence refuses writes under a hold that has ended, with our client and with that of etcd3."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_counting_by_threads_that_lose_their_locks_loses_no_update(
             with client.FairLock(name) as token:
                 value = int(value_of(etcd_server, key) or 0)
                 if number % 5 == 0:
-                    client.force_release(name)  # somebody else may come in now
+                    client.force_release(name)  # another thread may take the lock now
                 try:
                     fence.transaction(token, put={key: str(value + 1)})
                     accepted[index] += 1

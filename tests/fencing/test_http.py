@@ -1,4 +1,4 @@
-"""The header, the middleware behind real sockets, and a client that is frozen past its lease."""
+"""The HTTP header, the middleware on real sockets, and a client that is frozen past its lease."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class TestHeader:
 
 
 class Service:
-    """Counts the orders that it accepts; written for WSGI and for ASGI."""
+    """A service for WSGI and for ASGI that records the tokens of the orders that it accepts."""
 
     def __init__(self) -> None:
         self.accepted: list[FencingToken | None] = []
@@ -102,7 +102,7 @@ class Service:
         if self.error:
             raise self.error
         start_response("200 OK", [("Content-Type", "text/plain")])
-        self.accepted.append(environ.get(ENVIRON_KEY))  # at the first look at the body
+        self.accepted.append(environ.get(ENVIRON_KEY))  # runs when the body is iterated
         yield b"done"
 
     async def asgi(self, scope: MutableMapping[str, Any], _: Any, send: Any) -> None:
@@ -123,7 +123,7 @@ class _Quiet(WSGIRequestHandler):
 
 
 class _Threaded(WSGIServer):
-    """One thread for each request, as services have."""
+    """A server that handles each request in a thread of its own, as services do."""
 
     def process_request(self, request: Any, client_address: Any) -> None:
         def handle() -> None:
@@ -160,7 +160,7 @@ def serving_asgi(app: Any) -> Iterator[str]:
 
 @pytest.fixture(params=["wsgi", "asgi"])
 def serve(request: pytest.FixtureRequest) -> Callable[..., Any]:
-    """Serves a Service behind its middleware."""
+    """A function that serves a Service behind the middleware."""
 
     def start(service: Service, fence: MonotonicFence | None = None, **options: Any) -> Any:
         if request.param == "wsgi":
@@ -179,9 +179,9 @@ def post(url: str, token: FencingToken | None) -> httpx.Response:
 def _raw_request(
     url: str, method: str, headers: dict[str, str] | None = None
 ) -> tuple[int, str | None]:
-    """The status and content type of an answer.
+    """Send a request, and return the status and content type of the answer.
 
-    httpx sends methods in upper case, and no wrong lengths.
+    httpx can't be used, because it changes methods to upper case and sends no wrong lengths.
     """
     host, _, port = urlsplit(url).netloc.partition(":")
     connection = http.client.HTTPConnection(host, int(port), timeout=20)
@@ -383,7 +383,7 @@ def test_two_middlewares_of_one_fence_take_turns() -> None:
 
 
 class Upload:
-    """A request's body that comes when it is let."""
+    """The body of a request, which is sent only when the gate is opened."""
 
     def __init__(self) -> None:
         self.gate = threading.Event()
@@ -466,7 +466,7 @@ def test_methods_may_come_from_an_iterator() -> None:
 
 
 class TestContentLength:
-    """Of WSGI; servers of ASGI hand over the body itself."""
+    """The length of the body matters only in WSGI. Servers of ASGI hand over the whole body."""
 
     def answer(self, body: bytes, length: str, **environ: Any) -> tuple[str, bytes, list[bytes]]:
         seen: list[bytes] = []
@@ -514,7 +514,7 @@ class TestContentLength:
         problem = json.loads(body)
         assert (status, problem["status"], seen) == ("400 Bad Request", 400, [])
         assert "Content-Length" in problem["detail"]
-        self.fence.check(FencingToken(OLD.lock, 1))  # the request left nothing behind
+        self.fence.check(FencingToken(OLD.lock, 1))  # the fence has no token yet
 
     def test_a_body_that_ends_too_soon_gets_400(self) -> None:
         status, body, seen = self.answer(b"ab", "3")
@@ -633,7 +633,7 @@ def test_a_client_that_was_frozen_past_its_lease_gets_409(
         stale = ours.recv()
         assert frozen.pid is not None
         os.kill(frozen.pid, signal.SIGSTOP)
-        with client.FairLock(name) as token:  # once its lease has run out
+        with client.FairLock(name) as token:  # as soon as the frozen client's lease has ended
             assert post(url, token).status_code == 200
             os.kill(frozen.pid, signal.SIGCONT)
             ours.send("go on")

@@ -1,4 +1,4 @@
-"""State in this process."""
+"""The fence for state in the memory of this process."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_nobody_comes_between_a_guarded_check_and_its_body() -> None:
         thread = threading.Thread(target=next_holder)
         thread.start()
         at_the_door.wait()
-        with fence.guard(OLD):  # again, and another resource too
+        with fence.guard(OLD):  # a guard can be nested, and another resource can be checked in it
             fence.check(NEW, "another resource")
         thread.join(0.05)
         order.append("old")

@@ -1,4 +1,4 @@
-"""MariaDB's own: character sets, isolation, kinds of rows, and first writes at once."""
+"""What is special about MariaDB: character sets, isolation, kinds of rows, simultaneous inserts."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_snapshot_does_not_hide_a_newer_token(connect: Callable[..., Any]) -> 
     ours, theirs = connect(), connect()
     FENCE.check(theirs, OLD)
     theirs.commit()
-    ours.cursor().execute("SELECT * FROM fences")  # REPEATABLE READ: its snapshot is taken
+    ours.cursor().execute("SELECT * FROM fences")  # in REPEATABLE READ, this takes the snapshot
     FENCE.check(theirs, NEW)
     theirs.commit()
     with pytest.raises(StaleTokenError):

@@ -1,6 +1,4 @@
-"""PostgreSQL's own: tables that nobody changes without a check, isolation levels, and its drivers'
-ways.
-"""
+"""What is special about PostgreSQL: protected tables, isolation levels, and its drivers."""
 
 from __future__ import annotations
 
@@ -30,8 +28,14 @@ CHANGES = {
     "UPDATE of no row": "UPDATE accounts SET balance = 1 WHERE false",
     "DELETE": "DELETE FROM accounts",
     "TRUNCATE": "TRUNCATE accounts",
-    "MERGE": "MERGE INTO accounts USING (SELECT 1) AS s ON id = 'a' WHEN MATCHED THEN UPDATE SET balance = 2",
-    "upsert": "INSERT INTO accounts (id, balance) VALUES ('a', 1) ON CONFLICT (id) DO UPDATE SET balance = 5",
+    "MERGE": (
+        "MERGE INTO accounts USING (SELECT 1) AS s ON id = 'a' "
+        "WHEN MATCHED THEN UPDATE SET balance = 2"
+    ),
+    "upsert": (
+        "INSERT INTO accounts (id, balance) VALUES ('a', 1) "
+        "ON CONFLICT (id) DO UPDATE SET balance = 5"
+    ),
     "in a function": "DO $$ BEGIN UPDATE accounts SET balance = 1; END $$",
     "in a CTE": "WITH gone AS (DELETE FROM accounts RETURNING 1) SELECT * FROM gone",
     "as a replica": "SET LOCAL session_replication_role = replica; UPDATE accounts SET balance = 1",
@@ -94,7 +98,7 @@ class TestProtect:
         self, protected: psycopg.Connection[Any], change: str
     ) -> None:
         if "fencedlock.passed" in change:
-            return  # that throws the check's own mark away
+            return  # this change overwrites the mark that the check sets
         FENCE.check(protected, NEW)
         protected.execute(change.encode())
         protected.commit()
@@ -127,7 +131,10 @@ class TestProtect:
         said = server.psql(database, "\\copy accounts (id, balance) FROM STDIN\nd\t1\n\\.\n")
         assert "protected by fencedlock" in said.stderr
         assert content(protected) == [("a", 0)]
-        by_hand = "BEGIN; SELECT set_config('fencedlock.passed', txid_current()::text, true); UPDATE accounts SET balance = 9; COMMIT;"
+        by_hand = (
+            "BEGIN; SELECT set_config('fencedlock.passed', txid_current()::text, true); "
+            "UPDATE accounts SET balance = 9; COMMIT;"
+        )
         assert server.psql(database, by_hand).returncode == 0, (
             "the way for maintenance, as documented"
         )
@@ -334,7 +341,7 @@ class TestIsolation:
     ) -> None:
         other = connect()
         other.isolation_level = level
-        other.execute("SELECT 1")  # its snapshot is taken
+        other.execute("SELECT 1")  # takes the snapshot
         FENCE.check(protected, FencingToken("accounts/a", 9))
         protected.commit()
         with pytest.raises(errors.SerializationFailure):
@@ -441,6 +448,7 @@ class TestDrivers:
         for wrong in (protected.cursor(), None, "postgresql://", NEW):
             with pytest.raises(
                 TypeError,
-                match=r"takes the connection first, one of psycopg, psycopg2, asyncpg, .* cursor\.connection",
+                match=r"takes the connection first, "
+                r"one of psycopg, psycopg2, asyncpg, .* cursor\.connection",
             ):
                 FENCE.check(wrong, NEW)

@@ -1,4 +1,4 @@
-"""A Redis that keeps data: fenced writes, scripts and MULTI."""
+"""The fence for data in Redis: writes, scripts and MULTI."""
 
 from __future__ import annotations
 

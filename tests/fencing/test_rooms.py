@@ -1,4 +1,4 @@
-"""The rooms of the store's side have one shape."""
+"""The fences for all kinds of stores have the same check. Those for SQL share further methods."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The token in a column of the guarded row."""
+"""Fences that keep the token in a column of the guarded row."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""SQLAlchemy's own: the session's memory, its kinds of connections, and databases without a room of
-their own.
-"""
+"""What is special about SQLAlchemy: the session's memory, kinds of connections, other databases."""
 
 from __future__ import annotations
 
@@ -57,7 +55,7 @@ class TestSession:
 
     def test_changes_from_before_the_check_are_refused(self, engine: Engine) -> None:
         with Session(engine) as session:
-            FENCE.create(session)  # is no check
+            FENCE.create(session)  # does not count as a check
             session.get_one(Account, "a").balance = 7
             with pytest.raises(ConfigurationError, match="has changed objects before the check"):
                 FENCE.check(session, NEW)
@@ -173,7 +171,7 @@ class TestConnection:
     def test_in_a_savepoint_of_sqlite_it_is_refused(
         self, new_database: Callable[[str], Database]
     ) -> None:
-        """sqlite3 begins with the savepoint, and the savepoint's end commits."""
+        """sqlite3 begins the transaction with the savepoint, and the savepoint's end commits it."""
         engine = create_engine(sqlalchemy_url("sqlite", new_database("sqlite"), "pysqlite"))
         with Session(engine) as session:
             FENCE.create(session)
@@ -211,8 +209,9 @@ def test_protection_is_installed_by_sqlalchemy_too(
 
 
 class TestPortable:
-    """Databases that have no room of their own get plain SQL: tried on PostgreSQL, which is told
-    apart by its name only.
+    """Databases without a fence class of their own get plain SQL.
+
+    The tests use PostgreSQL, because only its name tells it apart from such a database.
     """
 
     @pytest.fixture
@@ -240,7 +239,7 @@ class TestPortable:
     def test_who_inserts_second_takes_the_other_one_s_row(
         self, engine: Engine, fence: SQLAlchemyFence
     ) -> None:
-        """The first insert is made between our update, which finds no row, and our insert."""
+        """Another connection inserts between our update, which finds no row, and our insert."""
 
         raced: list[bool] = []
 

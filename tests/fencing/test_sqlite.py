@@ -1,4 +1,4 @@
-"""SQLite's own: its ways to begin, and reading before the check."""
+"""What is special about SQLite: its ways to begin a transaction, and reads before the check."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def connect(tmp_path: Path) -> Any:
 @pytest.mark.parametrize("level", ["", "IMMEDIATE", "DEFERRED"])
 def test_python_s_own_begin_will_do(connect: Callable[..., sqlite3.Connection], level: str) -> None:
     connection, other = connect(isolation_level=level), connect(isolation_level=None)
-    FENCE.check(connection, NEW)  # the first statement, so it begins
+    FENCE.check(connection, NEW)  # the first statement begins the transaction
     with pytest.raises(sqlite3.OperationalError, match="locked"):
         other.execute("BEGIN IMMEDIATE")
     connection.commit()

@@ -1,5 +1,6 @@
-"""Six writers, one of which is frozen past its lease: no update is lost, and no stale one accepted,
-in any store.
+"""Six writers update a store, and one of them is frozen past its lease.
+
+In every store, no update is lost, and no stale update is accepted.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ EACH = UPDATES // WRITERS
 LEASE_SECONDS = 0.5
 
 FREEZES = {1: "checking", 4: "checked", 7: "checking", 10: "checked"}
-"""The frozen writer's updates before which, or in the middle of which, it is frozen."""
+"""The points at which the frozen writer is frozen.
+
+Maps the number of its accepted updates to a point in the next update: before or after the check.
+"""
 
 _spawn = multiprocessing.get_context("spawn")
 
@@ -35,7 +39,7 @@ _spawn = multiprocessing.get_context("spawn")
 class Outcome:
     accepted: list[int] = field(default_factory=list)
     refused: list[tuple[int, int | None]] = field(default_factory=list)
-    """Presented and stored tokens."""
+    """The presented and the stored token of each refused update."""
     refused_while_held: list[int] = field(default_factory=list)
 
 
@@ -45,7 +49,7 @@ def write(
     at: Callable[[int, int, str], None],
     may_end: Callable[[], bool] = lambda: True,
 ) -> Outcome:
-    """Make updates until enough are accepted."""
+    """Make updates until enough are accepted and ``may_end`` returns True."""
     outcome = Outcome()
     while len(outcome.accepted) < EACH or not may_end():
         try:
@@ -59,17 +63,17 @@ def write(
                     outcome.accepted.append(number)
                 except StaleTokenError as error:
                     outcome.refused.append((error.presented, error.stored))
-                    lock.ensure_held()  # raises, as it should
+                    lock.ensure_held()  # should raise
                     outcome.refused_while_held.append(number)
         except LockLostError:
-            pass  # what the store accepted counts
+            pass  # an update that the store has accepted counts all the same
     return outcome
 
 
 def write_and_freeze(
     parent: Connection, url: str, name: str, store_name: str, database: dict[str, str]
 ) -> None:
-    """The writer in a process of its own."""
+    """Run the writer that is frozen, in a process of its own."""
     freezes = dict(FREEZES)
 
     def at(made: int, number: int, where: str) -> None:
@@ -117,15 +121,15 @@ def test_no_update_is_lost_and_no_stale_one_accepted(
     theirs.close()
     try:
         assert ours.poll(60)
-        said = ours.recv()  # it is under way
+        said = ours.recv()  # the frozen writer has started
         for thread in threads:
             thread.start()
         while not isinstance(said, Outcome):
             where, number = said
             assert frozen.pid is not None
             os.kill(frozen.pid, signal.SIGSTOP)
-            # Somebody else holds the lock, and has begun a transaction (or made one) behind the
-            # frozen one's back.
+            # Wait until another writer holds the lock, and has begun a transaction (or made one)
+            # while the frozen writer sleeps.
             eventually(lambda number=number: any(other > number for other in checking), 30)  # type: ignore[misc]
             if where == "checking" and not first.begin_locks:
                 eventually(lambda number=number: newest(first) > number, 30)  # type: ignore[misc]
@@ -172,7 +176,7 @@ def test_no_update_is_lost_and_no_stale_one_accepted(
 
 
 def newest(store: Store) -> int:
-    """The highest token that has written."""
+    """Return the highest token that has written to the history."""
     store.begin()
     ((token,),) = store.run("SELECT MAX(token) FROM history")
     store.rollback()
