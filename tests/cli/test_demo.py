@@ -1,4 +1,4 @@
-"""The main job, as a person sees it."""
+"""The demo, as a user sees it."""
 
 from __future__ import annotations
 
@@ -72,8 +72,9 @@ def test_without_tokens_it_shows_the_damage(server: RedisServer) -> None:
 def test_workers_that_start_late_do_no_harm(
     server: RedisServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each starts when those before it have made all their updates, or wait for the word of the
-    parent.
+    """Each worker starts late.
+
+    By then the earlier workers have made all their updates, or wait for the parent's signal.
     """
     start_worker = demo_module._Show._start_worker
 
@@ -126,7 +127,7 @@ def test_however_it_ends_no_process_is_left(server: RedisServer, number: int) ->
     if number == signal.SIGKILL and not sys.platform.startswith("linux"):
         pytest.skip("needs Linux's parent-death signal")
     command = [sys.executable, "-m", "fencedlock", "demo", "--url", server.url, "--ttl", "4"]
-    # What is ignored would be ignored by the child too.
+    # If this process ignored the signal, the child would ignore it too.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

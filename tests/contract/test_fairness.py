@@ -24,8 +24,9 @@ def has_waiters(client: fencedlock.Client, name: str, count: int) -> bool:
 def kill_first_waiter(
     backend: LockServer, client: fencedlock.Client, name: str, doomed: Contender
 ) -> None:
-    """Kill the first waiter, and wait until the server has noticed. Before that, the server may
-    still grant the lock to it.
+    """Kill the first waiter, and wait until the server has noticed.
+
+    Before that, the server may still grant the lock to it.
     """
     (waiter, *_) = client.inspect(name).waiters
     doomed.kill()

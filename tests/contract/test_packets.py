@@ -1,5 +1,6 @@
-"""Lost replies, lost requests and late packets never cause a wrong count, a lost lock or a lock
-that nobody holds.
+"""Lost replies, lost requests and late packets do no harm.
+
+They never cause a wrong count, a lost lock or a lock that nobody holds.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ def wire(backend: LockServer, proxy: Callable[[LockServer], Any]) -> Any:
 
 @pytest.fixture
 def remote(wire: Any, connect: Callable[..., fencedlock.Client]) -> fencedlock.Client:
-    """A client behind the proxy. Its requests time out soon, and it has already opened everything
-    that it opens only once.
+    """A client behind the proxy, whose requests time out soon.
+
+    It has already opened everything that it opens only once.
     """
     remote = connect(wire.url, ttl=TTL_SECONDS, socket_timeout=REQUEST_SECONDS)
     with remote.RLock("warm up"):
@@ -114,8 +116,9 @@ def test_a_lost_packet_at_any_position_changes_nothing(
 
 
 class TestLatePackets:
-    """The network holds each packet back until its sender has gone on, the hold has ended and
-    another hold has begun.
+    """The network holds each packet back until its sender has gone on.
+
+    By then the hold has ended, and another hold has begun.
     """
 
     def next_hold_is_untouched(
@@ -173,8 +176,9 @@ class TestLatePackets:
         wire: Any,
         name: str,
     ) -> None:
-        """The packet arrives before its time is up. It has no effect only because the release has
-        told the server that this claim has ended.
+        """The packet arrives before its time is up.
+
+        It has no effect only because the release has told the server that this claim has ended.
         """
         wire.rule = lambda request: (
             HOLD_AND_CUT if not wire.held and wire.is_call(request, "acquire") else None
@@ -249,8 +253,9 @@ class TestLatePackets:
         wire: Any,
         name: str,
     ) -> None:
-        """If the packet is only held, it arrives after its time. If its connection is also cut, it
-        arrives in time, and only its operation number shows that it is old.
+        """The packet arrives too late, or in time if its connection is also cut.
+
+        If it arrives in time, only its operation number shows that it is old.
         """
         with remote.FairLock(name):
             wire.rule = lambda request: (
@@ -383,8 +388,9 @@ def test_a_grant_that_is_read_after_its_lease_is_not_used(
     wire: Any,
     name: str,
 ) -> None:
-    """The process is frozen between its request and the answer. When it wakes, a successor holds
-    the lock.
+    """The process is frozen between its request and the answer.
+
+    When it wakes, a successor holds the lock.
     """
     frozen = contender("process", connect(wire.url, ttl=0.5))
     frozen.ask("acquire", f"{name}/warm up")
