@@ -63,13 +63,13 @@ LOOK_SECONDS = 0.02
 """The interval at which a single try looks whether the waiters of a free lock take it."""
 
 MARK_SECONDS = 90 * 24 * 3600
-"""The least time for which the mark of a grant is kept, unless a release deletes it.
+"""The least time, in seconds, for which the mark of a grant is kept, unless a release deletes it.
 
 By this mark the next holder knows that the hold was abandoned.
 """
 
 TOMBSTONE_SECONDS = 24 * 3600
-"""The least time for which a claim that is over is remembered.
+"""The least time, in seconds, for which a claim that is over is remembered.
 
 It is remembered if one of its packets may still be under way.
 """
@@ -342,7 +342,7 @@ class EtcdLock:
         """Try again to take a lock that a single try found free while others wait for it.
 
         If the others do not take the lock soon, they are dead, and this claim may take it. Return
-        the last answer to an attempt.
+        the answer to the last attempt.
         """
         patience_until = now_seconds() + GRACE_SECONDS
         give_up_at = patience_until + self.cluster.request_timeout_seconds
