@@ -61,8 +61,8 @@ def _check_name(what: str, name: str) -> None:
         ) from None
     if not 0 < size <= MOST_RESOURCE_BYTES or "\0" in name:
         raise ConfigurationError(
-            f"for a store a {what}'s name must have 1 to {MOST_RESOURCE_BYTES} bytes in UTF-8, and no "
-            f"NUL: use a digest of {name!r:.80}"
+            f"for a store a {what}'s name must have 1 to {MOST_RESOURCE_BYTES} bytes in UTF-8, "
+            f"and no NUL: use a digest of {name!r:.80}"
         )
 
 

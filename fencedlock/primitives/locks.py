@@ -267,7 +267,10 @@ class RLock:
         state, owner, count = (
             ("unlocked", 0, 0) if hold is None else ("locked", hold.claim_id, hold.depth)
         )
-        return f"<{state} fencedlock.{cls.__qualname__} object name={self.name!r} owner={owner} count={count} at {id(self):#x}>"
+        return (
+            f"<{state} fencedlock.{cls.__qualname__} object name={self.name!r} owner={owner} "
+            f"count={count} at {id(self):#x}>"
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _make_handle, (type(self), self.name, self._client, self._ttl, self._on_lost)

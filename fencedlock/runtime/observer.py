@@ -14,7 +14,10 @@ logger: logging.Logger = logging.getLogger("fencedlock")
 
 
 class Observer(Protocol):
-    """Is told what happens to the locks of one client. Any thread may call it, so it must not wait."""
+    """Is told what happens to the locks of one client.
+
+    Any thread may call it, and waits for it.
+    """
 
     def outage_began(self, error: BackendUnavailableError) -> None:
         """The lock server does not answer any more."""

@@ -117,7 +117,9 @@ class RedisLock:
     def release(self, hold: Hold, timeout_seconds: float, attempts: int = 1) -> ReleaseAnswer:
         claim, token, server = hold.claim, str(hold.token), self._server
         claim_id, not_after_us = claim.id, claim.ticket.not_after_us
-        arguments = bulks(str(not_after_us), server.channels) if not_after_us else server.release_arguments
+        arguments = (
+            bulks(str(not_after_us), server.channels) if not_after_us else server.release_arguments
+        )
         packed = (  # one f-string, as in pack_acquire
             f"{self._scripts.release.head}{self._keys}${len(claim_id)}\r\n{claim_id}\r\n"
             f"${len(token)}\r\n{token}\r\n{arguments}"

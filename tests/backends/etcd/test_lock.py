@@ -436,7 +436,7 @@ def test_a_thousand_waiting_claims_need_one_stream_one_lease_and_one_connection(
         ),
         200,
     )
-    # On a busy machine a late answer has the channel replaced, and the old one lives on for a while.
+    # On a busy machine a late answer has the channel replaced, and the old one lives on a while.
     eventually(lambda: connections_to(backend.port) == 1)
     assert len(crowd._table.backend.connections._channels) == 1  # type: ignore[attr-defined]
     assert len(crowd._table.backend.connections._streams) == 1  # type: ignore[attr-defined]
