@@ -42,7 +42,7 @@ class Schedules:
         """
 
     def plan(self, target: Any, delay_seconds: float, due: float) -> None:
-        """Send beats for the target with this delay, the first at this time. Forget earlier plans."""
+        """Send beats for the target with this delay, the first at this time. Forget old plans."""
         self.settle()  # so that earlier targets stay before this one
         # This comes first, because Ctrl-C in between must not leave the target without a beat.
         self.newcomers[target] = delay_seconds, due
