@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, TypeAlias
 
 from fencedlock.core.answers import ClaimAnswer, RenewAnswer
-from fencedlock.core.claims import BoundLock, Claim, Hold, Waker
+from fencedlock.core.claims import BoundLock, Claim, Hold
+from fencedlock.core.roles import Waker
 
 
 class Listener(Protocol):

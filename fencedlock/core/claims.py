@@ -9,13 +9,13 @@ which a backend implements. Nothing here does I/O or starts threads.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, Protocol
 
 from fencedlock.core.answers import ClaimAnswer, Grant, ReleaseAnswer, Waiting
 from fencedlock.core.info import LockInfo
 from fencedlock.core.lease import LEASE_TRANSITIONS, LeaseEvent, LeaseState
+from fencedlock.core.roles import Owner, Signal, Ticket, Waker
 from fencedlock.core.schedule import Schedule
 from fencedlock.token import FencingToken
 
@@ -26,57 +26,6 @@ shorter lease, that is the length of the lease.
 
 
 _LOST = LeaseState.LOST
-
-
-class Owner(Protocol):
-    """The one who claims and holds locks. So far this is always a thread of a process."""
-
-    @property
-    def id(self) -> int:
-        """The number of the owner. No other owner in this process has it."""
-
-    @property
-    def holder(self) -> str:
-        """The host, process id and native thread id in ASCII, for people to read."""
-
-    def alive(self) -> bool:
-        """Return False once the owner has ended."""
-
-
-class Waker(Protocol):
-    """Wakes the thread that sleeps until its claim is granted."""
-
-    rung: bool
-    """True from a ring until the sleep that it interrupts has ended."""
-    alarm: Callable[[], object] | None
-    """A function that wakes the thread if it sleeps by other means than :meth:`sleep`."""
-
-    def ring(self) -> None:
-        """Wake the thread. If it does not sleep now, its next sleep ends at once."""
-
-    def nudge(self) -> None:
-        """Wake the thread without a ring, so that it checks the state of its claim."""
-
-    def sleep(self, timeout_seconds: float) -> None:
-        """Sleep until a ring or a nudge, or until the timeout."""
-
-    def wait(self, timeout_seconds: float) -> None:
-        """Sleep like :meth:`sleep`, and clear :attr:`rung` afterwards."""
-
-
-class Signal(Protocol):
-    """Tells the observers of a hold that its lease is lost."""
-
-    def set(self) -> None:
-        """Report that the lease is lost."""
-
-
-class Ticket(Protocol):
-    """The record of a backend about one claim and its hold. The core only stores it."""
-
-    @property
-    def unanswered(self) -> bool:
-        """True if a packet of the claim had no answer and may still be executed."""
 
 
 class BoundLock(Protocol):

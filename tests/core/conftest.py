@@ -7,7 +7,8 @@ from typing import Any, cast
 
 import pytest
 
-from fencedlock.core.claims import BoundLock, Claim, Owner
+from fencedlock.core.claims import BoundLock, Claim
+from fencedlock.core.roles import Owner
 
 LEASE_SECONDS = 6.0
 

@@ -70,6 +70,7 @@ def test_each_thing_of_the_core_is_a_word() -> None:
         "waker",
         "signal",
         "ask",
+        "schedules",
         "sleep",
         "pause",
         "keep",

@@ -15,7 +15,8 @@ from fencedlock.backends.etcd.ticket import EtcdTicket, ticket_of
 from fencedlock.clock import now_seconds
 from fencedlock.core.answers import ClaimAnswer, Gone, NotOurs, RenewAnswer, Renewed
 from fencedlock.core.backend import Backend, Listener
-from fencedlock.core.claims import Claim, Hold, Waker
+from fencedlock.core.claims import Claim, Hold
+from fencedlock.core.roles import Waker
 from fencedlock.errors import BackendError, FencedLockError
 
 _PAGE = 1000

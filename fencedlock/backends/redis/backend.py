@@ -17,7 +17,8 @@ from fencedlock.backends.redis.times import MOST_LATE, clock_jumps, left_of
 from fencedlock.clock import now_seconds
 from fencedlock.core.answers import ClaimAnswer, RenewAnswer
 from fencedlock.core.backend import Backend, Listener
-from fencedlock.core.claims import Claim, Hold, Waker
+from fencedlock.core.claims import Claim, Hold
+from fencedlock.core.roles import Waker
 from fencedlock.errors import BackendError, FencedLockError
 
 _SCAN_COUNT = "1000"

@@ -567,7 +567,11 @@ class Connections:
                     sock = wire.sock
                     sock.sendall(packed)
                     reply = sock.recv(_LINE_BYTES)
-                    if not (reply[:1] in _SIGNS and reply.find(b"\n") == len(reply) - 1):
+                    if not (
+                        reply[:1] in _SIGNS
+                        and reply[-2:] == b"\r\n"
+                        and reply.find(b"\n") == len(reply) - 1
+                    ):
                         reply = wire.lines(reply, 1)[0]
                 else:
                     reply = talk(wire, packed)

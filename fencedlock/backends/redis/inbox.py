@@ -13,7 +13,7 @@ from fencedlock.backends.redis.connections import Connections, Connector, close_
 from fencedlock.backends.redis.scripts import pack
 from fencedlock.clock import now_seconds
 from fencedlock.core.backend import Listener
-from fencedlock.core.claims import Waker
+from fencedlock.core.roles import Waker
 from fencedlock.errors import BackendError, BackendUnavailableError
 from fencedlock.runtime.bell import Bell
 from fencedlock.runtime.interrupts import raised_by_handler

@@ -8,8 +8,10 @@ usual run.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -19,8 +21,10 @@ from hypothesis import strategies as st
 
 import fencedlock
 from fencedlock.backends.redis.backend import RedisBackend
+from fencedlock.backends.redis.connections import Wire
 from fencedlock.backends.redis.keys import keys_of, lock_key
 from fencedlock.backends.redis.scripts import scripts_of
+from fencedlock.clock import now_seconds
 from fencedlock.core.claims import Claim
 from fencedlock.runtime.owners import this_thread
 from tests.servers import RedisServer
@@ -412,6 +416,60 @@ def test_an_answer_that_is_a_number_is_a_grant_in_few_words(
         backend.floors.of_lifted.clear()
         answers.append((backend.read_claim_answer(claim, line.encode(), asked_at), seen(backend)))
     assert answers[0] == answers[1]
+
+
+class _Scripted:
+    """A socket on which a reply arrives in these pieces, and then the end of the connection."""
+
+    def __init__(self, pieces: list[bytes]) -> None:
+        self._left = list(pieces)
+
+    def sendall(self, packed: bytes) -> None:
+        pass
+
+    def recv(self, most: int) -> bytes:
+        if not self._left:
+            return b""
+        piece = self._left.pop(0)
+        if len(piece) > most:
+            self._left.insert(0, piece[most:])
+        return piece[:most]
+
+
+@st.composite
+def pieces_of_replies(draw: st.DrawFn) -> list[bytes]:
+    """Draw a reply, most often one line, as the pieces in which it arrives."""
+    words = st.text("abc 019:+-", max_size=300).map(str.encode)
+    line = st.tuples(st.sampled_from([b"+", b":", b"-ERR ", b"-NOSCRIPT ", b"$", b"*", b""]), words)
+    reply = b"".join(draw(line)) + draw(
+        st.sampled_from([b"\r\n"] * 6 + [b"\n", b"", b"\r\n+more\r\n", b"x\ny\r\n"])
+    )
+    cuts = sorted(draw(st.lists(st.integers(0, len(reply)), max_size=3)))
+    ends = [0, *cuts, len(reply)]
+    return [reply[start:end] for start, end in itertools.pairwise(ends) if start < end]
+
+
+@many
+@given(pieces=pieces_of_replies())
+def test_a_line_is_read_as_the_first_of_several(
+    client: fencedlock.Client, pieces: list[bytes]
+) -> None:
+    client.ping()
+    connections = cast("RedisBackend", client._table.backend).connections
+    parser = connections._idle[-1]._connection._parser
+
+    def outcome(talk: Callable[[Wire, bytes], Any] | None) -> Any:
+        wire = Wire(SimpleNamespace(_parser=parser, disconnect=lambda: None))
+        wire.sock, wire.used_at, wire.timeout_seconds = _Scripted(pieces), now_seconds(), 5.0
+        connections._idle.append(wire)
+        try:
+            reply, sent = connections.converse(b"x", 5.0, now_seconds(), 1, talk)
+        except fencedlock.BackendError as error:
+            return type(error), str(error)
+        connections._idle.remove(wire)
+        return type(reply), str(reply), sent
+
+    assert outcome(None) == outcome(lambda wire, packed: wire.ask_lines(packed, 1)[0])
 
 
 def test_the_states_of_these_tests_take_the_fast_paths(twins: Twins, server: RedisServer) -> None:
