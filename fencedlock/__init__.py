@@ -16,6 +16,7 @@ from fencedlock.errors import (
     LockLostError,
     NotOwnedError,
     StaleTokenError,
+    WouldDeadlockError,
 )
 from fencedlock.primitives.locks import FairLock, RLock
 from fencedlock.runtime.cancellation import Cancellation
@@ -40,6 +41,7 @@ __all__ = [
     "RLock",
     "StaleTokenError",
     "Waiter",
+    "WouldDeadlockError",
     "configure",
     "connect",
 ]

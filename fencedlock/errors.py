@@ -7,6 +7,7 @@
     ├── LockLostError            (also RuntimeError)     the lease ended before the release
     ├── StaleTokenError                                  a store has seen a newer token
     ├── AcquireCancelledError                            a Cancellation ended the acquisition
+    ├── WouldDeadlockError       (also RuntimeError)     it would wait for its own thread
     ├── ConfigurationError       (also ValueError)       a setting is missing or wrong
     └── BackendError                                     the server refused
         ├── BackendUnavailableError (also ConnectionError)  the server gave no answer
@@ -98,6 +99,14 @@ class StaleTokenError(FencedLockError):
 
 class AcquireCancelledError(FencedLockError):
     """A :class:`~fencedlock.Cancellation`, or closing the client, ended this acquisition."""
+
+
+class WouldDeadlockError(FencedLockError, RuntimeError):
+    """The caller would wait for a lock that its own thread holds, so nobody could ever release it.
+
+    The holder is another task of the event loop that runs in this thread, or this thread itself by
+    another client of the same server.
+    """
 
 
 class ConfigurationError(FencedLockError, ValueError):

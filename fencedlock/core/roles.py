@@ -17,6 +17,17 @@ class Owner(Protocol):
     def holder(self) -> str:
         """The host, process id and native thread id in ASCII, for people to read."""
 
+    @property
+    def kind(self) -> str:
+        """What it is, in a word: thread, task."""
+
+    @property
+    def thread(self) -> Owner:
+        """The owner for the thread in which it runs. All tasks of a thread have the same."""
+
+    def name(self) -> str:
+        """Return how an error calls the owner."""
+
     def alive(self) -> bool:
         """Return False once the owner has ended."""
 

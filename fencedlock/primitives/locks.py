@@ -327,23 +327,14 @@ class RLock:
         return hold
 
     def _who_else(self) -> str:
-        """Return the part of an error message that says which thread holds the lock instead.
-
-        It is empty if no thread of this process holds the lock.
-        """
+        """Return which other owner of this process holds the lock, for the text of an error."""
         held = self._held_here()
         if held is None:
             return ""
-        native_id = held.owner.holder.rpartition("/")[2]
-        names = [
-            thread.name
-            for thread in threading.enumerate()
-            if str(getattr(thread, "native_id", None)) == native_id
-        ]
-        who = f"thread {names[0]!r}" if names else f"the thread with native id {native_id}"
         return (
-            f": {who} of this process holds it, and only the thread that took it may release it. A "
-            "framework may run parts of one request in several threads"
+            f": {held.owner.name()} of this process holds it, and only the {held.owner.kind} that "
+            "took it may release it. A framework may run parts of one request in several threads "
+            "or tasks"
         )
 
     def _held_here(self) -> Hold | None:

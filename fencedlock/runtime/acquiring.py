@@ -8,10 +8,12 @@ from fencedlock.clock import now_seconds
 from fencedlock.core.answers import Grant
 from fencedlock.core.claims import Claim, Hold
 from fencedlock.core.lease import LeaseEvent
+from fencedlock.core.waiting import Outcome
 from fencedlock.errors import BackendUnavailableError, FencedLockError
 from fencedlock.runtime.cancellation import Cancellation
 from fencedlock.runtime.client_state import ClientState
 from fencedlock.runtime.cooperation import raise_if_patched_too_late
+from fencedlock.runtime.deadlocks import raise_if_deadlocked
 from fencedlock.runtime.owners import Owner, current_owner, new_claim_id
 from fencedlock.runtime.process import CopiedProcessError, become_own
 from fencedlock.runtime.releasing import forget
@@ -39,11 +41,10 @@ def acquire(
     """
     state = settings.state
     raise_if_patched_too_late()
-    if state.closed or state.at_exit:
-        if state.at_exit:
-            raise_if_ended(state, settings.resource.name, None)
-        else:
-            state.raise_if_closed()
+    if state.at_exit:
+        raise_if_ended(state, settings.resource.name, None)
+    elif state.closed:
+        state.raise_if_closed()
     patient = timeout_seconds > 0
     deadline = now_seconds() + timeout_seconds if timeout_seconds != _NEVER else _NEVER
     if cancel is not None:
@@ -67,7 +68,7 @@ def acquire(
             grant = (
                 answer
                 if type(answer) is tuple
-                else ThreadWait(state, claim, deadline, cancel).for_grant(answer)
+                else _wait(settings, claim, answer, deadline, cancel)
             )
             if grant is not None and _enter(settings, owner, claim, grant):
                 return True
@@ -84,6 +85,19 @@ def acquire(
             return False
         # The client was closed, or the grant lapsed on its way. In the second case, ask anew.
         raise_if_ended(state, settings.resource.name, cancel)
+
+
+def _wait(
+    settings: HandleSettings,
+    claim: Claim,
+    outcome: Outcome,
+    deadline: float,
+    cancel: Cancellation | None,
+) -> Grant | None:
+    """Wait for a grant after this outcome of the first question. None if there is none in time."""
+    if claim.patient:
+        raise_if_deadlocked(settings.resource, claim.owner)
+    return ThreadWait(settings.state, claim, deadline, cancel).for_grant(outcome)
 
 
 def _enter(settings: HandleSettings, owner: Owner, claim: Claim, grant: Grant) -> bool:

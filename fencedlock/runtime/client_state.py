@@ -15,7 +15,7 @@ from fencedlock.errors import ConfigurationError
 from fencedlock.runtime.losses import Losses
 from fencedlock.runtime.observer import Log, Observer
 from fencedlock.runtime.outage import Outage
-from fencedlock.runtime.owners import Dropped, new_client_id
+from fencedlock.runtime.owners import Dropped, learn_of_loops, new_client_id
 from fencedlock.runtime.threads import make_mutex
 
 REQUEST_SHARE_OF_LEASE = 0.3
@@ -111,6 +111,10 @@ class ClientState:
 
         Exit handlers that run later may still lock.
         """
+        self.resources: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
+        """The locks by their names: :class:`fencedlock.runtime.resources.Resource`."""
+        learn_of_loops()
+        all_states.add(self)
         self._begin()
 
     def _begin(self) -> None:
@@ -207,3 +211,7 @@ class ClientState:
     def maintain_by(self, at: float) -> None:
         """Have the backend called at this local time."""
         self.heartbeat.wake_by(at)
+
+
+all_states: weakref.WeakSet[ClientState] = weakref.WeakSet()
+"""Those of all clients of this process."""

@@ -291,9 +291,8 @@ class Heartbeat:
             if not hold.wants_beats():
                 self.discard(hold)
             elif not hold.owner.alive():
-                report_lost(
-                    self._state, hold, LeaseEvent.OWNER_DIED, "its thread ended without a release"
-                )
+                reason = f"its {hold.owner.kind} ended without a release"
+                report_lost(self._state, hold, LeaseEvent.OWNER_DIED, reason)
             elif now >= hold.deadline:
                 report_lost(
                     self._state,

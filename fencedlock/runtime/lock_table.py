@@ -36,10 +36,6 @@ class LockTable(ClientState):
         self._ended = False
         self._will_close = False
         """True once a child of multiprocessing has been asked to release everything at its end."""
-        if not hasattr(self, "_resources"):
-            self._resources: weakref.WeakValueDictionary[str, Resource] = (
-                weakref.WeakValueDictionary()
-            )
 
     def resource(self, name: str) -> Resource:
         """Return what all handles of this name share.
@@ -48,11 +44,11 @@ class LockTable(ClientState):
         """
         self.raise_if_closed()
         with self.mutex:
-            resource = self._resources.get(name) if isinstance(name, str) else None
+            resource: Resource | None = self.resources.get(name) if isinstance(name, str) else None
             if resource is None:
                 made = Resource(self, name)
                 # A destructor may have made one meanwhile.
-                resource = self._resources.setdefault(name, made)
+                resource = self.resources.setdefault(name, made)
             return resource
 
     # --- forks
@@ -72,7 +68,7 @@ class LockTable(ClientState):
         before = self.backend
         self._begin()
         self.backend.inherit(before)
-        for resource in list(self._resources.values()):
+        for resource in list(self.resources.values()):
             resource.holds = {}
             resource.bound = self.backend.bind_lock(resource.name)
 

@@ -27,6 +27,7 @@ from fencedlock.errors import (
 from fencedlock.runtime.bell import Bell
 from fencedlock.runtime.cancellation import Cancellation
 from fencedlock.runtime.client_state import LEAST_REQUEST_SECONDS, ClientState
+from fencedlock.runtime.deadlocks import SUSPICION_SECONDS, raise_if_held_by_another_client
 from fencedlock.runtime.process import CopiedProcessError, own
 
 _Error = TypeVar("_Error", bound=BackendError)
@@ -106,6 +107,8 @@ class ThreadWait:
         state.expect(claim)
         self._deadline = deadline
         self._cancel = cancel
+        self._is_suspected = False
+        """True once it was looked whether this thread waits for itself."""
 
     def for_grant(self, outcome: Outcome) -> Grant | None:
         """Return the grant, after this outcome of the first question.
@@ -148,7 +151,12 @@ class ThreadWait:
             if self._cancel is not None or state.closed or state.at_exit:
                 self._raise_if_ended()
             seconds = min(step.until - now_seconds(), LONGEST_SLEEP_SECONDS)
+            if not self._is_suspected:
+                seconds = min(seconds, SUSPICION_SECONDS)
             state.backend.wait(self._bell, seconds)
+            if not self._is_suspected and claim.grant is None:
+                self._is_suspected = True
+                raise_if_held_by_another_client(state, claim)
             self._raise_if_copied()
             if self._cancel is not None or state.closed or state.at_exit:
                 self._raise_if_ended()
