@@ -18,7 +18,8 @@ from fencedlock.errors import (
     StaleTokenError,
     WouldDeadlockError,
 )
-from fencedlock.primitives.locks import FairLock, RLock
+from fencedlock.primitives.lock import Lock
+from fencedlock.primitives.rlock import FairLock, RLock
 from fencedlock.runtime.cancellation import Cancellation
 from fencedlock.token import FencingToken
 
@@ -35,6 +36,7 @@ __all__ = [
     "FairLock",
     "FencedLockError",
     "FencingToken",
+    "Lock",
     "LockInfo",
     "LockLostError",
     "NotOwnedError",

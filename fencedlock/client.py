@@ -18,9 +18,10 @@ from fencedlock.clock import Deadline, now_seconds
 from fencedlock.core.backend import BackendFactory
 from fencedlock.core.info import LockInfo
 from fencedlock.errors import ConfigurationError
-from fencedlock.primitives.locks import FairLock as _FairLock
-from fencedlock.primitives.locks import LossCallback
-from fencedlock.primitives.locks import RLock as _RLock
+from fencedlock.primitives.base import LossCallback
+from fencedlock.primitives.lock import Lock as _Lock
+from fencedlock.primitives.rlock import FairLock as _FairLock
+from fencedlock.primitives.rlock import RLock as _RLock
 from fencedlock.runtime.lock_table import CLOSE_SECONDS, LockTable
 from fencedlock.runtime.process import become_own, in_child, own
 from fencedlock.token import FencingToken
@@ -118,6 +119,12 @@ class Client:
     ) -> _RLock:
         """Return a :class:`fencedlock.RLock` of this client; the arguments are the same."""
         return _RLock(name, client=self, ttl=ttl, on_lost=on_lost)
+
+    def Lock(  # noqa: N802
+        self, name: str, *, ttl: float | None = None, on_lost: LossCallback | None = None
+    ) -> _Lock:
+        """Return a :class:`fencedlock.Lock` of this client."""
+        return _Lock(name, client=self, ttl=ttl, on_lost=on_lost)
 
     def FairLock(  # noqa: N802
         self, name: str, *, ttl: float | None = None, on_lost: LossCallback | None = None

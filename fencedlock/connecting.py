@@ -25,7 +25,7 @@ from fencedlock.runtime.threads import make_mutex
 
 if TYPE_CHECKING:
     from fencedlock.backends.address import Address
-    from fencedlock.primitives.locks import LossCallback
+    from fencedlock.primitives.base import LossCallback
 
 URL_VARIABLE = "FENCEDLOCK_URL"
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 import fencedlock
-from fencedlock.runtime import waiting
+from fencedlock.core import waiting
 from tests.conftest import eventually
 from tests.servers import LockServer
 

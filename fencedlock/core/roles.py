@@ -22,8 +22,11 @@ class Owner(Protocol):
         """What it is, in a word: thread, task."""
 
     @property
-    def thread(self) -> Owner:
-        """The owner for the thread in which it runs. All tasks of a thread have the same."""
+    def thread(self) -> Owner | None:
+        """The owner for the thread in which it runs, the same for all its tasks.
+
+        None for a handle, which any thread may use.
+        """
 
     def name(self) -> str:
         """Return how an error calls the owner."""

@@ -45,7 +45,10 @@ def raise_if_held_by_another_client(state: ClientState, claim: Claim) -> None:
 
 def _is_in_thread(hold: Hold, owner: Owner) -> bool:
     return (
-        hold.owner.thread is owner.thread and hold.wants_beats() and now_seconds() < hold.deadline
+        owner.thread is not None
+        and hold.owner.thread is owner.thread
+        and hold.wants_beats()
+        and now_seconds() < hold.deadline
     )
 
 

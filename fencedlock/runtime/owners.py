@@ -47,7 +47,7 @@ class Dropped(weakref.ref[partial[None]]):
 
 
 class Owner:
-    """Whoever claims and holds locks: one thread of one process, or one task of an event loop.
+    """Whoever claims and holds locks: one thread of one process, one task, or one handle.
 
     The object may exist longer than the thread or task, for example in the frames of a traceback.
     :meth:`alive` tells.
@@ -67,8 +67,8 @@ class Owner:
 
         The name of a task follows. The text is ASCII, so its length in bytes is its length.
         """
-        self.thread: Owner = self
-        """The owner for the thread in which it runs."""
+        self.thread: Owner | None = self
+        """The owner for the thread in which it runs. None for a handle, which any thread uses."""
 
     def alive(self) -> bool:
         """Return False once the owner has ended."""
@@ -122,6 +122,30 @@ class TaskOwner(Owner):
 
     def name(self) -> str:
         return f"task {self._name!r}"
+
+
+class HandleOwner(Owner):
+    """A handle that owns what is acquired through it, in whatever thread."""
+
+    __slots__ = ("_handle",)
+
+    kind = "handle"
+
+    def __init__(self, handle: object) -> None:
+        super().__init__(this_thread.owner.holder)
+        self.thread = None
+        self._handle = weakref.ref(handle)
+
+    def here(self) -> HandleOwner:
+        """Return this owner, after noting for people that the calling thread acquires for it."""
+        self.holder = current_owner().holder
+        return self
+
+    def alive(self) -> bool:
+        return self._handle() is not None
+
+    def name(self) -> str:
+        return "another handle"
 
 
 _numbers = itertools.count(1)

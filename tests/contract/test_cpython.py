@@ -22,8 +22,14 @@ except ImportError:
 _numbers = itertools.count(1)
 
 
-@pytest.mark.parametrize("cls", ["RLock", "FairLock"])
-@pytest.mark.parametrize("suite", ["RLockTests", "ConditionTests"])
+@pytest.mark.parametrize(
+    ("cls", "suite"),
+    [
+        ("Lock", "LockTests"),
+        *itertools.product(["RLock", "FairLock"], ["RLockTests", "ConditionTests"]),
+        ("Lock", "ConditionTests"),
+    ],
+)
 def test_suite(
     suite: str, cls: str, backend: LockServer, connect: Callable[..., fencedlock.Client]
 ) -> None:
@@ -32,7 +38,7 @@ def test_suite(
     make = lambda: getattr(client, cls)(f"cpython/{next(_numbers)}")  # noqa: E731
     hole = (
         {"locktype": staticmethod(make)}
-        if suite == "RLockTests"
+        if suite != "ConditionTests"
         else {"condtype": staticmethod(lambda lock=None: threading.Condition(lock or make()))}
     )
     case = type(suite, (getattr(lock_tests, suite),), hole)

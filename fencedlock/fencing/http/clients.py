@@ -10,7 +10,7 @@ from fencedlock.fencing.http.problem import CONTENT_TYPE, STALE_TYPE
 from fencedlock.token import FencingToken
 
 if TYPE_CHECKING:
-    from fencedlock.primitives.locks import RLock
+    from fencedlock.primitives.rlock import RLock
 
 
 class TokenHeader:
@@ -26,7 +26,7 @@ class TokenHeader:
     """
 
     def __init__(self, lock: RLock | FencingToken) -> None:
-        from fencedlock.primitives.locks import RLock
+        from fencedlock.primitives.rlock import RLock
 
         if not isinstance(lock, RLock | FencingToken):
             raise TypeError(

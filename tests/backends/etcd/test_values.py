@@ -88,9 +88,9 @@ def test_urls(tmp_path: Path) -> None:
     [
         ("etcd://", "no endpoint"),
         ("etcd://a,", "no endpoint"),
-        ("etcd://a:x", "no endpoint"),
-        ("etcd://a:99999", "no endpoint"),
-        ("etcd://a b", "no endpoint"),
+        ("etcd://a:x", "invalid host"),
+        ("etcd://a:99999", "invalid host"),
+        ("etcd://a b", "invalid host"),
         ("etcd://a/path", "no path"),
         ("etcd://joe@a", "user and a password"),
         ("etcd://:secret@a", "user and a password"),

@@ -1,4 +1,4 @@
-"""RLock and FairLock, with the semantics of ``threading.RLock``. The client does all I/O."""
+"""What all locks have in common. The client does all I/O."""
 
 from __future__ import annotations
 
@@ -18,14 +18,7 @@ from fencedlock.errors import FencedLockError, NotOwnedError
 from fencedlock.runtime.acquiring import acquire
 from fencedlock.runtime.cancellation import Cancellation
 from fencedlock.runtime.exits import ExitOfWith
-from fencedlock.runtime.holding import (
-    deepen,
-    lost_event,
-    raise_if_lost,
-    renew,
-    set_depth,
-    undeepen,
-)
+from fencedlock.runtime.holding import lost_event, raise_if_lost, renew, set_depth
 from fencedlock.runtime.home import Home, default_home
 from fencedlock.runtime.owners import Dropped, Owner, current_owner
 from fencedlock.runtime.process import become_own, own
@@ -33,42 +26,26 @@ from fencedlock.runtime.releasing import release
 from fencedlock.runtime.resources import HandleSettings
 from fencedlock.token import FencingToken
 
+FOR_EVER = math.inf
+
 MOST_CLOCK_SECONDS = 2**63 / 1e9
 """The longest time, in seconds, that CPython can count in nanoseconds. It refuses a longer timeout
 before it checks anything else about it.
 """
 
 
-LossCallback = Callable[["RLock", str], object]
+LossCallback = Callable[[Any, str], object]
 """The type of ``on_lost``: a function that receives the lost lock and the reason."""
 
-_FOR_EVER = math.inf
-_RELEASED = LeaseState.RELEASED
 
+class NamedLock:
+    """What all locks have in common: a lock that threads, processes and hosts share by its name."""
 
-class RLock:
-    """A reentrant lock that threads, processes and hosts share by its name.
+    _fair: ClassVar[bool]
 
-    It behaves like ``threading.RLock``.
-
-    ``name`` says what the lock protects, for example ``"orders/42"``. ``client`` is the client of
-    the server on which the lock is kept. Without it, the lock uses the default client of
-    :func:`fencedlock.configure` or of the environment variable ``FENCEDLOCK_URL``. ``ttl`` is the
-    length of the lease in seconds, which is how long others wait after this process has died.
-    Without it, the ``ttl`` of the client applies. While the process lives, a background thread
-    renews the lease. If the lease is lost nevertheless, ``on_lost(lock, reason)`` is called on a
-    separate thread.
-
-    All handles of one name and client are one lock, and nesting across them re-enters it. The order
-    in which waiters get the lock is not defined. Use :class:`FairLock` if the order matters.
-
-    Raises ConfigurationError, before any I/O, if the name, the ttl or the client is not valid.
-    """
-
-    _fair: ClassVar[bool] = False
-
-    _owner: Callable[[], Owner] = staticmethod(current_owner)
-    """Returns the owner that acquires and releases at this moment."""
+    def _owner(self) -> Owner:
+        """Return the owner that acquires and releases at this moment."""
+        raise NotImplementedError
 
     def __init__(
         self,
@@ -94,54 +71,18 @@ class RLock:
     def acquire(
         self, blocking: bool = True, timeout: float = -1, *, cancel: Cancellation | None = None
     ) -> bool:
-        """Acquire the lock, or go one level deeper if this thread already holds it.
-
-        Returns True if the lock is held now, and False if it was not free in time. ``timeout`` is
-        in seconds, and -1 means to wait for ever. A timeout of 0 makes one attempt, like
-        ``blocking=False``. ``cancel`` lets another thread end the waiting.
-
-        Raises AcquireCancelledError if the acquisition is cancelled, or if the client is closed
-        meanwhile. Raises BackendUnavailableError if the server does not answer within the timeout
-        (without a timeout, within the ``outage_timeout`` of the client), and BackendError if the
-        server refuses. Raises LockLostError if this thread still holds a lease that was lost.
-        Raises ConfigurationError if the client was closed before. For invalid arguments it raises
-        what ``threading`` raises: ValueError, OverflowError or TypeError.
-        """
-        timeout_seconds = (
-            _FOR_EVER if blocking and timeout == -1 else _checked_timeout(blocking, timeout)
-        )
-        if not own[0]:
-            become_own()
-        owner, settings = self._owner(), self._settings
-        hold = settings.resource.holds.get(owner.id)
-        if hold is not None and hold.state is not _RELEASED:
-            deepen(settings.state, hold)
-            return True
-        return acquire(settings, owner, timeout_seconds, cancel)
+        """Acquire the lock."""
+        raise NotImplementedError
 
     def release(self) -> None:
-        """Release one level. The last release frees the lock and hands it to the next waiter.
-
-        Raises NotOwnedError if this thread does not hold the lock, and LockLostError if the lease
-        ended before. If the server is down, nothing is raised, and a background thread tries again
-        until the lease has ended.
-        """
-        if not own[0]:
-            become_own()
-        settings = self._settings
-        hold = settings.resource.holds.get(self._owner().id)
-        if hold is None:
-            hold = self._owned("cannot release un-acquired lock")
-        if hold.depth > 1:
-            undeepen(settings.state, hold)
-        else:
-            release(settings.state, hold)
+        """Release the lock."""
+        raise NotImplementedError
 
     def __enter__(self) -> FencingToken:
         self.acquire()
         try:
             hold = self._owned()
-            owner = self._owner()
+            owner = current_owner()
             entering, owner.entering = owner.entering, None
             if entering is not None:
                 entering.hold = hold
@@ -173,9 +114,14 @@ class RLock:
 
         ``exit_`` contains the reference that goes to the heartbeat if ``__exit__`` never runs.
         """
-        before = None
+        hold, depth = None, 0
         try:
-            before = self._recursion_count()
+            hold = self._hold()
+            depth = 0 if hold is None else hold.depth
+            entered = exit_[0].hold if exit_ else None
+            if hold is not None and entered is not None and hold is not entered:
+                # It was lost, and another thread has acquired the lock by this handle since.
+                raise_if_lost(self._settings.state, entered)
             self.release()
         except FencedLockError as ours:
             if error is None:
@@ -183,7 +129,7 @@ class RLock:
             error.add_note(f"besides: {ours}")
         except BaseException:
             # An interrupt came before the release began.
-            if before is None or (before and self._recursion_count() == before):
+            if hold is None or (self._hold() is hold and hold.depth == depth):
                 self.release()
             raise
         finally:
@@ -303,7 +249,7 @@ class RLock:
     def _acquire_restore(self, depth: int) -> None:
         settings = self._settings
         try:
-            acquire(settings, self._owner(), _FOR_EVER, None)
+            acquire(settings, self._owner(), FOR_EVER, None)
             set_depth(settings.state, self._owned(), depth)
         except BaseException:
             _leave_condition(sys._getframe(1))
@@ -318,12 +264,13 @@ class RLock:
         if not own[0]:
             become_own()
         hold = self._settings.resource.holds.get(self._owner().id)
-        return None if hold is None or hold.state is _RELEASED else hold
+        return None if hold is None or hold.state is LeaseState.RELEASED else hold
 
-    def _owned(self, otherwise: str = "this thread does not hold the lock") -> Hold:
+    def _owned(self, otherwise: str = "") -> Hold:
         hold = self._hold()
         if hold is None:
-            raise NotOwnedError(f"{otherwise} ({self.name!r}){self._who_else()}", lock=self.name)
+            words = otherwise or f"this {self._owner().kind} does not hold the lock"
+            raise NotOwnedError(f"{words} ({self.name!r}){self._who_else()}", lock=self.name)
         return hold
 
     def _who_else(self) -> str:
@@ -331,10 +278,14 @@ class RLock:
         held = self._held_here()
         if held is None:
             return ""
+        kind = held.owner.kind
+        words = f": {held.owner.name()} of this process holds it, and only the {kind} that took it "
+        words += "may release it"
+        if kind == "handle":
+            return words
         return (
-            f": {held.owner.name()} of this process holds it, and only the {held.owner.kind} that "
-            "took it may release it. A framework may run parts of one request in several threads "
-            "or tasks"
+            f"{words}. A framework may run parts of one request in several threads or tasks: a "
+            "fencedlock.Lock belongs to its handle, and any of them may release it"
         )
 
     def _held_here(self) -> Hold | None:
@@ -348,21 +299,9 @@ class RLock:
         return None
 
 
-class FairLock(RLock):
-    """An :class:`RLock` that serves waiters that can be reached in the order in which they came.
-
-    Beats keep the place of a waiter in the queue. A waiter whose process has died, or is cut off,
-    is passed over at once (on etcd, after a quarter of a second, once). An ``RLock`` of the same
-    name, which is not fair, may overtake only if a lease has ended without a release, or between
-    the reconnection of a waiter that was cut off and its next beat.
-    """
-
-    _fair = True
-
-
 def _make_handle(
-    cls: type[RLock], name: str, client: Home, ttl: float | None, on_lost: LossCallback | None
-) -> RLock:
+    cls: type[NamedLock], name: str, client: Home, ttl: float | None, on_lost: LossCallback | None
+) -> NamedLock:
     return cls(name, client=client, ttl=ttl, on_lost=on_lost)
 
 
@@ -381,7 +320,7 @@ def _leave_condition(frame: FrameType) -> None:
             pass  # the thread was notified
 
 
-def _checked_timeout(blocking: bool, timeout: float) -> float:
+def seconds_to_wait(blocking: bool, timeout: float) -> float:
     """Return the seconds to wait, after the checks of ``threading.RLock.acquire``.
 
     The errors have the same texts as there.

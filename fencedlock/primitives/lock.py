@@ -1,0 +1,89 @@
+"""Lock, which belongs to its handle: any thread or task may release it."""
+
+from __future__ import annotations
+
+import warnings
+
+from fencedlock.primitives.base import FOR_EVER, LossCallback, NamedLock, seconds_to_wait
+from fencedlock.runtime.acquiring import acquire
+from fencedlock.runtime.cancellation import Cancellation
+from fencedlock.runtime.home import Home
+from fencedlock.runtime.owners import HandleOwner
+from fencedlock.runtime.process import become_own, own
+from fencedlock.runtime.releasing import release
+
+
+class Lock(NamedLock):
+    """A lock that belongs to its handle, and behaves like ``threading.Lock``.
+
+    Any thread or task that has the handle may release the lock. So it fits where a framework runs
+    parts of one request in several threads or tasks. It is not reentrant: an acquire through a
+    handle that holds the lock waits until somebody releases it. Two handles of one name exclude
+    each other, also in one thread. Waiters that can be reached get the lock in the order in which
+    they came.
+
+    The lock is held until it is released, or until its handle is collected, its client is closed,
+    or its process ends. The arguments are those of :class:`RLock`.
+
+    Raises ConfigurationError, before any I/O, if the name, the ttl or the client is not valid.
+    """
+
+    _fair = True
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        client: Home | None = None,
+        ttl: float | None = None,
+        on_lost: LossCallback | None = None,
+    ) -> None:
+        super().__init__(name, client=client, ttl=ttl, on_lost=on_lost)
+        self._handle_owner = HandleOwner(self)
+
+    def _owner(self) -> HandleOwner:
+        return self._handle_owner
+
+    def acquire(
+        self, blocking: bool = True, timeout: float = -1, *, cancel: Cancellation | None = None
+    ) -> bool:
+        """Acquire the lock. Returns True if it is held now, False if it was not free in time.
+
+        ``timeout`` is in seconds, and -1 means to wait for ever. A timeout of 0 makes one attempt,
+        like ``blocking=False``. ``cancel`` lets another thread end the waiting.
+
+        Raises AcquireCancelledError if the acquisition is cancelled, or if the client is closed
+        meanwhile. Raises BackendUnavailableError if the server does not answer within the timeout
+        (without a timeout, within the ``outage_timeout`` of the client), and BackendError if the
+        server refuses. Raises ConfigurationError if the client was closed before. For invalid
+        arguments it raises what ``threading`` raises: ValueError, OverflowError or TypeError.
+        """
+        timeout_seconds = (
+            FOR_EVER if blocking and timeout == -1 else seconds_to_wait(blocking, timeout)
+        )
+        if not own[0]:
+            become_own()
+        return acquire(self._settings, self._handle_owner.here(), timeout_seconds, cancel)
+
+    def release(self) -> None:
+        """Free the lock and hand it to the next waiter. Any thread or task may call this.
+
+        Raises NotOwnedError if this handle does not hold the lock, and LockLostError if the lease
+        ended before. If the server is down, nothing is raised, and a background thread tries again
+        until the lease has ended.
+        """
+        release(self._settings.state, self._owned("release unlocked lock"))
+
+    def __del__(self) -> None:
+        settings, owner = getattr(self, "_settings", None), getattr(self, "_handle_owner", None)
+        if settings is None or owner is None or not own[0]:
+            return
+        hold = settings.resource.holds.get(owner.id)
+        if hold is not None and hold.wants_beats():
+            settings.state.heartbeat.collect([hold])
+            warnings.warn(
+                f"the handle of held lock {self.name!r} was collected; it is released",
+                ResourceWarning,
+                stacklevel=2,
+                source=self,
+            )
