@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import atexit
-
 # Redis-py imports this module, and a first import in an exit handler fails.
 import concurrent.futures.thread  # noqa: F401
 import logging
-import sys
 import weakref
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from fencedlock.backends.urls import without_password
-from fencedlock.clock import Deadline, now_seconds
+from fencedlock.backends.schemes import without_password
+from fencedlock.clock import now_seconds
 from fencedlock.core.backend import BackendFactory
 from fencedlock.core.info import LockInfo
 from fencedlock.errors import ConfigurationError
@@ -22,8 +19,9 @@ from fencedlock.primitives.base import LossCallback
 from fencedlock.primitives.lock import Lock as _Lock
 from fencedlock.primitives.rlock import FairLock as _FairLock
 from fencedlock.primitives.rlock import RLock as _RLock
-from fencedlock.runtime.lock_table import CLOSE_SECONDS, LockTable
-from fencedlock.runtime.process import become_own, in_child, own
+from fencedlock.runtime import at_exit
+from fencedlock.runtime.lock_table import LockTable
+from fencedlock.runtime.process import become_own, own
 from fencedlock.token import FencingToken
 
 logger: logging.Logger = logging.getLogger("fencedlock")
@@ -81,8 +79,8 @@ class Client:
             on_lost=on_lost,
             make_handle=weakref.WeakMethod(self.RLock),
         )
-        _tables.add(self._table)
-        _end_with_celery_child()
+        at_exit.tables.add(self._table)
+        at_exit.end_with_celery_child()
 
     @property
     def id(self) -> str:
@@ -261,44 +259,3 @@ class Client:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-_tables: weakref.WeakSet[LockTable] = weakref.WeakSet()
-"""All lock tables that may have something to release.
-
-A table outlives its client while its threads run.
-"""
-
-
-def _become_children() -> None:
-    for table in list(_tables):
-        if not table.closed:
-            table.become_child()
-
-
-def _end_with_celery_child() -> None:
-    """Make a process of Celery's pool release everything when it ends.
-
-    Such a process ends by ``os._exit``, which runs no exit handlers.
-    """
-    signals = sys.modules.get("celery.signals")
-    if signals is not None:
-        signals.worker_process_shutdown.connect(_release_all, weak=False, dispatch_uid="fencedlock")
-
-
-@atexit.register
-def _release_all(**_: object) -> None:
-    """Release the holds of all clients at the same time.
-
-    A server that does not answer must not delay the releases at other servers.
-    """
-    become_own()
-    deadline = Deadline(CLOSE_SECONDS)
-    tables = list(_tables)
-    for table in tables:
-        table.begin_exit(deadline)
-    for table in tables:
-        table.finish_exit(deadline)
-
-
-in_child("clients", _become_children)

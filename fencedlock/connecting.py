@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fencedlock.backends.urls import BackendSettings, address_of, backend_factory
+from fencedlock.backends.schemes import BackendSettings, address_of, backend_factory
 from fencedlock.client import Client, Recipe
 from fencedlock.core.lease import (
     LEAST_TTL_SECONDS,
@@ -24,7 +24,7 @@ from fencedlock.runtime.process import in_child
 from fencedlock.runtime.threads import make_mutex
 
 if TYPE_CHECKING:
-    from fencedlock.backends.address import Address
+    from fencedlock.backends.urls import Address
     from fencedlock.primitives.base import LossCallback
 
 URL_VARIABLE = "FENCEDLOCK_URL"

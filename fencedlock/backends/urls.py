@@ -1,221 +1,216 @@
-"""Makes a backend from a URL or from a ready client object."""
+"""Parser for the URLs of lock servers.
+
+:attr:`Address.shown` is the part of a URL that gives no access and may be shown.
+
+This module splits the text by itself, and not with ``urllib``, for three reasons: ``urllib`` quotes
+parts of the URL in its errors, and a password may be among them; its newest versions refuse a list
+of hosts that contains an IPv6 address; and it drops line ends silently.
+"""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import quote
+import re
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import NamedTuple
+from urllib.parse import parse_qsl, unquote
 
-from fencedlock.backends.address import Address, Host, parsed, scheme_of, without_password
-from fencedlock.core.backend import Backend, BackendFactory
 from fencedlock.errors import ConfigurationError
 
-if TYPE_CHECKING:
-    from fencedlock.backends.etcd.connections import Connections
+SETTINGS = ("ttl", "namespace", "outage_timeout", "socket_timeout", "token_memory")
+"""The settings of this library. The query of every URL may contain them."""
 
-__all__ = ["BackendSettings", "address_of", "backend_factory", "without_password"]
+MOST_PORT = 65535
 
-
-def address_of(url: str, where: str = "") -> Address:
-    """Return the parts of a lock server's URL.
-
-    ``where`` says in errors where the URL comes from.
-
-    Raises ConfigurationError if the text is not such a URL. What the error shows of it gives no
-    access.
-    """
-    url = str.__str__(url)  # a subclass may hide its password in its own __str__
-    scheme = scheme_of(url)
-    if scheme not in _SCHEMES:
-        known = ", ".join(f"{known}://" for known in _SCHEMES)
-        begins = f"begins with {f'{scheme}://'!r}" if scheme else "has no scheme"
-        described = f"the URL {where}" if where else "the URL"
-        raise ConfigurationError(
-            f"unknown kind of lock server: {described} {begins}, and it must begin with one of "
-            f"{known}"
-        )
-    return parsed(url, where)
-
-
-class BackendSettings(NamedTuple):
-    """The settings of a client that its backend needs, whatever the server."""
-
-    namespace: str
-    socket_timeout_seconds: float
-    token_memory_seconds: float | None
-    """None means the usual time of the server."""
-
-
-def backend_factory(target: Any, settings: BackendSettings) -> BackendFactory:
-    """Return a function that makes the backend of one client for this target.
-
-    The target is an :class:`Address` or a ready client object.
-
-    Raises ConfigurationError, before any I/O, for an invalid target.
-    """
-    if isinstance(target, Address):
-        return _SCHEMES[target.scheme](target, settings)
-    from fencedlock.backends.etcd.ready import is_ready_client
-
-    if is_ready_client(target):
-        return _ready_etcd3_client(target, settings)
-    _refuse_what_is_no_client(target)
-    return _ready_client(target, settings)
-
-
-_ADVICE = "pass a URL or a redis.Redis (valkey.Valkey) object, or an etcd3.client()"
-
-
-def _is_of(*names: str) -> Callable[[Any], bool]:
-    """Return a test that is true for objects of a class, or of a base class, with such a name.
-
-    The test needs no import of these classes.
-    """
-    return lambda target: any(cls.__name__ in names for cls in type(target).__mro__)
-
-
-def _is_asynchronous(target: Any) -> bool:
-    return any("asyncio" in cls.__module__.split(".") for cls in type(target).__mro__)
-
-
-def _has_no_connections(target: Any) -> bool:
-    return getattr(getattr(target, "connection_pool", None), "connection_class", None) is None
-
-
-_NO_CLIENTS: tuple[tuple[Callable[[Any], bool], str], ...] = (
-    (lambda target: target is None, "it stands for no server at all"),
-    (
-        lambda target: isinstance(target, (bytes, bytearray, memoryview)),
-        "decode it, because a URL is a str",
-    ),
-    (
-        lambda target: isinstance(target, os.PathLike),
-        "the URL of a socket is unix:///the/socket, that of a folder embedded:///the/folder",
-    ),
-    (lambda target: isinstance(target, type), "it is a class, and not an object of it"),
-    (lambda target: hasattr(target, "geturl"), "take its geturl()"),
-    (
-        lambda target: isinstance(target, (list, tuple, set, frozenset, dict)),
-        "a client has one target; an etcd:// URL names several hosts",
-    ),
-    (_is_asynchronous, "it is an asyncio client, and locks need one of the blocking kind"),
-    (_is_of("RedisCluster", "ValkeyCluster"), "it is a cluster, and a lock lives on one server"),
-    (_is_of("Sentinel"), "take its master_for(service), which is a client of the master"),
-    (_is_of("ConnectionPool"), "make a client of it, as redis.Redis(connection_pool=pool)"),
-    (_has_no_connections, "it is no client of a kind that is known here"),
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_AUTHORITY_END = re.compile(r"[/?#]")
+_HOST = re.compile(
+    r"(?P<text>\[[0-9A-Fa-f:.]+(?:%[0-9A-Za-z%._~-]+)?\]|[^\[\]:@\s]*)(?::(?P<port>[0-9]{1,5}))?"
 )
-"""Tests for objects that are passed by mistake, each with what to do about it."""
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_NEVER_IN_HOSTS = re.compile(r"[\x00-\x20\x7f/?#@,\[\]]")
+_PLAIN_PATH = re.compile(r"/?[0-9]*")
+_OPTION_NAME = re.compile(r"[a-z][a-z_]{0,39}")
+
+_ENCODE = (
+    "percent-encode each of : / ? # @ % and blanks in a user name, a password and an option, as "
+    "urllib.parse.quote(text, safe='') does"
+)
 
 
-def _refuse_what_is_no_client(target: Any) -> None:
-    """Raise ConfigurationError for targets through which nothing can be locked.
+class Host(NamedTuple):
+    """One host of a URL."""
 
-    The error does not show the target, because some targets hold a password.
+    text: str
+    """The host as it is written in the URL. An IPv6 address keeps its brackets."""
+    port: int | None
+
+    @property
+    def name(self) -> str:
+        """The host without brackets and percent-encoding."""
+        return unquote(self.text.strip("[]"))
+
+    def __str__(self) -> str:
+        return self.text if self.port is None else f"{self.text}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Address:
+    """The parts of a URL."""
+
+    scheme: str
+    hosts: tuple[Host, ...]
+    """At least one host. If the URL names none, it is one with an empty text and without a port."""
+    path: str
+    user: str | None
+    password: str | None
+    options: dict[str, str] = field(default_factory=dict)
+    """The options in the query, with decoded names and values."""
+    ambiguous: bool = False
+    """True if there is an @ after the first slash, question mark or hash. What looks like the host
+    may then be the beginning of a password.
     """
-    for matches, words in _NO_CLIENTS:
-        if matches(target):
-            raise ConfigurationError(
-                f"can't lock through this {type(target).__name__}: {words}; {_ADVICE}"
+    where: str = ""
+    """Words that follow the URL in errors and say where it comes from. Empty for an argument."""
+
+    @property
+    def shown(self) -> str:
+        """The scheme, hosts, ports and database of the URL, and nothing else.
+
+        For a socket or a folder, its path is included.
+        """
+        path, database = "", self.options.get("db", "")
+        if self.scheme in ("unix", "embedded"):
+            path = self.path + (f"?db={database}" if database.isdecimal() else "")
+        elif database.isdecimal():
+            path = f"/{database}"
+        elif _PLAIN_PATH.fullmatch(self.path):
+            path = self.path
+        return f"{self.scheme}://{','.join(map(str, self.hosts))}{path}"
+
+    def __repr__(self) -> str:
+        return f"Address({self.described})"
+
+    @property
+    def described(self) -> str:
+        """The URL as errors name it. Of an ambiguous URL, they show only the scheme."""
+        return _described(self.scheme, None if self.ambiguous else self.shown, self.where)
+
+    def error(self, problem: str) -> ConfigurationError:
+        """Return an error about this URL. ``problem`` says what is wrong, and what to do."""
+        return ConfigurationError(f"{self.described} {problem}")
+
+    def refuse_other_options(self, known: Collection[str], takes: str) -> None:
+        """Raise ConfigurationError if the query has an option that is not known.
+
+        The options in ``known`` and in :data:`SETTINGS` are known. ``takes`` says in the error
+        which options the query may have.
+        """
+        names = {*known, *SETTINGS}
+        for number, (name, value) in enumerate(self.options.items(), 1):
+            if name in names:
+                continue
+            from difflib import get_close_matches
+
+            # The name is shown only if it can't be part of a password. A password that is not
+            # percent-encoded may end in a piece that looks like the name of an option.
+            harmless = value and not self.ambiguous and _OPTION_NAME.fullmatch(name)
+            which = (
+                f"the unknown option {name}= in its query"
+                if harmless
+                else f"an unknown option in its query, number {number}"
+            )
+            near = get_close_matches(name, sorted(names), 1)
+            advice = f"did you mean {near[0]}=? " if near else ""
+            own = ", ".join(f"{setting}=" for setting in SETTINGS)
+            encode = f". If it is part of a password, {_ENCODE}" if self.ambiguous else ""
+            raise self.error(
+                f"has {which}: {advice}{takes}; and the settings of this library are {own}{encode}"
             )
 
 
-def _redis_url(address: Address, settings: BackendSettings) -> BackendFactory:
-    import redis
-
-    from fencedlock.backends.redis.settings import settings_of
-
-    pool = redis.ConnectionPool(**settings_of(address, settings.socket_timeout_seconds))
-    return _ready_client(redis.Redis(connection_pool=pool), settings)
+def scheme_of(url: str) -> str:
+    """Return the text before ``://`` in lower case, or an empty text if this is not a URL."""
+    found = _SCHEME.match(url.strip())
+    return "" if found is None else found[1].lower()
 
 
-def _ready_client(client: Any, settings: BackendSettings) -> BackendFactory:
-    return partial(_redis_backend, client, settings)
+def parsed(url: str, where: str = "") -> Address:
+    """Return the parts of a URL.
 
+    White space around the URL is dropped, for example the last line end of a file.
 
-def _embedded(address: Address, settings: BackendSettings) -> BackendFactory:
-    if os.name != "posix":
+    Raises ConfigurationError if the text is not a valid URL. Neither the message nor a chained
+    error quotes the URL.
+    """
+    scheme, text = scheme_of(url), url.strip()
+    blamed = _described(scheme, None, where)
+    if not scheme:
+        raise ConfigurationError(f"{blamed} has no scheme: write it as redis://host:6379/0")
+    if _CONTROL.search(text):
         raise ConfigurationError(
-            "embedded:// needs a POSIX system: run a redis-server and use its redis:// URL"
+            f"{blamed} has a line end or another control character in it: remove it, or "
+            "percent-encode it"
         )
-    address.refuse_other_options((), "it takes no options of a server")
-    if address.user or address.password or address.hosts != (Host("", None),):
-        raise address.error(
-            "can name a folder, but no user and no host: write embedded://, or "
-            "embedded:///absolute/folder with three slashes"
-        )
-    from fencedlock.backends.embedded import EmbeddedServer
-
-    url = f"embedded://{quote(address.path)}"
-    EmbeddedServer(url)  # raises ConfigurationError now instead of at the first use
-
-    def make(client_id: str) -> Backend:
-        server = EmbeddedServer(url)  # a forked child makes one of its own
-        return _redis_backend(server.client(), settings, client_id, on_close=server.leave)
-
-    return make
-
-
-def _redis_backend(
-    client: Any,
-    settings: BackendSettings,
-    client_id: str,
-    *,
-    on_close: Callable[[], None] = lambda: None,
-) -> Backend:
-    from fencedlock.backends.redis.backend import RedisBackend
-    from fencedlock.backends.redis.connections import Connector
-    from fencedlock.backends.redis.scripts import scripts_of
-
-    connector = Connector(client)
-    timeout_seconds = min(
-        settings.socket_timeout_seconds,
-        connector.socket_timeout_seconds or settings.socket_timeout_seconds,
-    )
-    scripts = (
-        scripts_of()
-        if settings.token_memory_seconds is None
-        else scripts_of(settings.token_memory_seconds)
-    )
-    return RedisBackend(
-        connector, client_id, settings.namespace, timeout_seconds, scripts, on_close
-    )
-
-
-def _etcd_url(address: Address, settings: BackendSettings) -> BackendFactory:
-    from fencedlock.backends.etcd.settings import settings_of
-
-    of_etcd = settings_of(address)
-    from fencedlock.backends.etcd.connections import Connections
-
-    return _etcd_backend(partial(Connections, of_etcd), settings)
-
-
-def _ready_etcd3_client(client: Any, settings: BackendSettings) -> BackendFactory:
-    from fencedlock.backends.etcd.ready import ReadyConnections
-
-    return _etcd_backend(partial(ReadyConnections, client, os.getpid()), settings)
-
-
-def _etcd_backend(connect: Callable[[], Connections], settings: BackendSettings) -> BackendFactory:
-    if settings.token_memory_seconds is not None:
+    text = text[len(scheme) + len("://") :]
+    end = _AUTHORITY_END.search(text)
+    authority, rest = (text, "") if end is None else (text[: end.start()], text[end.start() :])
+    if "#" in rest:
         raise ConfigurationError(
-            "token_memory is for Redis: leave it out with etcd, whose tokens are the revision of "
-            "the cluster and need no memory for each lock"
+            f"{blamed} has a # in it, which must be percent-encoded: {_ENCODE}"
         )
-    from fencedlock.backends.etcd.backend import EtcdBackend
-
-    return lambda _client_id: EtcdBackend(
-        connect(), settings.namespace, settings.socket_timeout_seconds
+    login, _, hosts = authority.rpartition("@")
+    user, _, password = login.partition(":")
+    path, _, query = rest.partition("?")
+    return Address(
+        scheme,
+        tuple(_host(host, number, blamed) for number, host in enumerate(hosts.split(","), 1)),
+        unquote(path),
+        unquote(user) or None,
+        unquote(password) or None,
+        _options(query, blamed),
+        ambiguous="@" in rest,
+        where=where,
     )
 
 
-_SCHEMES: dict[str, Callable[[Address, BackendSettings], BackendFactory]] = {
-    "redis": _redis_url,
-    "rediss": _redis_url,
-    "unix": _redis_url,
-    "etcd": _etcd_url,
-    "etcds": _etcd_url,
-    "embedded": _embedded,
-}
+def without_password(url: str) -> str:
+    """Return the part of the URL that may be shown."""
+    try:
+        return parsed(url).shown
+    except ConfigurationError:
+        scheme = scheme_of(url)
+        return f"{scheme}://..." if scheme else "..."
+
+
+def _described(scheme: str, shown: str | None, where: str) -> str:
+    url = f"the URL {shown!r}" if shown else f"the {scheme}:// URL" if scheme else "the URL"
+    return f"{url} {where}" if where else url
+
+
+def _host(text: str, number: int, blamed: str) -> Host:
+    found = _HOST.fullmatch(text)
+    host = (
+        None
+        if found is None
+        else Host(found["text"], None if found["port"] is None else int(found["port"]))
+    )
+    if (
+        host is None
+        or _NEVER_IN_HOSTS.search(host.name)
+        or not 1 <= (1 if host.port is None else host.port) <= MOST_PORT
+    ):
+        raise ConfigurationError(
+            f"{blamed} has an invalid host, number {number}: write it as host:port, with a port "
+            f"from 1 to {MOST_PORT}, and an IPv6 address in brackets. If it is part of a password, "
+            f"{_ENCODE}"
+        )
+    return host
+
+
+def _options(query: str, blamed: str) -> dict[str, str]:
+    pairs = parse_qsl(query, keep_blank_values=True)
+    options = dict(pairs)
+    if len(options) < len(pairs):
+        raise ConfigurationError(f"{blamed} has an option twice in its query: keep one")
+    return options

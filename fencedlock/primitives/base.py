@@ -17,13 +17,13 @@ from fencedlock.core.lease import LeaseState, checked_ttl
 from fencedlock.errors import FencedLockError, NotOwnedError
 from fencedlock.runtime.acquiring import acquire
 from fencedlock.runtime.cancellation import Cancellation
-from fencedlock.runtime.exits import ExitOfWith
 from fencedlock.runtime.holding import lost_event, raise_if_lost, renew, set_depth
 from fencedlock.runtime.home import Home, default_home
 from fencedlock.runtime.owners import Dropped, Owner, current_owner
 from fencedlock.runtime.process import become_own, own
 from fencedlock.runtime.releasing import release
 from fencedlock.runtime.resources import HandleSettings
+from fencedlock.runtime.with_statement import ExitOfWith
 from fencedlock.token import FencingToken
 
 FOR_EVER = math.inf

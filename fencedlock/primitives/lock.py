@@ -74,6 +74,11 @@ class Lock(NamedLock):
         """
         release(self._settings.state, self._owned("release unlocked lock"))
 
+    def _at_fork_reinit(self) -> None:
+        """Be free. In a forked child it is free already."""
+        if self._is_owned():
+            self.release()
+
     def __del__(self) -> None:
         settings, owner = getattr(self, "_settings", None), getattr(self, "_handle_owner", None)
         if settings is None or owner is None or not own[0]:

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 import time
-import weakref
 
 from fencedlock.clock import Deadline
 from fencedlock.core.lease import LeaseEvent
 from fencedlock.runtime.acquiring import give_up
-from fencedlock.runtime.client_state import ClientState
+from fencedlock.runtime.at_exit import CLOSE_SECONDS, end_with_multiprocessing_child
+from fencedlock.runtime.client_state import ClientState, all_states
 from fencedlock.runtime.heartbeat import Heartbeat
-from fencedlock.runtime.process import become_own
+from fencedlock.runtime.process import become_own, in_child
 from fencedlock.runtime.releasing import release_quickly
 from fencedlock.runtime.resources import Resource
-
-CLOSE_SECONDS = 5.0
-"""How long closing a client waits for its server.
-
-The end of the interpreter waits so long for all clients together.
-"""
 
 LOOK_SECONDS = 0.002
 """How often closing looks whether releases that had begun are done."""
@@ -148,29 +141,16 @@ class LockTable(ClientState):
         self._ended = True
 
     def _starting(self) -> None:
-        """Prepare for the exit when the heartbeat starts: from then on holds may need a release.
-
-        A child of multiprocessing runs its finalizers when it ends, but before Python 3.13 no
-        atexit functions.
-        """
-        if self._will_close:
-            return
-        self._will_close = True
-        for package in ("multiprocessing", "billiard"):  # billiard is Celery's
-            processes, util = (
-                sys.modules.get(f"{package}.process"),
-                sys.modules.get(f"{package}.util"),
-            )
-            if processes is None or util is None:
-                continue
-            if getattr(processes.current_process(), "_parent_pid", None) is not None:
-                util.Finalize(None, _close_if_alive, args=(weakref.ref(self),), exitpriority=100)
+        """Prepare for the exit when the heartbeat starts: there may be holds to release then."""
+        if not self._will_close:
+            self._will_close = True
+            end_with_multiprocessing_child(self)
 
 
-def _close_if_alive(table: weakref.ref[LockTable]) -> None:
-    alive = table()
-    if alive is not None:
-        become_own()
-        deadline = Deadline(CLOSE_SECONDS)
-        alive.begin_exit(deadline)
-        alive.finish_exit(deadline)
+def _become_children() -> None:
+    for state in list(all_states):
+        if isinstance(state, LockTable) and not state.closed:
+            state.become_child()
+
+
+in_child("clients", _become_children)

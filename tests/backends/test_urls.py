@@ -31,11 +31,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fencedlock
-from fencedlock.backends.address import Host, parsed
 from fencedlock.backends.etcd.settings import Settings, settings_of_url
 from fencedlock.backends.redis.scripts import scripts_of
 from fencedlock.backends.redis.settings import settings_of
-from fencedlock.backends.urls import without_password
+from fencedlock.backends.schemes import without_password
+from fencedlock.backends.urls import Host, parsed
 from tests.servers import RedisServer, free_port
 
 SECRET = "S3cret"

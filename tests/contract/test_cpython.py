@@ -27,7 +27,6 @@ _numbers = itertools.count(1)
     [
         ("Lock", "LockTests"),
         *itertools.product(["RLock", "FairLock"], ["RLockTests", "ConditionTests"]),
-        ("Lock", "ConditionTests"),
     ],
 )
 def test_suite(

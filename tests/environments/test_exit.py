@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import fencedlock
-from fencedlock.runtime.lock_table import CLOSE_SECONDS
+from fencedlock.runtime.at_exit import CLOSE_SECONDS
 from tests.conftest import eventually
 from tests.environments.conftest import Program
 from tests.environments.exiting import KINDS

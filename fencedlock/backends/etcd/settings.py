@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
-from fencedlock.backends.address import Address, Host, parsed
+from fencedlock.backends.urls import Address, Host, parsed
 from fencedlock.errors import ConfigurationError
 
 DEFAULT_PORT = 2379

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
-from fencedlock.backends.address import MOST_PORT, SETTINGS, Address
+from fencedlock.backends.urls import MOST_PORT, SETTINGS, Address
 from fencedlock.errors import ConfigurationError
 
 _NOT_TEXT = re.compile(

@@ -5,7 +5,7 @@
 -- ARGV: 1 claim, 2 floor, 3 not_after_us, 4 holder, 5 lease_ms,
 --       6 mode: 'try', 'queue', or 'beat', which never takes a new place
 --       7 'fair span_ms channels': fair is 1 or 0; a waiter counts as alive for span_ms after its
---         last beat; channels are described in queue.lua
+--         last beat; channels are described in hand_off.lua
 -- Answers: a number: the lock is granted for lease_ms, and the hold before was released.
 --            The number is both the token and the server's time.
 --          granted now_us token ttl_ms abandoned
@@ -90,7 +90,7 @@ if owner then
 end
 
 --@include grant
---@include queue
+--@include hand_off
 local issued, abandoned, ahead_us = last_issued()
 if math.max(issued, tonumber(floor)) >= MOST_TOKEN then
   return redis.error_reply('ERR fencedlock: a token of this lock, or the floor ' .. floor .. ', is too great to be counted exactly')

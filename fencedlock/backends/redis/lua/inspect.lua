@@ -8,7 +8,7 @@
 --@include keys
 --@include now
 --@include grant
---@include queue
+--@include hand_off
 local held = call('HMGET', lock, 'owner', 'holder', 'token', 'count')
 local line = {}
 for _, claim in ipairs(call('ZRANGE', queue, 0, MOST_PLACES)) do

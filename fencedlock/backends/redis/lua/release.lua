@@ -2,7 +2,7 @@
 --
 -- KEYS: see keys.lua
 -- ARGV: 1 claim, 2 token, 3 bury_until_us (0: no packet of this claim is unanswered),
---       4 channels (see queue.lua)
+--       4 channels (see hand_off.lua)
 -- Answers: released | lost ended
 -- Both claim and token must match. ZPOPMIN comes first, so that the script also works at maxmemory.
 --@include keys
@@ -50,7 +50,7 @@ end
 if not ours then
   return answer('lost', call('HGET', fence, 'ended') or '0')
 end
---@include queue
+--@include hand_off
 local ahead_us, more_fields = 0, call('HLEN', lock) > 3
 if more_fields or issued >= now_us then -- the floor may have been raised
   ahead_us = tonumber(call('HGET', fence, 'ahead')) or 0

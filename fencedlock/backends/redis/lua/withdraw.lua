@@ -3,13 +3,13 @@
 --
 -- KEYS: see keys.lua
 -- ARGV: 1 claim, 2 bury_until_us (0: no packet of this claim is unanswered),
---       3 channels (see queue.lua)
+--       3 channels (see hand_off.lua)
 -- Answers: withdrawn
 -- ZREM and HDEL come first, so that the script also works at maxmemory.
 --@include keys
 --@include now
 --@include grant
---@include queue
+--@include hand_off
 --@include bury
 local claim, bury_until_us, channels = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 
