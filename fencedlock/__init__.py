@@ -8,6 +8,7 @@ from fencedlock.connecting import configure, connect
 from fencedlock.core.info import LockInfo, Waiter
 from fencedlock.errors import (
     AcquireCancelledError,
+    AcquireTimeoutError,
     BackendError,
     BackendMisconfiguredError,
     BackendUnavailableError,
@@ -18,6 +19,7 @@ from fencedlock.errors import (
     StaleTokenError,
     WouldDeadlockError,
 )
+from fencedlock.primitives.held import assert_held, requires
 from fencedlock.primitives.lock import Lock
 from fencedlock.primitives.rlock import FairLock, RLock
 from fencedlock.runtime.cancellation import Cancellation
@@ -27,6 +29,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AcquireCancelledError",
+    "AcquireTimeoutError",
     "BackendError",
     "BackendMisconfiguredError",
     "BackendUnavailableError",
@@ -44,6 +47,8 @@ __all__ = [
     "StaleTokenError",
     "Waiter",
     "WouldDeadlockError",
+    "assert_held",
     "configure",
     "connect",
+    "requires",
 ]

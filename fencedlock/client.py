@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from fencedlock.backends.schemes import without_password
+from fencedlock.backends.targets import without_password
 from fencedlock.clock import now_seconds
 from fencedlock.core.backend import BackendFactory
 from fencedlock.core.info import LockInfo
@@ -113,22 +113,37 @@ class Client:
         return self
 
     def RLock(  # noqa: N802 - as multiprocessing names it
-        self, name: str, *, ttl: float | None = None, on_lost: LossCallback | None = None
+        self,
+        name: str,
+        *,
+        ttl: float | None = None,
+        max_hold: float | None = None,
+        on_lost: LossCallback | None = None,
     ) -> _RLock:
         """Return a :class:`fencedlock.RLock` of this client; the arguments are the same."""
-        return _RLock(name, client=self, ttl=ttl, on_lost=on_lost)
+        return _RLock(name, client=self, ttl=ttl, max_hold=max_hold, on_lost=on_lost)
 
     def Lock(  # noqa: N802
-        self, name: str, *, ttl: float | None = None, on_lost: LossCallback | None = None
+        self,
+        name: str,
+        *,
+        ttl: float | None = None,
+        max_hold: float | None = None,
+        on_lost: LossCallback | None = None,
     ) -> _Lock:
         """Return a :class:`fencedlock.Lock` of this client."""
-        return _Lock(name, client=self, ttl=ttl, on_lost=on_lost)
+        return _Lock(name, client=self, ttl=ttl, max_hold=max_hold, on_lost=on_lost)
 
     def FairLock(  # noqa: N802
-        self, name: str, *, ttl: float | None = None, on_lost: LossCallback | None = None
+        self,
+        name: str,
+        *,
+        ttl: float | None = None,
+        max_hold: float | None = None,
+        on_lost: LossCallback | None = None,
     ) -> _FairLock:
         """Return a :class:`fencedlock.FairLock` of this client; the arguments are the same."""
-        return _FairLock(name, client=self, ttl=ttl, on_lost=on_lost)
+        return _FairLock(name, client=self, ttl=ttl, max_hold=max_hold, on_lost=on_lost)
 
     def ping(self) -> float:
         """Send one request to the server, and return how many seconds its answer took.

@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fencedlock.backends.schemes import BackendSettings, address_of, backend_factory
+from fencedlock.backends.targets import BackendSettings, address_of, backend_factory
 from fencedlock.client import Client, Recipe
 from fencedlock.core.lease import (
     LEAST_TTL_SECONDS,

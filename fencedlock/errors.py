@@ -7,6 +7,7 @@
     ├── LockLostError            (also RuntimeError)     the lease ended before the release
     ├── StaleTokenError                                  a store has seen a newer token
     ├── AcquireCancelledError                            a Cancellation ended the acquisition
+    ├── AcquireTimeoutError      (also TimeoutError)     the lock was not free in time
     ├── WouldDeadlockError       (also RuntimeError)     it would wait for its own thread
     ├── ConfigurationError       (also ValueError)       a setting is missing or wrong
     └── BackendError                                     the server refused
@@ -99,6 +100,13 @@ class StaleTokenError(FencedLockError):
 
 class AcquireCancelledError(FencedLockError):
     """A :class:`~fencedlock.Cancellation`, or closing the client, ended this acquisition."""
+
+
+class AcquireTimeoutError(FencedLockError, TimeoutError):
+    """The lock was not free in time.
+
+    :meth:`RLock.within` and :func:`exclusive` raise it, where ``acquire`` returns False.
+    """
 
 
 class WouldDeadlockError(FencedLockError, RuntimeError):

@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fencedlock.backends.schemes import without_password
+from fencedlock.backends.targets import without_password
 from fencedlock.cli.account import Account
 from fencedlock.cli.arguments import at_least
 from fencedlock.cli.worker import Done, Failed, Holding, Script, Updated, Woken, work

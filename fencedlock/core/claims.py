@@ -25,6 +25,12 @@ shorter lease, that is the length of the lease.
 """
 
 
+LATEST_SHARE = 4.0
+"""A first beat that is so many times its delay late is still sent, whatever the limit."""
+
+LAST_BEAT_SHARE = 0.05
+"""The share of a lease by which the last beat before the limit comes early."""
+
 _LOST = LeaseState.LOST
 
 
@@ -215,6 +221,8 @@ class Hold:
     """The local time until which the server may keep the hold if it did not receive a request for a
     shorter lease.
     """
+    renew_until: float = float("inf")
+    """The local time after which the heartbeat does not renew the lease any more."""
     lost_signal: Signal | None = None
     """The signal that is set when the lease is lost. It is made on request, because few users need
     it and a hold should be small.
@@ -290,6 +298,23 @@ class Hold:
             self.deadline = min(self.deadline, now + lease_seconds)
             self.lease_seconds = lease_seconds
             self.operation += 1
+
+    def limit(self, max_hold_seconds: float, now: float, first_beat_seconds: float) -> None:
+        """Let the lease end at ``max_hold_seconds`` from now at the latest, but for the first beat.
+
+        The first lease of a grant by hand-off is short, and the first beat makes it whole.
+        """
+        seconds = max(max_hold_seconds - self.lease_seconds, LATEST_SHARE * first_beat_seconds)
+        self.renew_until = now + seconds
+
+    def next_beat_seconds(self, now: float) -> float:
+        """Return after how many seconds the next beat is due, after one was answered.
+
+        The last one before :attr:`renew_until` comes just before it.
+        """
+        delay = self.lease_seconds / 3
+        last = (self.renew_until - now) - LAST_BEAT_SHARE * self.lease_seconds
+        return last if 0 < last < delay else delay
 
     def happened(self, event: LeaseEvent, reason: str = "") -> bool:
         """Apply an event to the state. Return True if the event has lost the lease."""

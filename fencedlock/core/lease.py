@@ -17,6 +17,9 @@ NOT_OURS_REASON = (
 )
 
 
+HELD_TOO_LONG_REASON = "it was held for longer than its max_hold, so its lease was not renewed"
+
+
 class LeaseState(IntEnum):
     """The state of a lease, as far as its holder knows."""
 
@@ -88,3 +91,13 @@ def checked_seconds(name: str, seconds: float, least: float, most: float) -> flo
 def seconds_wanted(least: float, most: float) -> str:
     """Return a phrase for error messages that says which values :func:`checked_seconds` accepts."""
     return f"a number of seconds from {least:g} to {most:.0f}"
+
+
+def checked_max_hold(max_hold: float | None, lease_seconds: float) -> float | None:
+    """Return the longest time, in seconds, for which a hold is renewed. None if there is no limit.
+
+    Raises ConfigurationError if it is no number of seconds, or shorter than the lease.
+    """
+    if max_hold is None:
+        return None
+    return checked_seconds("max_hold", max_hold, lease_seconds, MOST_TTL_SECONDS)

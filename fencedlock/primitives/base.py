@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from fencedlock.clock import now_seconds
 from fencedlock.core.claims import Hold
 from fencedlock.core.info import LockInfo
-from fencedlock.core.lease import LeaseState, checked_ttl
-from fencedlock.errors import FencedLockError, NotOwnedError
+from fencedlock.core.lease import LeaseState, checked_max_hold, checked_ttl
+from fencedlock.errors import AcquireTimeoutError, FencedLockError, NotOwnedError
 from fencedlock.runtime.acquiring import acquire
 from fencedlock.runtime.cancellation import Cancellation
-from fencedlock.runtime.holding import lost_event, raise_if_lost, renew, set_depth
+from fencedlock.runtime.holding import lost_error, lost_event, raise_if_lost, renew, set_depth
 from fencedlock.runtime.home import Home, default_home
 from fencedlock.runtime.owners import Dropped, Owner, current_owner
 from fencedlock.runtime.process import become_own, own
@@ -53,14 +53,17 @@ class NamedLock:
         *,
         client: Home | None = None,
         ttl: float | None = None,
+        max_hold: float | None = None,
         on_lost: LossCallback | None = None,
     ) -> None:
         self._client = default_home() if client is None else client
         self._ttl = None if ttl is None else checked_ttl(ttl)
         self._on_lost = on_lost
         table = self._client._table
+        lease_seconds = self._ttl or table.ttl
+        self._max_hold = checked_max_hold(max_hold, lease_seconds)
         self._settings = HandleSettings(
-            self, table.resource(name), self._ttl or table.ttl, self._fair
+            self, table.resource(name), lease_seconds, self._max_hold, self._fair
         )
 
     @property
@@ -78,18 +81,32 @@ class NamedLock:
         """Release the lock."""
         raise NotImplementedError
 
+    def within(self, timeout: float) -> Within:
+        """Return a context manager that acquires the lock within ``timeout`` seconds.
+
+        ``with lock.within(5) as token:`` raises AcquireTimeoutError if the lock is not free in
+        time, and otherwise behaves like ``with lock as token:``. A timeout of 0 makes one attempt.
+        Raises ValueError or OverflowError if the timeout is not valid.
+        """
+        seconds = FOR_EVER if timeout == -1 else seconds_to_wait(True, timeout)
+        return Within(self, seconds)
+
     def __enter__(self) -> FencingToken:
         self.acquire()
         try:
-            hold = self._owned()
-            owner = current_owner()
-            entering, owner.entering = owner.entering, None
-            if entering is not None:
-                entering.hold = hold
-            return hold.fencing_token
+            return self._entered()
         except BaseException:  # an interrupt, after which there will be no __exit__
             self.release()
             raise
+
+    def _entered(self) -> FencingToken:
+        """Note which hold a ``with`` statement has entered, and return its token."""
+        hold = self._owned()
+        owner = current_owner()
+        entering, owner.entering = owner.entering, None
+        if entering is not None:
+            entering.hold = hold
+        return hold.fencing_token
 
     if TYPE_CHECKING:
 
@@ -119,9 +136,8 @@ class NamedLock:
             hold = self._hold()
             depth = 0 if hold is None else hold.depth
             entered = exit_[0].hold if exit_ else None
-            if hold is not None and entered is not None and hold is not entered:
-                # It was lost, and another thread has acquired the lock by this handle since.
-                raise_if_lost(self._settings.state, entered)
+            if entered is not None and self._is_others(hold, entered):
+                raise lost_error(entered)
             self.release()
         except FencedLockError as ours:
             if error is None:
@@ -135,6 +151,23 @@ class NamedLock:
         finally:
             if exit_:
                 exit_.pop().hold = None
+
+    def _is_others(self, _hold: Hold | None, _entered: Hold) -> bool:
+        """Return True if the present hold is that of somebody else than who entered a statement."""
+        return False
+
+    def owned(self) -> bool:
+        """Return True if the caller holds the lock: this thread or task, or of a Lock this handle.
+
+        It stays true if the lease is lost, until the last release. :meth:`ensure_held` tells
+        whether the lease is valid. No network I/O.
+        """
+        return self._is_owned()
+
+    @property
+    def depth(self) -> int:
+        """The number of times that the caller has to release the lock, 0 if it does not hold it."""
+        return self._recursion_count()
 
     def locked(self) -> bool:
         """Return True if anybody holds the lock. Asks the server, unless this process holds it.
@@ -219,7 +252,8 @@ class NamedLock:
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _make_handle, (type(self), self.name, self._client, self._ttl, self._on_lost)
+        settings = {"ttl": self._ttl, "max_hold": self._max_hold, "on_lost": self._on_lost}
+        return _make_handle, (type(self), self.name, self._client, settings)
 
     def __copy__(self) -> Self:
         return self  # all handles of a name and client are one lock anyway
@@ -299,10 +333,45 @@ class NamedLock:
         return None
 
 
+class Within:
+    """A ``with`` statement that acquires a lock in limited time: see :meth:`NamedLock.within`."""
+
+    def __init__(self, lock: NamedLock, timeout_seconds: float) -> None:
+        self._lock = lock
+        self._timeout_seconds = timeout_seconds
+        self._settings = lock._settings
+        self._leave = lock._leave
+
+    def __enter__(self) -> FencingToken:
+        timeout = -1.0 if self._timeout_seconds == FOR_EVER else self._timeout_seconds
+        if not self._lock.acquire(timeout=timeout):
+            name = self._lock.name
+            raise AcquireTimeoutError(
+                f"lock {name!r} was not free within {self._timeout_seconds:g} s", lock=name
+            )
+        try:
+            return self._lock._entered()
+        except BaseException:  # as in NamedLock.__enter__
+            self._lock.release()
+            raise
+
+    if TYPE_CHECKING:
+
+        def __exit__(
+            self,
+            kind: type[BaseException] | None,
+            error: BaseException | None,
+            trace: TracebackType | None,
+        ) -> None: ...
+
+    else:
+        __exit__ = ExitOfWith()
+
+
 def _make_handle(
-    cls: type[NamedLock], name: str, client: Home, ttl: float | None, on_lost: LossCallback | None
+    cls: type[NamedLock], name: str, client: Home, settings: dict[str, Any]
 ) -> NamedLock:
-    return cls(name, client=client, ttl=ttl, on_lost=on_lost)
+    return cls(name, client=client, **settings)
 
 
 def _leave_condition(frame: FrameType) -> None:

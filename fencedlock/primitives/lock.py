@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import warnings
 
+from fencedlock.core.claims import Hold
+from fencedlock.core.lease import LeaseState
 from fencedlock.primitives.base import FOR_EVER, LossCallback, NamedLock, seconds_to_wait
 from fencedlock.runtime.acquiring import acquire
 from fencedlock.runtime.cancellation import Cancellation
 from fencedlock.runtime.home import Home
-from fencedlock.runtime.owners import HandleOwner
+from fencedlock.runtime.owners import HandleOwner, Owner, current_owner
 from fencedlock.runtime.process import become_own, own
 from fencedlock.runtime.releasing import release
 
@@ -36,10 +38,13 @@ class Lock(NamedLock):
         *,
         client: Home | None = None,
         ttl: float | None = None,
+        max_hold: float | None = None,
         on_lost: LossCallback | None = None,
     ) -> None:
-        super().__init__(name, client=client, ttl=ttl, on_lost=on_lost)
+        super().__init__(name, client=client, ttl=ttl, max_hold=max_hold, on_lost=on_lost)
         self._handle_owner = HandleOwner(self)
+        self._acquirer: Owner | None = None
+        """The thread or task that has acquired the present hold."""
 
     def _owner(self) -> HandleOwner:
         return self._handle_owner
@@ -63,7 +68,10 @@ class Lock(NamedLock):
         )
         if not own[0]:
             become_own()
-        return acquire(self._settings, self._handle_owner.here(), timeout_seconds, cancel)
+        acquired = acquire(self._settings, self._handle_owner.here(), timeout_seconds, cancel)
+        if acquired:
+            self._acquirer = current_owner()
+        return acquired
 
     def release(self) -> None:
         """Free the lock and hand it to the next waiter. Any thread or task may call this.
@@ -73,6 +81,15 @@ class Lock(NamedLock):
         until the lease has ended.
         """
         release(self._settings.state, self._owned("release unlocked lock"))
+
+    def _is_others(self, hold: Hold | None, entered: Hold) -> bool:
+        """Return True if the entered hold was lost, and another thread holds the lock since."""
+        return (
+            hold is not None
+            and hold is not entered
+            and entered.state is LeaseState.LOST
+            and self._acquirer is not current_owner()
+        )
 
     def _at_fork_reinit(self) -> None:
         """Be free. In a forked child it is free already."""

@@ -29,6 +29,12 @@ class RLock(NamedLock):
     renews the lease. If the lease is lost nevertheless, ``on_lost(lock, reason)`` is called on a
     separate thread.
 
+    ``max_hold`` is the longest time, in seconds, for which the background thread renews a hold. A
+    thread that hangs then loses the lock, and ``on_lost`` says why. If it is as long as the ttl,
+    the lease is never renewed. A nested call and :meth:`renew` extend the lease nevertheless,
+    because the holder has made them. Without ``max_hold``, a hold is renewed for as long as its
+    owner lives.
+
     All handles of one name and client are one lock, and nesting across them re-enters it. The order
     in which waiters get the lock is not defined. Use :class:`FairLock` if the order matters.
 

@@ -113,6 +113,9 @@ def _enter(settings: HandleSettings, owner: Owner, claim: Claim, grant: Grant) -
         return False
     holds = settings.resource.holds
     hold = Hold(claim, token, deadline, abandoned, settings.handle, holds)
+    if settings.max_hold_seconds is not None:
+        hold.limit(settings.max_hold_seconds, now, beat_after if brief else 0.0)
+        beat_after = min(beat_after, hold.next_beat_seconds(now))
     # It is a claim or a hold, but never both. If it were both, whoever closes the client would
     # withdraw the claim while the hold is still good.
     if state.claims:

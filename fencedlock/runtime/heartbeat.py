@@ -14,7 +14,7 @@ from typing import TypeVar
 from fencedlock.clock import Deadline, now_seconds
 from fencedlock.core.answers import Gone, Renewed, Waiting
 from fencedlock.core.claims import Claim, Hold
-from fencedlock.core.lease import NOT_OURS_REASON, LeaseEvent, LeaseState
+from fencedlock.core.lease import HELD_TOO_LONG_REASON, NOT_OURS_REASON, LeaseEvent, LeaseState
 from fencedlock.core.schedule import Schedules
 from fencedlock.errors import BackendUnavailableError, FencedLockError
 from fencedlock.runtime.client_state import ClientState
@@ -268,7 +268,7 @@ class Heartbeat:
         for hold, answer, operation in zip(holds, answers, operations, strict=True):
             if isinstance(answer, Renewed):
                 hold.extend(answer.deadline, operation)
-                self._beat_every(hold, hold.lease_seconds / 3)
+                self._beat_every(hold, hold.next_beat_seconds(now))
             elif isinstance(answer, Exception):
                 if isinstance(answer, BackendUnavailableError):
                     self._state.outage.began(answer)
@@ -293,6 +293,10 @@ class Heartbeat:
             elif not hold.owner.alive():
                 reason = f"its {hold.owner.kind} ended without a release"
                 report_lost(self._state, hold, LeaseEvent.OWNER_DIED, reason)
+            elif now > hold.renew_until and now < hold.deadline:
+                self.add(hold, hold.deadline - now)
+            elif now >= hold.deadline and now > hold.renew_until:
+                report_lost(self._state, hold, LeaseEvent.DEADLINE_PASSED, HELD_TOO_LONG_REASON)
             elif now >= hold.deadline:
                 report_lost(
                     self._state,

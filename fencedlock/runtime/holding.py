@@ -8,7 +8,7 @@ from functools import partial
 from fencedlock.clock import now_seconds
 from fencedlock.core.answers import Renewed
 from fencedlock.core.claims import Hold
-from fencedlock.core.lease import NOT_OURS_REASON, LeaseEvent, LeaseState
+from fencedlock.core.lease import HELD_TOO_LONG_REASON, NOT_OURS_REASON, LeaseEvent, LeaseState
 from fencedlock.core.pauses import pause_seconds
 from fencedlock.errors import BackendError, BackendUnavailableError, LockLostError, NotOwnedError
 from fencedlock.runtime.client_state import ClientState
@@ -38,9 +38,9 @@ def raise_if_lost(state: ClientState, hold: Hold) -> None:
     Raises NotOwnedError if the hold was released. No I/O.
     """
     if hold.state is not LeaseState.LOST and now_seconds() >= hold.deadline:
-        report_lost(
-            state, hold, LeaseEvent.DEADLINE_PASSED, "its lease ended before a beat was answered"
-        )
+        too_long = now_seconds() > hold.renew_until
+        reason = HELD_TOO_LONG_REASON if too_long else "its lease ended before a beat was answered"
+        report_lost(state, hold, LeaseEvent.DEADLINE_PASSED, reason)
     if hold.state is LeaseState.LOST:
         raise lost_error(hold)
     if hold.state is LeaseState.RELEASED:

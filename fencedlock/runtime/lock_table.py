@@ -22,6 +22,8 @@ class LockTable(ClientState):
     """The locks of one client in one process."""
 
     heartbeat: Heartbeat
+    closed: bool
+    at_exit: bool
 
     def _begin(self) -> None:
         super()._begin()

@@ -114,7 +114,7 @@ class TaskOwner(Owner):
         shown = ascii(self._name)[1:-1].replace(" ", "_")[:MOST_TASK_NAME]
         thread = this_thread.owner
         super().__init__(f"{thread.holder}/{shown}")
-        self.thread = thread
+        self.thread: Owner | None = thread
 
     def alive(self) -> bool:
         task = self._task()
@@ -133,12 +133,12 @@ class HandleOwner(Owner):
 
     def __init__(self, handle: object) -> None:
         super().__init__(this_thread.owner.holder)
-        self.thread = None
+        self.thread: Owner | None = None
         self._handle = weakref.ref(handle)
 
     def here(self) -> HandleOwner:
         """Return this owner, after noting for people that the calling thread acquires for it."""
-        self.holder = current_owner().holder
+        self.holder: str = current_owner().holder
         return self
 
     def alive(self) -> bool:

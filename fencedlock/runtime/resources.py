@@ -53,18 +53,25 @@ class HandleSettings:
         "handle",
         "latest",
         "lease_seconds",
+        "max_hold_seconds",
         "request_seconds",
         "resource",
         "state",
     )
 
     def __init__(
-        self, handle: object, resource: Resource, lease_seconds: float, fair: bool
+        self,
+        handle: object,
+        resource: Resource,
+        lease_seconds: float,
+        max_hold_seconds: float | None,
+        fair: bool,
     ) -> None:
         self.handle: weakref.ref[Any] = weakref.ref(handle)
         self.state: ClientState = resource.state
         self.resource: Resource = resource
         self.lease_seconds: float = lease_seconds
+        self.max_hold_seconds: float | None = max_hold_seconds
         self.request_seconds: float = resource.state.request_seconds(lease_seconds)
         self.fair: bool = fair
         self.latest: Hold | None = None

@@ -107,8 +107,8 @@ class ThreadWait:
         state.expect(claim)
         self._deadline = deadline
         self._cancel = cancel
-        self._is_suspected = False
-        """True once it was looked whether this thread waits for itself."""
+        self._is_suspected = deadline != float("inf")
+        """True once it was looked whether this thread waits for itself. A limited wait will end."""
 
     def for_grant(self, outcome: Outcome) -> Grant | None:
         """Return the grant, after this outcome of the first question.

@@ -34,7 +34,7 @@ import fencedlock
 from fencedlock.backends.etcd.settings import Settings, settings_of_url
 from fencedlock.backends.redis.scripts import scripts_of
 from fencedlock.backends.redis.settings import settings_of
-from fencedlock.backends.schemes import without_password
+from fencedlock.backends.targets import without_password
 from fencedlock.backends.urls import Host, parsed
 from tests.servers import RedisServer, free_port
 

@@ -80,6 +80,10 @@ class _Stage:
         self.lock.acquire()
         self.lock.release()
 
+    def within(self) -> None:
+        with self.lock.within(60):
+            pass
+
     def with_statement(self) -> None:
         with self.lock:
             pass
@@ -139,6 +143,7 @@ CALLS = {
     "free": ("nothing", "free"),
     "release": ("hold", "let_go"),
     "with": ("nothing", "with_statement"),
+    "within": ("nothing", "within"),
     "nested": ("nothing", "nested"),
     "renew": ("hold", "renew"),
     "wait": ("hold_there", "wait"),
@@ -171,7 +176,7 @@ def test_at_each_place_of_a_call(
             break
         if type(caught) is not kind:
             faults.append(f"{number} {interrupt.where}: {caught!r} came out")
-        if call in ("with", "nested"):  # the statement has left the lock
+        if call in ("with", "within", "nested"):  # the statement has left the lock
             eventually(lambda: not stage.lock._is_owned())
         caught = None
         stage.let_go()

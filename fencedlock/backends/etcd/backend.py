@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-from fencedlock.backends.etcd.cluster import EtcdCluster
 from fencedlock.backends.etcd.connections import RANGE, STATUS
 from fencedlock.backends.etcd.keys import after, lock_keys, locks_prefix, name_of
 from fencedlock.backends.etcd.leases import Lease
 from fencedlock.backends.etcd.lock import EtcdLock
 from fencedlock.backends.etcd.messages import messages
+from fencedlock.backends.etcd.server import EtcdCluster
 from fencedlock.backends.etcd.ticket import EtcdTicket, ticket_of
 from fencedlock.clock import now_seconds
 from fencedlock.core.answers import ClaimAnswer, Gone, NotOurs, RenewAnswer, Renewed

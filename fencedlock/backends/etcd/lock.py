@@ -7,7 +7,6 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
-from fencedlock.backends.etcd.cluster import EtcdCluster
 from fencedlock.backends.etcd.connections import LEASE_TIME_TO_LIVE, RANGE, TXN, LeaseGoneError
 from fencedlock.backends.etcd.floors import FloorHistory
 from fencedlock.backends.etcd.keys import LockKeys
@@ -24,6 +23,7 @@ from fencedlock.backends.etcd.messages import (
     messages,
 )
 from fencedlock.backends.etcd.queue import GRACE_SECONDS
+from fencedlock.backends.etcd.server import EtcdCluster
 from fencedlock.backends.etcd.ticket import EtcdTicket, ticket_of
 from fencedlock.backends.etcd.values import (
     LockState,

@@ -298,6 +298,7 @@ def test_a_withdrawal_that_was_sent_twice_leaves_the_next_place_alone(
                 )
             assert remote.FairLock(name).acquire(timeout=0.1) is False
             (slow,) = [proxy for proxy in proxies if proxy.held]
+            eventually(lambda: client.inspect(name).waiters == ())
             waiter.tell("acquire", name)
             (place,) = eventually(lambda: client.inspect(name).waiters)
             slow.deliver()
