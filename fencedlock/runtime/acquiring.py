@@ -75,7 +75,7 @@ def acquire(
             give_up(state, claim)
         except CopiedProcessError:
             become_own()  # by a fork in C, which told nobody
-            owner = current_owner()
+            owner = owner if owner.kind == "handle" else current_owner()
             continue
         except BaseException as error:
             _leave(settings, claim)

@@ -106,10 +106,10 @@ def count_up(lock: fencedlock.RLock, counter: Path, times: int = TIMES) -> None:
 # --- a client that was made before the copy, but not used
 
 
-def unused(url: str, name: str, counter: str) -> None:
+def unused(url: str, name: str, counter: str, cls: str) -> None:
     """Three copies and their original increase one counter together."""
     client = fencedlock.connect(url, ttl=30)
-    lock, path = client.RLock(name), Path(counter)
+    lock, path = getattr(client, cls)(name), Path(counter)
     path.write_text("0")
 
     def work(copy: Copy) -> None:
@@ -522,13 +522,13 @@ class _doorbells:  # noqa: N801 - a context manager
 # --- a copy that is made in a signal handler, in the middle of acquire
 
 
-def handler_while_waiting(url: str, name: str, how: str) -> None:
+def handler_while_waiting(url: str, name: str, how: str, cls: str) -> None:
     """The copy continues in the middle of an acquire in which its original waits.
 
     Each gets the lock in its turn, as a client of its own.
     """
     client, stranger = fencedlock.connect(url, ttl=30), fencedlock.connect(url, ttl=30)
-    blocker, lock, blocked = stranger.RLock(name), client.FairLock(name), threading.Event()
+    blocker, lock, blocked = stranger.RLock(name), getattr(client, cls)(name), threading.Event()
     pids: list[int] = []
     original, (reader, writer) = os.getpid(), os.pipe()
 

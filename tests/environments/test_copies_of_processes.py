@@ -28,12 +28,12 @@ def finished(program: Program, server: LockServer, name: str) -> None:
     assert server.leftovers(name) == set()
 
 
+@pytest.mark.parametrize("cls", ["RLock", "Lock"])
 def test_copies_of_a_client_that_was_not_used_count_up_together(
-    lock_server: LockServer, program: Callable[..., Program], name: str, tmp_path: Path
+    cls: str, lock_server: LockServer, program: Callable[..., Program], name: str, tmp_path: Path
 ) -> None:
-    finished(
-        program("copying", "unused", lock_server.url, name, tmp_path / "counter"), lock_server, name
-    )
+    running = program("copying", "unused", lock_server.url, name, tmp_path / "counter", cls)
+    finished(running, lock_server, name)
 
 
 def test_copies_of_copies_of_a_client_that_was_not_used(
@@ -91,11 +91,13 @@ def test_a_copy_of_a_process_that_waits_has_a_place_and_an_inbox_of_its_own(
     finished(program("copying", "waiting", server.url, name), server, name)
 
 
+@pytest.mark.parametrize("cls", ["FairLock", "Lock"])
 @pytest.mark.parametrize("fork", FORKS)
 def test_a_copy_that_a_signal_handler_makes_of_a_waiter_waits_for_itself(
-    fork: str, server: RedisServer, program: Callable[..., Program], name: str
+    fork: str, cls: str, server: RedisServer, program: Callable[..., Program], name: str
 ) -> None:
-    finished(program("copying", "handler_while_waiting", server.url, name, fork), server, name)
+    running = program("copying", "handler_while_waiting", server.url, name, fork, cls)
+    finished(running, server, name)
 
 
 @pytest.mark.parametrize("first", ["copy", "original"])
