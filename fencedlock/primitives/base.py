@@ -183,7 +183,7 @@ class NamedLock:
         It stays the same from the outermost acquire to the last release. Raises NotOwnedError if
         this thread does not hold the lock.
         """
-        return self._owned().fencing_token
+        return self._held().fencing_token
 
     @property
     def abandoned(self) -> bool:
@@ -192,7 +192,7 @@ class NamedLock:
         In this case, repair what that holder may have left half done. Raises NotOwnedError if this
         thread does not hold the lock.
         """
-        return self._owned().abandoned
+        return self._held().abandoned
 
     @property
     def lost(self) -> threading.Event:
@@ -202,7 +202,7 @@ class NamedLock:
         latest hold of this handle, so that a thread that watches over the holder can wait for it.
         Each outermost hold has a new event.
         """
-        hold = self._hold() or self._settings.latest
+        hold = self._hold_around() or self._settings.latest
         return threading.Event() if hold is None else lost_event(hold)
 
     def remaining(self) -> float:
@@ -210,14 +210,14 @@ class NamedLock:
 
         Does no network I/O. Raises NotOwnedError if this thread does not hold the lock.
         """
-        return self._owned().remaining(now_seconds())
+        return self._held().remaining(now_seconds())
 
     def ensure_held(self) -> None:
         """Raise LockLostError if the lease has ended, by the local clock or by the server's answer.
 
         Does no network I/O. Raises NotOwnedError if this thread does not hold the lock.
         """
-        raise_if_lost(self._settings.state, self._owned())
+        raise_if_lost(self._settings.state, self._held())
 
     def renew(self, ttl: float | None = None) -> None:
         """Renew the lease now, so that it lasts ``ttl`` seconds from now on.
@@ -230,7 +230,7 @@ class NamedLock:
         lost, ConfigurationError if the ttl is not valid, and BackendError if the server refuses or
         does not answer.
         """
-        hold = self._owned()
+        hold = self._held()
         renew(self._settings.state, hold, hold.lease_seconds if ttl is None else checked_ttl(ttl))
 
     def info(self) -> LockInfo:
@@ -299,6 +299,22 @@ class NamedLock:
             become_own()
         hold = self._settings.resource.holds.get(self._owner().id)
         return None if hold is None or hold.state is LeaseState.RELEASED else hold
+
+    def _hold_around(self) -> Hold | None:
+        """Return the caller's hold, or of a task also the hold of its thread.
+
+        The thread has acquired it before it began to run the loop, so it is around all that the
+        loop does.
+        """
+        hold = self._hold()
+        thread = self._owner().thread
+        if hold is None and thread is not None:
+            hold = self._settings.resource.holds.get(thread.id)
+        return None if hold is None or hold.state is LeaseState.RELEASED else hold
+
+    def _held(self) -> Hold:
+        hold = self._hold_around()
+        return self._owned() if hold is None else hold
 
     def _owned(self, otherwise: str = "") -> Hold:
         hold = self._hold()

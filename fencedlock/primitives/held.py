@@ -21,15 +21,16 @@ _R = TypeVar("_R")
 def assert_held(name: str) -> None:
     """Raise NotOwnedError if the caller does not hold the lock of this name, by any client.
 
-    The caller is this thread or the current task. A :class:`fencedlock.Lock` counts if any handle
-    of this process holds it. Raises LockLostError if the lease has ended. No network I/O.
+    The caller is this thread or the current task, or the thread that runs the task's loop. A
+    :class:`fencedlock.Lock` counts if any handle of this process holds it. Raises LockLostError if
+    the lease has ended. No network I/O.
     """
     become_own()
     owner = current_owner()
     for state in list(all_states):
         resource: Resource | None = state.resources.get(name)
         for hold in list(resource.holds.values()) if resource is not None else ():
-            if hold.owner is owner or hold.owner.kind == "handle":
+            if hold.owner in (owner, owner.thread) or hold.owner.kind == "handle":
                 raise_if_lost(state, hold)
                 return
     raise NotOwnedError(

@@ -78,8 +78,16 @@ def test_a_thread_and_a_task_of_it_are_two_owners(client: fencedlock.Client, nam
         assert not lock.acquire(False)
         with pytest.raises(fencedlock.WouldDeadlockError, match="held by thread 'MainThread'"):
             lock.acquire()
+        with pytest.raises(fencedlock.NotOwnedError, match="only the thread that took it"):
+            lock.release()
+        assert not lock.owned()
+        # But the thread's hold is around all that its loop does.
+        assert lock.token == token
+        lock.ensure_held()
+        fencedlock.assert_held(name)
+        assert lock.remaining() > 0
 
-    with lock:
+    with lock as token:
         run(main())
 
 
