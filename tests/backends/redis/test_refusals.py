@@ -385,6 +385,8 @@ def test_tls_works_with_the_authority_named(
     waiter.ask("release", "x")
 
 
+# CPython leaves a socket open whose peer resets just before the handshake, as on a busy machine.
+@pytest.mark.filterwarnings("ignore:unclosed <ssl.SSLSocket:ResourceWarning")
 @pytest.mark.parametrize("call", ["acquire", "try", "acquire in time"])
 @pytest.mark.parametrize(
     ("url", "words"),
