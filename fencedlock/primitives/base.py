@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Callable
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from fencedlock.clock import now_seconds
 from fencedlock.core.claims import Hold
@@ -23,7 +23,7 @@ from fencedlock.runtime.owners import Dropped, Owner, current_owner
 from fencedlock.runtime.process import become_own, own
 from fencedlock.runtime.releasing import release
 from fencedlock.runtime.resources import HandleSettings
-from fencedlock.runtime.with_statement import ExitOfWith
+from fencedlock.runtime.with_statement import WithStatement
 from fencedlock.token import FencingToken
 
 FOR_EVER = math.inf
@@ -38,7 +38,7 @@ LossCallback = Callable[[Any, str], object]
 """The type of ``on_lost``: a function that receives the lost lock and the reason."""
 
 
-class NamedLock:
+class NamedLock(WithStatement):
     """What all locks have in common: a lock that threads, processes and hosts share by its name."""
 
     _fair: ClassVar[bool]
@@ -88,8 +88,8 @@ class NamedLock:
         time, and otherwise behaves like ``with lock as token:``. A timeout of 0 makes one attempt.
         Raises ValueError or OverflowError if the timeout is not valid.
         """
-        seconds = FOR_EVER if timeout == -1 else seconds_to_wait(True, timeout)
-        return Within(self, seconds)
+        seconds_to_wait(True, timeout)
+        return Within(self, timeout)
 
     def __enter__(self) -> FencingToken:
         self.acquire()
@@ -107,18 +107,6 @@ class NamedLock:
         if entering is not None:
             entering.hold = hold
         return hold.fencing_token
-
-    if TYPE_CHECKING:
-
-        def __exit__(
-            self,
-            kind: type[BaseException] | None,
-            error: BaseException | None,
-            trace: TracebackType | None,
-        ) -> None: ...
-
-    else:
-        __exit__ = ExitOfWith()
 
     def _leave(
         self,
@@ -349,39 +337,26 @@ class NamedLock:
         return None
 
 
-class Within:
+class Within(WithStatement):
     """A ``with`` statement that acquires a lock in limited time: see :meth:`NamedLock.within`."""
 
-    def __init__(self, lock: NamedLock, timeout_seconds: float) -> None:
+    def __init__(self, lock: NamedLock, timeout: float) -> None:
         self._lock = lock
-        self._timeout_seconds = timeout_seconds
+        self._timeout = timeout
         self._settings = lock._settings
         self._leave = lock._leave
 
     def __enter__(self) -> FencingToken:
-        timeout = -1.0 if self._timeout_seconds == FOR_EVER else self._timeout_seconds
-        if not self._lock.acquire(timeout=timeout):
+        if not self._lock.acquire(timeout=self._timeout):
             name = self._lock.name
             raise AcquireTimeoutError(
-                f"lock {name!r} was not free within {self._timeout_seconds:g} s", lock=name
+                f"lock {name!r} was not free within {self._timeout:g} s", lock=name
             )
         try:
             return self._lock._entered()
         except BaseException:  # as in NamedLock.__enter__
             self._lock.release()
             raise
-
-    if TYPE_CHECKING:
-
-        def __exit__(
-            self,
-            kind: type[BaseException] | None,
-            error: BaseException | None,
-            trace: TracebackType | None,
-        ) -> None: ...
-
-    else:
-        __exit__ = ExitOfWith()
 
 
 def _make_handle(
@@ -406,7 +381,7 @@ def _leave_condition(frame: FrameType) -> None:
 
 
 def seconds_to_wait(blocking: bool, timeout: float) -> float:
-    """Return the seconds to wait, after the checks of ``threading.RLock.acquire``.
+    """Return the seconds to wait, infinity for -1, after the checks of ``threading.RLock.acquire``.
 
     The errors have the same texts as there.
     """
@@ -422,4 +397,6 @@ def seconds_to_wait(blocking: bool, timeout: float) -> float:
         raise ValueError("timeout value must be a non-negative number")
     if timeout > threading.TIMEOUT_MAX:
         raise OverflowError("timeout value is too large")
-    return float(timeout) if blocking else 0.0
+    if not blocking:
+        return 0.0
+    return FOR_EVER if timeout == -1 else float(timeout)

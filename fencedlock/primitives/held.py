@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
-from fencedlock.errors import ConfigurationError, NotOwnedError
+from fencedlock.errors import ConfigurationError, LockLostError, NotOwnedError
 from fencedlock.runtime.client_state import all_states
 from fencedlock.runtime.holding import raise_if_lost
 from fencedlock.runtime.owners import current_owner
@@ -27,12 +27,25 @@ def assert_held(name: str) -> None:
     """
     become_own()
     owner = current_owner()
+    lost: LockLostError | None = None
     for state in list(all_states):
         resource: Resource | None = state.resources.get(name)
         for hold in list(resource.holds.values()) if resource is not None else ():
             if hold.owner in (owner, owner.thread) or hold.owner.kind == "handle":
-                raise_if_lost(state, hold)
-                return
+                try:
+                    raise_if_lost(state, hold)
+                except LockLostError as error:
+                    lost = error  # another client may hold it
+                except NotOwnedError:
+                    pass  # another thread has just released it
+                else:
+                    return
+    if lost is not None:
+        try:
+            raise lost
+        finally:
+            # An error in a variable of a frame that it has passed keeps all frames alive.
+            del lost
     raise NotOwnedError(
         f"this {owner.kind} does not hold lock {name!r}, and what it calls must run under it",
         lock=name,
@@ -44,8 +57,7 @@ def requires(name: str) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
 
     ``name`` may contain names of the function's parameters in braces, as in ``"orders/{id}"``. They
     are replaced by the arguments of the call. A call without the lock raises what
-    :func:`assert_held` raises.
-    Of a coroutine function, the check is made when its body begins.
+    :func:`assert_held` raises. The check of a coroutine function is made when its body begins.
 
     Raises ConfigurationError if the name contains something else than parameters.
     """

@@ -6,7 +6,7 @@ import warnings
 
 from fencedlock.core.claims import Hold
 from fencedlock.core.lease import LeaseState
-from fencedlock.primitives.base import FOR_EVER, LossCallback, NamedLock, seconds_to_wait
+from fencedlock.primitives.base import LossCallback, NamedLock, seconds_to_wait
 from fencedlock.runtime.acquiring import acquire
 from fencedlock.runtime.cancellation import Cancellation
 from fencedlock.runtime.home import Home
@@ -63,9 +63,7 @@ class Lock(NamedLock):
         server refuses. Raises ConfigurationError if the client was closed before. For invalid
         arguments it raises what ``threading`` raises: ValueError, OverflowError or TypeError.
         """
-        timeout_seconds = (
-            FOR_EVER if blocking and timeout == -1 else seconds_to_wait(blocking, timeout)
-        )
+        timeout_seconds = seconds_to_wait(blocking, timeout)
         if not own[0]:
             become_own()
         acquired = acquire(self._settings, self._handle_owner.here(), timeout_seconds, cancel)

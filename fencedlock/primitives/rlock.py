@@ -61,6 +61,7 @@ class RLock(NamedLock):
         Raises ConfigurationError if the client was closed before. For invalid arguments it raises
         what ``threading`` raises: ValueError, OverflowError or TypeError.
         """
+        # Without a timeout, no call checks it, because this is on the way of each acquisition.
         timeout_seconds = (
             FOR_EVER if blocking and timeout == -1 else seconds_to_wait(blocking, timeout)
         )

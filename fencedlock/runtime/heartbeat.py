@@ -14,11 +14,11 @@ from typing import TypeVar
 from fencedlock.clock import Deadline, now_seconds
 from fencedlock.core.answers import Gone, Renewed, Waiting
 from fencedlock.core.claims import Claim, Hold
-from fencedlock.core.lease import HELD_TOO_LONG_REASON, NOT_OURS_REASON, LeaseEvent, LeaseState
+from fencedlock.core.lease import NOT_OURS_REASON, LeaseEvent, LeaseState
 from fencedlock.core.schedule import Schedules
 from fencedlock.errors import BackendUnavailableError, FencedLockError
 from fencedlock.runtime.client_state import ClientState
-from fencedlock.runtime.holding import report_lost
+from fencedlock.runtime.holding import report_deadline_passed, report_lost
 from fencedlock.runtime.owners import Dropped
 from fencedlock.runtime.releasing import release_collected, release_dropped
 from fencedlock.runtime.threads import Worker
@@ -293,17 +293,10 @@ class Heartbeat:
             elif not hold.owner.alive():
                 reason = f"its {hold.owner.kind} ended without a release"
                 report_lost(self._state, hold, LeaseEvent.OWNER_DIED, reason)
-            elif now > hold.renew_until and now < hold.deadline:
-                self.add(hold, hold.deadline - now)
-            elif now >= hold.deadline and now > hold.renew_until:
-                report_lost(self._state, hold, LeaseEvent.DEADLINE_PASSED, HELD_TOO_LONG_REASON)
             elif now >= hold.deadline:
-                report_lost(
-                    self._state,
-                    hold,
-                    LeaseEvent.DEADLINE_PASSED,
-                    "its lease ended before a beat was answered",
-                )
+                report_deadline_passed(self._state, hold, now)
+            elif now > hold.renew_until:
+                self.add(hold, hold.deadline - now)
             else:
                 holds.append(hold)
         return holds

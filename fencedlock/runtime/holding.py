@@ -37,10 +37,9 @@ def raise_if_lost(state: ClientState, hold: Hold) -> None:
 
     Raises NotOwnedError if the hold was released. No I/O.
     """
-    if hold.state is not LeaseState.LOST and now_seconds() >= hold.deadline:
-        too_long = now_seconds() > hold.renew_until
-        reason = HELD_TOO_LONG_REASON if too_long else "its lease ended before a beat was answered"
-        report_lost(state, hold, LeaseEvent.DEADLINE_PASSED, reason)
+    now = now_seconds()
+    if hold.state is not LeaseState.LOST and now >= hold.deadline:
+        report_deadline_passed(state, hold, now)
     if hold.state is LeaseState.LOST:
         raise lost_error(hold)
     if hold.state is LeaseState.RELEASED:
@@ -85,6 +84,13 @@ def report_lost(state: ClientState, hold: Hold, event: LeaseEvent, reason: str) 
         handle = make_handle and make_handle(hold.bound.name)
     if handle is not None:
         state.losses.tell(callback, handle, reason)
+
+
+def report_deadline_passed(state: ClientState, hold: Hold, now: float) -> None:
+    """Record that the deadline of the lease has passed, which makes the hold lost."""
+    too_long = now > hold.renew_until
+    reason = HELD_TOO_LONG_REASON if too_long else "its lease ended before a beat was answered"
+    report_lost(state, hold, LeaseEvent.DEADLINE_PASSED, reason)
 
 
 def deepen(state: ClientState, hold: Hold) -> None:

@@ -55,10 +55,6 @@ class Undos:
                 given_up.what,
             )
 
-    def clear(self) -> None:
-        """Give up all."""
-        self._undos.clear()
-
     @property
     def due(self) -> float:
         """The local time at which the next one is to be tried, infinity if there is none."""

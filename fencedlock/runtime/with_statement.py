@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from types import TracebackType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fencedlock.runtime.owners import Dropped, current_owner
 from fencedlock.runtime.resources import HandleSettings
@@ -52,3 +52,19 @@ class ExitOfWith:
 
 def _exit_of_class(lock: _Lock, *error: Any) -> None:
     lock._leave([], *error)
+
+
+class WithStatement:
+    """Gives a class the end of its ``with`` statement."""
+
+    if TYPE_CHECKING:
+
+        def __exit__(
+            self,
+            kind: type[BaseException] | None,
+            error: BaseException | None,
+            trace: TracebackType | None,
+        ) -> None: ...
+
+    else:
+        __exit__ = ExitOfWith()

@@ -190,6 +190,21 @@ class TestRequires:
                 lock.renew()
             fencedlock.assert_held(name)
 
+    def test_a_lost_hold_of_one_client_does_not_hide_that_of_another(
+        self,
+        client: fencedlock.Client,
+        connect: Callable[..., fencedlock.Client],
+        backend: LockServer,
+        name: str,
+    ) -> None:
+        lock, second = client.RLock(name), connect(backend.url, ttl=10).RLock(name)
+        with pytest.raises(fencedlock.LockLostError), lock:
+            client.force_release(name)
+            with pytest.raises(fencedlock.LockLostError):
+                lock.renew()
+            with second:
+                fencedlock.assert_held(name)
+
     @pytest.mark.parametrize("wrong", ["x/{nobody}", "x/{", "x/{}", "x/{0}"])
     def test_a_name_with_other_fields_is_refused_when_the_function_is_made(
         self, wrong: str

@@ -30,7 +30,7 @@ def test_so_many_are_kept_and_no_more(client: fencedlock.Client) -> None:
         heartbeat.undo("a test", _fail, _never)
         assert len(heartbeat._undos) <= MOST_UNDOS
     done = threading.Event()
-    heartbeat._undos.clear()
+    heartbeat._undos._undos.clear()
     heartbeat.undo("a test", lambda _: done.set(), _never)
     assert done.wait(20)
 
@@ -73,7 +73,7 @@ def test_beats_come_first(server_is: str, client: fencedlock.Client, name: str) 
     assert undone >= (5 if server_is == "away" else 30), "undos starve"
     assert client._table.heartbeat._undos
     lock.release()
-    client._table.heartbeat._undos.clear()
+    client._table.heartbeat._undos._undos.clear()
 
 
 def test_a_lock_is_kept_while_what_many_tries_left_is_undone(
