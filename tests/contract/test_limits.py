@@ -197,13 +197,20 @@ class TestRequires:
         backend: LockServer,
         name: str,
     ) -> None:
-        lock, second = client.RLock(name), connect(backend.url, ttl=10).RLock(name)
-        with pytest.raises(fencedlock.LockLostError), lock:
-            client.force_release(name)
-            with pytest.raises(fencedlock.LockLostError):
-                lock.renew()
-            with second:
-                fencedlock.assert_held(name)
+        one, other = client.RLock(name), connect(backend.url, ttl=10).RLock(name)
+        passed: list[fencedlock.FencingToken] = []
+        for first, second in (
+            (one, other),
+            (other, one),
+        ):  # whichever is looked at before the other
+            with pytest.raises(fencedlock.LockLostError), first:
+                client.force_release(name)
+                with pytest.raises(fencedlock.LockLostError):
+                    first.renew()
+                with second as token:
+                    fencedlock.assert_held(name)
+                    passed.append(token)
+        assert len(passed) == 2
 
     @pytest.mark.parametrize("wrong", ["x/{nobody}", "x/{", "x/{}", "x/{0}"])
     def test_a_name_with_other_fields_is_refused_when_the_function_is_made(
