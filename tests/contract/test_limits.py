@@ -188,7 +188,8 @@ class TestRequires:
             client.force_release(name)
             with pytest.raises(fencedlock.LockLostError):
                 lock.renew()
-            fencedlock.assert_held(name)
+            with pytest.raises(fencedlock.LockLostError):
+                fencedlock.assert_held(name)
 
     def test_a_lost_hold_of_one_client_does_not_hide_that_of_another(
         self,
