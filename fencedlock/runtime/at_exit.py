@@ -9,6 +9,7 @@ from typing import Protocol
 
 from fencedlock.clock import Deadline
 from fencedlock.runtime.process import become_own
+from fencedlock.runtime.threads import finish_births
 
 CLOSE_SECONDS = 5.0
 """How long closing a client waits for its server.
@@ -32,6 +33,10 @@ tables: weakref.WeakSet[Ending] = weakref.WeakSet()
 
 A table outlives its client while its threads run.
 """
+
+
+# Exit handlers run in the reverse order, so this one comes after release_all.
+atexit.register(finish_births)
 
 
 @atexit.register

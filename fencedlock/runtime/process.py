@@ -18,7 +18,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Protocol
 
-from fencedlock.runtime.threads import make_mutex
+from fencedlock.runtime.threads import forget_births, make_mutex
 
 ctypes: ModuleType | None = None
 # Python 3.13 and newer need ctypes after a fork in C. It is imported here, because no call of this
@@ -78,6 +78,7 @@ _in_child: dict[str, list[Callable[[], object]]] = {
 }
 """What is done in a child, by the part that it is about, in this order."""
 
+_in_child["mutexes"].append(forget_births)
 _becoming = make_mutex()
 
 PATIENCE_SECONDS = 5.0

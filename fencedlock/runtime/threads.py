@@ -14,6 +14,8 @@ from collections.abc import Callable
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
+from fencedlock.clock import Deadline
+
 
 class InterruptibleMutex:
     """A reentrant mutex that a ``with`` statement never leaves taken.
@@ -121,6 +123,37 @@ class Event(threading.Event):
         self._sleepers = set()
 
 
+_births: set[threading.Lock] = set()
+"""A mutex for each thread that was asked for and does not run yet. The thread releases it."""
+
+_last_thread = 0
+"""The identifier of the thread that ends this interpreter, once it does."""
+
+
+BIRTH_SECONDS = 5.0
+"""The longest time, in seconds, that the end of the interpreter waits for a thread to begin."""
+
+
+def finish_births() -> None:
+    """Wait until each worker that was asked for runs, because the interpreter is about to end.
+
+    From now on no other thread can start a worker, and this thread waits for those that it starts.
+
+    Early patch releases of Python 3.11, such as Debian's 3.11.2, free the memory of a thread that
+    has not begun, and the thread uses it when it begins. Then the process is killed by SIGSEGV.
+    """
+    global _last_thread
+    _last_thread = threading.get_ident()
+    deadline = Deadline(BIRTH_SECONDS)
+    for birth in list(_births):
+        birth.acquire(timeout=deadline.left())
+
+
+def forget_births() -> None:
+    """Forget the threads that the original of this process was about to start."""
+    _births.clear()
+
+
 class Worker:
     """A background thread that starts when it is first needed.
 
@@ -147,10 +180,21 @@ class Worker:
         the system, or an interpreter that ends, starts no thread.
         """
         if not self._asked:
-            _thread.start_new_thread(self._begin, ())
+            birth = threading.Lock()
+            birth.acquire()
+            try:
+                _births.add(birth)
+                if _last_thread not in (0, threading.get_ident()):
+                    raise RuntimeError("can't start new thread: the interpreter ends")
+                _thread.start_new_thread(self._begin, (birth,))
+            except BaseException:
+                _births.discard(birth)
+                raise
             # If an interrupt comes before this line, the next call starts a second thread, which
             # finds the role taken and ends.
             self._asked = True
+            if _last_thread:
+                birth.acquire(timeout=BIRTH_SECONDS)
 
     @property
     def started(self) -> bool:
@@ -168,13 +212,20 @@ class Worker:
         """
         return not self.started or self.is_current() or self.ended.wait(timeout_seconds)
 
-    def _begin(self) -> None:
-        if self._role.acquire(blocking=False):
-            try:
+    def _begin(self, birth: threading.Lock) -> None:
+        done = not self._role.acquire(blocking=False)
+        try:
+            if not done:
                 self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
-                self._thread.start()
-            except RuntimeError:  # no second thread can be started now, so this one does the work
-                self._work()
+                self._thread.start()  # returns when the thread runs
+                done = True
+        except RuntimeError:
+            pass  # no second thread can be started now, so this one does the work
+        finally:
+            _births.discard(birth)
+            birth.release()
+        if not done:
+            self._work()
 
     def _work(self) -> None:
         self.running = True

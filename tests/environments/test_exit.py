@@ -5,8 +5,10 @@ A program may also be ended by a signal.
 
 from __future__ import annotations
 
+import shutil
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -20,7 +22,7 @@ from fencedlock.runtime.at_exit import CLOSE_SECONDS
 from tests.conftest import eventually
 from tests.environments.conftest import Program
 from tests.environments.exiting import KINDS
-from tests.servers import LockServer, free_port
+from tests.servers import LockServer, RedisServer, free_port
 
 CLIENTS = 4
 
@@ -64,6 +66,36 @@ def test_clients_that_are_dropped_leave_no_threads_and_no_files(
     running.expect("done")
     running.end()
     assert lock_server.leftovers(name) == set()
+
+
+@pytest.fixture
+def slow_threads(tmp_path: Path) -> str:
+    """A shared library that delays the begin of each thread."""
+    compiler, library = shutil.which("cc") or shutil.which("gcc"), tmp_path / "slow_threads.so"
+    if compiler is None or not sys.platform.startswith("linux"):
+        pytest.skip("no C compiler on Linux: it makes the library that delays threads")
+    source = Path(__file__).with_name("slow_threads.c")
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+    return str(library)
+
+
+def test_an_exit_waits_for_a_thread_that_has_not_begun(
+    slow_threads: str, server: RedisServer, command: Callable[..., Program], name: str
+) -> None:
+    """Debian's Python 3.11.2 frees the memory of a thread that has not begun.
+
+    The C library overwrites here what is freed, so that each use of it shows. The scenario is one
+    in which the release at exit opens a connection.
+    """
+    running = command(
+        *(sys.executable, "-m", "tests.environments.copying", "holding_and_forced"),
+        *(server.url, name),
+        LD_PRELOAD=slow_threads,
+        MALLOC_PERTURB_="165",
+    )
+    running.expect("done")
+    running.end()
+    assert server.leftovers(name) == set()
 
 
 def test_a_service_that_closes_its_client_leaves_no_lock_to_a_request_that_did_not_end(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import _thread
+import os
 import signal
 import threading
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from fencedlock.runtime import threads
 from fencedlock.runtime.threads import Event, InterruptibleMutex, Worker, make_mutex
 from tests.conftest import eventually
 from tests.interrupts import Interrupt, TimeLimit
@@ -161,3 +165,79 @@ def test_a_worker_begins_wherever_its_start_is_interrupted() -> None:
 
 def test_nobody_waits_for_a_worker_that_never_began() -> None:
     assert Worker(lambda: None, "worker").wait(20)
+
+
+class Late:
+    """Threads of the interpreter that begin when the test says so."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.may_begin, self.asked, start = threading.Event(), 0, _thread.start_new_thread
+
+        def late(run: Callable[..., object], arguments: tuple[Any, ...]) -> int:
+            def begin() -> None:
+                self.may_begin.wait()
+                run(*arguments)
+
+            self.asked += 1
+            return start(begin, ())
+
+        # What a worker calls, and not what threading.Thread calls.
+        monkeypatch.setattr(threads, "_thread", SimpleNamespace(start_new_thread=late))
+        monkeypatch.setattr(threads, "_last_thread", 0)
+
+
+def test_the_end_waits_for_threads_that_have_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    late, worked = Late(monkeypatch), threading.Event()
+    worker = Worker(worked.set, "worker")
+    worker.start()
+    end = threading.Thread(target=threads.finish_births)
+    end.start()
+    eventually(lambda: threads._last_thread == end.ident)
+    end.join(0.2)
+    assert end.is_alive()
+    assert not worked.is_set()
+    late.may_begin.set()
+    end.join(20)
+    assert not end.is_alive()
+    assert worked.wait(20)
+    assert not threads._births
+
+
+def test_only_the_thread_that_ends_the_interpreter_starts_workers_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    late, worked = Late(monkeypatch), threading.Event()
+    late.may_begin.set()
+    threads.finish_births()
+    Worker(worked.set, "worker").start()
+    assert not threads._births  # so it has begun
+    errors: list[BaseException] = []
+
+    def start() -> None:
+        try:
+            Worker(worked.set, "worker").start()
+        except RuntimeError as error:
+            errors.append(error)
+
+    other = threading.Thread(target=start)
+    other.start()
+    other.join(20)
+    assert "the interpreter ends" in str(*errors)
+    assert late.asked == 1
+    assert not threads._births
+    assert worked.wait(20)
+
+
+def test_a_copy_does_not_wait_for_threads_that_its_original_was_about_to_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    late = Late(monkeypatch)
+    Worker(lambda: None, "worker").start()
+    assert threads._births
+    pid = os.fork()
+    if pid == 0:
+        os._exit(len(threads._births))
+    assert os.waitpid(pid, 0)[1] == 0
+    late.may_begin.set()
+    threads.finish_births()
+    assert not threads._births
