@@ -20,8 +20,8 @@ from fencedlock.core.lease import (
 from fencedlock.core.names import NAMESPACE_WANTED, checked_namespace, is_namespace
 from fencedlock.errors import ConfigurationError
 from fencedlock.runtime.home import find_default_by
+from fencedlock.runtime.interrupts import make_mutex
 from fencedlock.runtime.process import in_child
-from fencedlock.runtime.threads import make_mutex
 
 if TYPE_CHECKING:
     from fencedlock.backends.urls import Address

@@ -24,7 +24,7 @@ from urllib.parse import unquote, urlsplit
 from fencedlock.backends import guardian, interpreter
 from fencedlock.clock import now_seconds
 from fencedlock.errors import BackendUnavailableError, ConfigurationError
-from fencedlock.runtime.threads import make_mutex
+from fencedlock.runtime.interrupts import make_mutex
 
 MOST_SOCKET_PATH_BYTES = 100
 """The longest path of a socket that is accepted. Systems allow 104 to 108 bytes."""

@@ -165,7 +165,7 @@ def _redis_backend(
     on_close: Callable[[], None] = lambda: None,
 ) -> Backend:
     from fencedlock.backends.redis.backend import RedisBackend
-    from fencedlock.backends.redis.connections import Connector
+    from fencedlock.backends.redis.connector import Connector
     from fencedlock.backends.redis.scripts import scripts_of
 
     connector = Connector(client)

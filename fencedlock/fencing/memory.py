@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from fencedlock.fencing.base import checked_resource, other_lock, stale_token
-from fencedlock.runtime.threads import make_mutex
+from fencedlock.runtime.interrupts import make_mutex
 from fencedlock.token import FencingToken
 
 

@@ -12,11 +12,11 @@ from fencedlock.clock import Deadline, now_seconds
 from fencedlock.core.backend import Backend, BackendFactory
 from fencedlock.core.claims import Claim, Hold
 from fencedlock.errors import ConfigurationError
+from fencedlock.runtime.interrupts import make_mutex
 from fencedlock.runtime.losses import Losses
 from fencedlock.runtime.observer import Log, Observer
 from fencedlock.runtime.outage import Outage
 from fencedlock.runtime.owners import Dropped, learn_of_loops, new_client_id
-from fencedlock.runtime.threads import make_mutex
 
 REQUEST_SHARE_OF_LEASE = 0.3
 """The share of a lease that a request about it may wait for its answer.

@@ -12,8 +12,8 @@ from fencedlock.core.lease import HELD_TOO_LONG_REASON, NOT_OURS_REASON, LeaseEv
 from fencedlock.core.pauses import pause_seconds
 from fencedlock.errors import BackendError, BackendUnavailableError, LockLostError, NotOwnedError
 from fencedlock.runtime.client_state import ClientState
+from fencedlock.runtime.interrupts import Event, make_mutex
 from fencedlock.runtime.process import in_child
-from fencedlock.runtime.threads import Event, make_mutex
 
 # Reentrant, because a destructor that the garbage collector runs inside may use a lock too.
 _changing = make_mutex()

@@ -1,4 +1,8 @@
-"""Functions that tell exceptions of signal handlers from exceptions of our own I/O.
+"""Mutexes and events that an exception of a signal handler can't break, and how to tell it.
+
+Python runs signal handlers in the main thread, between any two steps of the code that runs there.
+``threading.Event`` and ``threading.Condition`` are written in Python. If they are interrupted at a
+bad moment, they keep their mutex, and every other thread that uses them waits for ever.
 
 Time limits of job queues (Celery's, RQ's, ``signal.alarm``) raise an ordinary ``Exception``,
 sometimes a ``TimeoutError``, from a signal handler. They may do so in the middle of anything that
@@ -9,8 +13,12 @@ library unchanged.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from operator import attrgetter
 from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any
 
 
 def raised_by_handler(error: BaseException) -> BaseException | None:
@@ -71,3 +79,109 @@ def _was_given(frame: FrameType, other: FrameType) -> bool:
         value is other or (isinstance(value, tuple) and any(item is other for item in value))
         for value in frame.f_locals.values()
     )
+
+
+class InterruptibleMutex:
+    """A reentrant mutex that a ``with`` statement never leaves taken.
+
+    From Python 3.14 on, the interpreter runs signal handlers after the C code that enters a
+    ``with`` statement has returned, and before the statement is entered. An exception at that
+    moment leaves a ``threading.RLock`` taken for ever. This happened in two of three interruptions
+    of a loop.
+    """
+
+    __slots__ = ("__weakref__", "_at_fork_reinit", "_is_owned", "_lock", "acquire", "release")
+
+    def __init__(self) -> None:
+        lock: Any = threading.RLock()
+        self._lock = lock
+        self.acquire: Callable[..., bool] = lock.acquire
+        self.release: Callable[[], None] = lock.release
+        self._is_owned: Callable[[], bool] = lock._is_owned
+        self._at_fork_reinit: Callable[[], None] = lock._at_fork_reinit
+
+    def __enter__(self) -> bool:
+        lock = self._lock
+        before = lock._recursion_count()
+        try:
+            lock.acquire()
+        except BaseException:
+            if lock._recursion_count() > before:
+                lock.release()
+            raise
+        return True
+
+    if TYPE_CHECKING:
+
+        def __exit__(self, *error: object) -> None: ...
+
+    else:
+        # This is the method of the C lock, because a function in Python could be interrupted at its
+        # beginning.
+        __exit__ = property(attrgetter("_lock.__exit__"))
+
+
+_needs_help = sys.version_info >= (3, 14)
+
+
+def make_mutex() -> Any:
+    """Return a reentrant mutex that an interrupted ``with`` statement does not leave taken.
+
+    Before Python 3.14 this is a ``threading.RLock``. The mutex is reentrant, because a destructor
+    or a signal handler may run in the middle of anything.
+    """
+    return (
+        InterruptibleMutex()
+        if _needs_help and hasattr(threading.RLock(), "_recursion_count")
+        else threading.RLock()
+    )
+
+
+class Event(threading.Event):
+    """A ``threading.Event`` without a mutex. No interrupted ``wait()`` can make ``set()`` hang."""
+
+    def __init__(self) -> None:
+        self._flag = False
+        self._sleepers: set[threading.Lock] = set()
+
+    def __repr__(self) -> str:
+        return (
+            f"<{type(self).__module__}.{type(self).__qualname__} at {id(self):#x}: "
+            f"{'set' if self._flag else 'unset'}>"
+        )
+
+    def is_set(self) -> bool:
+        return self._flag
+
+    def set(self) -> None:
+        self._flag = True
+        for sleeper in self._sleepers.copy():
+            try:
+                sleeper.release()
+            except RuntimeError:
+                pass  # it was woken already
+
+    def clear(self) -> None:
+        self._flag = False
+
+    def wait(self, timeout: float | None = None) -> bool:
+        if self._flag:
+            return True
+        sleeper = threading.Lock()
+        sleeper.acquire()
+        try:
+            self._sleepers.add(sleeper)
+            if self._flag:
+                return True
+            if timeout is None:
+                return sleeper.acquire()
+            # A waiter that was woken returns True even if the event has been cleared since, as with
+            # threading.Event.
+            return (
+                sleeper.acquire(timeout=min(max(timeout, 0), threading.TIMEOUT_MAX)) or self._flag
+            )
+        finally:
+            self._sleepers.discard(sleeper)
+
+    def _at_fork_reinit(self) -> None:
+        self._sleepers = set()

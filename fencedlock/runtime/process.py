@@ -18,7 +18,8 @@ from importlib import import_module
 from types import ModuleType
 from typing import Protocol
 
-from fencedlock.runtime.threads import forget_births, make_mutex
+from fencedlock.runtime.interrupts import make_mutex
+from fencedlock.runtime.threads import forget_births
 
 ctypes: ModuleType | None = None
 # Python 3.13 and newer need ctypes after a fork in C. It is imported here, because no call of this

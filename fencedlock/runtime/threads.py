@@ -1,136 +1,22 @@
-"""Threads, events and mutexes that an exception from a signal handler can't break.
-
-Python runs signal handlers in the main thread, between any two steps of the code that runs there.
-``threading.Event`` and ``threading.Condition`` are written in Python. If they are interrupted at a
-bad moment, they keep their mutex, and every other thread that uses them waits for ever.
-"""
+"""Background threads that an exception from a signal handler can't keep from running."""
 
 from __future__ import annotations
 
 import _thread
-import sys
 import threading
 from collections.abc import Callable
-from operator import attrgetter
-from typing import TYPE_CHECKING, Any
 
 from fencedlock.clock import Deadline
-
-
-class InterruptibleMutex:
-    """A reentrant mutex that a ``with`` statement never leaves taken.
-
-    From Python 3.14 on, the interpreter runs signal handlers after the C code that enters a
-    ``with`` statement has returned, and before the statement is entered. An exception at that
-    moment leaves a ``threading.RLock`` taken for ever. This happened in two of three interruptions
-    of a loop.
-    """
-
-    __slots__ = ("__weakref__", "_at_fork_reinit", "_is_owned", "_lock", "acquire", "release")
-
-    def __init__(self) -> None:
-        lock: Any = threading.RLock()
-        self._lock = lock
-        self.acquire: Callable[..., bool] = lock.acquire
-        self.release: Callable[[], None] = lock.release
-        self._is_owned: Callable[[], bool] = lock._is_owned
-        self._at_fork_reinit: Callable[[], None] = lock._at_fork_reinit
-
-    def __enter__(self) -> bool:
-        lock = self._lock
-        before = lock._recursion_count()
-        try:
-            lock.acquire()
-        except BaseException:
-            if lock._recursion_count() > before:
-                lock.release()
-            raise
-        return True
-
-    if TYPE_CHECKING:
-
-        def __exit__(self, *error: object) -> None: ...
-
-    else:
-        # This is the method of the C lock, because a function in Python could be interrupted at its
-        # beginning.
-        __exit__ = property(attrgetter("_lock.__exit__"))
-
-
-_needs_help = sys.version_info >= (3, 14)
-
-
-def make_mutex() -> Any:
-    """Return a reentrant mutex that an interrupted ``with`` statement does not leave taken.
-
-    Before Python 3.14 this is a ``threading.RLock``. The mutex is reentrant, because a destructor
-    or a signal handler may run in the middle of anything.
-    """
-    return (
-        InterruptibleMutex()
-        if _needs_help and hasattr(threading.RLock(), "_recursion_count")
-        else threading.RLock()
-    )
-
-
-class Event(threading.Event):
-    """A ``threading.Event`` without a mutex. No interrupted ``wait()`` can make ``set()`` hang."""
-
-    def __init__(self) -> None:
-        self._flag = False
-        self._sleepers: set[threading.Lock] = set()
-
-    def __repr__(self) -> str:
-        return (
-            f"<{type(self).__module__}.{type(self).__qualname__} at {id(self):#x}: "
-            f"{'set' if self._flag else 'unset'}>"
-        )
-
-    def is_set(self) -> bool:
-        return self._flag
-
-    def set(self) -> None:
-        self._flag = True
-        for sleeper in self._sleepers.copy():
-            try:
-                sleeper.release()
-            except RuntimeError:
-                pass  # it was woken already
-
-    def clear(self) -> None:
-        self._flag = False
-
-    def wait(self, timeout: float | None = None) -> bool:
-        if self._flag:
-            return True
-        sleeper = threading.Lock()
-        sleeper.acquire()
-        try:
-            self._sleepers.add(sleeper)
-            if self._flag:
-                return True
-            if timeout is None:
-                return sleeper.acquire()
-            # A waiter that was woken returns True even if the event has been cleared since, as with
-            # threading.Event.
-            return (
-                sleeper.acquire(timeout=min(max(timeout, 0), threading.TIMEOUT_MAX)) or self._flag
-            )
-        finally:
-            self._sleepers.discard(sleeper)
-
-    def _at_fork_reinit(self) -> None:
-        self._sleepers = set()
-
+from fencedlock.runtime.interrupts import Event
 
 _births: set[threading.Lock] = set()
 """A mutex for each thread that was asked for and does not run yet. The thread releases it."""
 
-_last_thread = 0
+_last_thread: int = 0
 """The identifier of the thread that ends this interpreter, once it does."""
 
 
-BIRTH_SECONDS = 5.0
+BIRTH_SECONDS: float = 5.0
 """The longest time, in seconds, that the end of the interpreter waits for a thread to begin."""
 
 

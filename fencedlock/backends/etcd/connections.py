@@ -23,9 +23,8 @@ from fencedlock.backends.etcd.settings import Settings
 from fencedlock.clock import now_seconds
 from fencedlock.errors import BackendError, BackendMisconfiguredError, BackendUnavailableError
 from fencedlock.runtime.cooperation import raise_if_patched_too_late
-from fencedlock.runtime.interrupts import raised_by_handler
+from fencedlock.runtime.interrupts import Event, make_mutex, raised_by_handler
 from fencedlock.runtime.process import CopiedProcessError, in_child, own
-from fencedlock.runtime.threads import Event, make_mutex
 
 _CHANNEL_OPTIONS: Final = (
     # A forked child must not reuse the connections of its parent.

@@ -14,7 +14,8 @@ from fencedlock.backends.etcd.values import claim_of_holder, claims_in
 from fencedlock.clock import now_seconds
 from fencedlock.core.backend import Listener
 from fencedlock.errors import BackendError, BackendUnavailableError
-from fencedlock.runtime.threads import Event, Worker, make_mutex
+from fencedlock.runtime.interrupts import Event, make_mutex
+from fencedlock.runtime.threads import Worker
 
 logger: logging.Logger = logging.getLogger("fencedlock")
 

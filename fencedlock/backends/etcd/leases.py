@@ -28,7 +28,7 @@ from fencedlock.backends.etcd.keys import locks_prefix
 from fencedlock.backends.etcd.messages import messages
 from fencedlock.clock import now_seconds
 from fencedlock.errors import BackendError, BackendUnavailableError
-from fencedlock.runtime.threads import make_mutex
+from fencedlock.runtime.interrupts import make_mutex
 
 logger: logging.Logger = logging.getLogger("fencedlock")
 

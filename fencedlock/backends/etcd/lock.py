@@ -1,11 +1,11 @@
-"""The transactions of one lock."""
+"""One lock on etcd: what is asked of the cluster, and what its answers mean."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple
+from typing import Any
 
 from fencedlock.backends.etcd.connections import LEASE_TIME_TO_LIVE, RANGE, TXN, LeaseGoneError
 from fencedlock.backends.etcd.floors import FloorHistory
@@ -25,6 +25,7 @@ from fencedlock.backends.etcd.messages import (
 from fencedlock.backends.etcd.queue import GRACE_SECONDS
 from fencedlock.backends.etcd.server import EtcdCluster
 from fencedlock.backends.etcd.ticket import EtcdTicket, ticket_of
+from fencedlock.backends.etcd.transactions import LockTransactions
 from fencedlock.backends.etcd.values import (
     LockState,
     claims_in,
@@ -48,7 +49,7 @@ from fencedlock.core.answers import (
 from fencedlock.core.claims import Claim, Hold
 from fencedlock.core.info import LockInfo, Waiter
 from fencedlock.errors import BackendUnavailableError
-from fencedlock.runtime.threads import make_mutex
+from fencedlock.runtime.interrupts import make_mutex
 
 RECHECK_SECONDS = 30.0
 """The interval at which a waiter asks by itself while its queue is followed.
@@ -74,92 +75,14 @@ TOMBSTONE_SECONDS = 24 * 3600
 It is remembered if one of its packets may still be under way.
 """
 
-MOST_IN_LINE = 1000
-"""The most claims before it that a claim is told of when it takes a place.
-
-It is told of further ones when these have left.
-"""
-
 _MOST_LEASES = 3
 """The number of leases in a row that one question may find gone."""
-
-
-class _Templates(NamedTuple):
-    """The serialized transactions of one lock. Each claim fills in its own values.
-
-    Parsing a template and filling it in takes a third of the time that building a transaction
-    takes, because there each part is copied into the next.
-    """
-
-    attempt: bytes
-    """Takes the lock if it is free and no other claim is before this one.
-
-    In any case, operation 0 reads the grant, the floor and the holder.
-    """
-    queue: bytes
-    """Does the same. If it can't take the lock, it takes a place in the queue.
-
-    Then operation 1 reads the queue, and operation 2 takes the place.
-    """
-    release: bytes
-    """Deletes the holder and the grant. If the hold is gone, it reads the grant instead."""
-
-    @staticmethod
-    def of(keys: LockKeys) -> _Templates:
-        known = messages()
-        look = known.RequestOp(
-            request_range=known.RangeRequest(key=keys.floor, range_end=keys.holder_end)
-        )
-        attempt = known.TxnRequest(
-            compare=[
-                known.Compare(result=EQUAL, target=CREATE, key=keys.holder, create_revision=0),
-                known.Compare(result=EQUAL, target=VERSION, version=0),  # the tombstone
-                known.Compare(
-                    result=EQUAL,
-                    target=CREATE,
-                    key=keys.queue,
-                    range_end=keys.queue_end,
-                    create_revision=0,
-                ),
-            ],
-            success=[
-                look,
-                known.RequestOp(request_put=known.PutRequest(key=keys.holder)),
-                known.RequestOp(request_put=known.PutRequest(key=keys.grant)),
-            ],
-            failure=[look],
-        )
-        join = known.TxnRequest(
-            # Here and below, the first one is for the place, and the second for the tombstone.
-            compare=[known.Compare(result=EQUAL, target=VERSION, version=0)] * 2,
-            success=[known.RequestOp(request_put=known.PutRequest())],
-            failure=[known.RequestOp(request_range=known.RangeRequest())] * 2,
-        )
-        line = known.RangeRequest(
-            key=keys.queue, range_end=keys.queue_end, limit=MOST_IN_LINE, **OLDEST_FIRST
-        )
-        queue = known.TxnRequest(
-            failure=[known.RequestOp(request_range=line), known.RequestOp(request_txn=join)]
-        )
-        release = known.TxnRequest(
-            compare=[known.Compare(result=EQUAL, target=CREATE, key=keys.holder)],
-            success=[
-                known.RequestOp(
-                    request_delete_range=known.DeleteRangeRequest(
-                        key=keys.grant, range_end=keys.holder_end
-                    )
-                )
-            ],
-            failure=[known.RequestOp(request_range=known.RangeRequest(key=keys.grant))],
-        )
-        first = attempt.SerializeToString()
-        return _Templates(first, first + queue.SerializeToString(), release.SerializeToString())
 
 
 class EtcdLock:
     """Implements :class:`fencedlock.core.backend.BoundLock`."""
 
-    __slots__ = ("_templates", "changing", "cluster", "keys", "last_grant", "name")
+    __slots__ = ("_transactions", "changing", "cluster", "keys", "last_grant", "name")
 
     def __init__(self, cluster: EtcdCluster, name: str, keys: LockKeys) -> None:
         self.name: str = name
@@ -172,7 +95,7 @@ class EtcdLock:
         self.last_grant: int = 0
         """The revision of the last grant to a claim of this client."""
         self.cluster: EtcdCluster = cluster
-        self._templates = _Templates.of(keys)
+        self._transactions = LockTransactions.of(keys)
 
     # --- acquire
 
@@ -304,7 +227,7 @@ class EtcdLock:
         matter which claims are before this one.
         """
         request = messages().TxnRequest.FromString(
-            self._templates.queue if join else self._templates.attempt
+            self._transactions.queue if join else self._transactions.attempt
         )
         tombstone = self.keys.tombstone_of(claim.id)
         compare, take = request.compare, request.success
@@ -423,7 +346,7 @@ class EtcdLock:
         ticket = ticket_of(hold)
 
         def make(marks: list[Any]) -> Any:
-            request = messages().TxnRequest.FromString(self._templates.release)
+            request = messages().TxnRequest.FromString(self._transactions.release)
             request.compare[0].create_revision = ticket.revision
             if marks:
                 bury = [*self._leave(hold.claim, ticket.number), *marks]

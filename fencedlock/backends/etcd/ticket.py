@@ -6,7 +6,7 @@ import itertools
 
 from fencedlock.backends.etcd.leases import Lease
 from fencedlock.core.claims import Claim, Hold
-from fencedlock.runtime.threads import make_mutex
+from fencedlock.runtime.interrupts import make_mutex
 
 
 class EtcdTicket:

@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
-from fencedlock.backends.redis.connections import Wire
+from fencedlock.backends.redis.connections import left_of
 from fencedlock.backends.redis.floors import Floors
 from fencedlock.backends.redis.keys import keys_of, lock_key, name_of, scan_pattern
 from fencedlock.backends.redis.lock import RedisLock
 from fencedlock.backends.redis.scripts import Script, pack
 from fencedlock.backends.redis.server import RedisServer, nonsense
-from fencedlock.backends.redis.times import MOST_LATE, clock_jumps, left_of
+from fencedlock.backends.redis.server_time import MOST_LATE, clock_jumps
+from fencedlock.backends.redis.wire import Wire
 from fencedlock.clock import now_seconds
 from fencedlock.core.answers import ClaimAnswer, RenewAnswer
 from fencedlock.core.backend import Backend, Listener

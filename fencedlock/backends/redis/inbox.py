@@ -9,15 +9,17 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from fencedlock.backends.redis.connections import Connections, Connector, close_copy, limit_waiting
+from fencedlock.backends.redis.connections import Connections
+from fencedlock.backends.redis.connector import Connector
 from fencedlock.backends.redis.scripts import pack
+from fencedlock.backends.redis.wire import close_copy, limit_waiting
 from fencedlock.clock import now_seconds
 from fencedlock.core.backend import Listener
 from fencedlock.core.roles import Waker
 from fencedlock.errors import BackendError, BackendUnavailableError
 from fencedlock.runtime.bell import Bell
-from fencedlock.runtime.interrupts import raised_by_handler
-from fencedlock.runtime.threads import Event, Worker, make_mutex
+from fencedlock.runtime.interrupts import Event, make_mutex, raised_by_handler
+from fencedlock.runtime.threads import Worker
 
 logger: logging.Logger = logging.getLogger("fencedlock")
 

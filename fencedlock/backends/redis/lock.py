@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from functools import partial
 
-from fencedlock.backends.redis.scripts import bulks
+from fencedlock.backends.redis.connections import left_of
+from fencedlock.backends.redis.scripts import bulks, whole_ms
 from fencedlock.backends.redis.server import RedisServer
-from fencedlock.backends.redis.times import MOST_LATE, clock_jumps, left_of, whole_ms
+from fencedlock.backends.redis.server_time import MOST_LATE, clock_jumps
 from fencedlock.clock import now_seconds
 from fencedlock.core.answers import RELEASED, ClaimAnswer, NotOurs, ReleaseAnswer
 from fencedlock.core.claims import Claim, Hold

@@ -62,6 +62,14 @@ def _read(name: str) -> str:
     return re.sub(r"^--@include (\w+)$", lambda match: _read(match[1]), text, flags=re.MULTILINE)
 
 
+def whole_ms(lease_seconds: float) -> int:
+    """Return a lease in ms, as the server is asked for it.
+
+    It is rounded up, because it must not end there before it ends here.
+    """
+    return math.ceil(lease_seconds * 1000)
+
+
 def bulks(*parts: str) -> str:
     """Return arguments in the format of the wire, each with its length in bytes."""
     return "".join([f"${len(part.encode())}\r\n{part}\r\n" for part in parts])

@@ -1,6 +1,6 @@
 """One Redis server from the point of view of one client.
 
-This module calls the scripts, learns the server's time from its answers, and reads the answers.
+This module calls the scripts and reads their answers.
 """
 
 from __future__ import annotations
@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from fencedlock.backends.redis.connections import LEAST_WAIT_SECONDS, Connections, Connector
+from fencedlock.backends.redis.connections import LEAST_WAIT_SECONDS, Connections, left_of
+from fencedlock.backends.redis.connector import Connector
 from fencedlock.backends.redis.floors import MOST_TOKEN, SLACK_US, Floors
 from fencedlock.backends.redis.inbox import Inbox
-from fencedlock.backends.redis.scripts import Script, Scripts, bulks
-from fencedlock.backends.redis.times import left_of, whole_ms
+from fencedlock.backends.redis.scripts import Script, Scripts, bulks, whole_ms
+from fencedlock.backends.redis.server_time import ServerTime
 from fencedlock.clock import now_seconds
 from fencedlock.core.answers import Busy, ClaimAnswer, Gone, NotOurs, RenewAnswer, Renewed, Waiting
 from fencedlock.core.claims import MOST_SPAN_SECONDS, Claim, Hold
@@ -58,7 +59,7 @@ class _AcquireArguments(dict[tuple[str, float, str, bool], str]):
         return arguments
 
 
-class RedisServer:
+class RedisServer(ServerTime):
     """The connections, scripts, times and floors that all locks of one client share."""
 
     def __init__(
@@ -70,6 +71,7 @@ class RedisServer:
         scripts: Scripts,
         on_close: Callable[[], None],
     ) -> None:
+        super().__init__()
         self.scripts: Scripts = scripts
         self.request_timeout_seconds: float = request_timeout_seconds
         self._connector = connector
@@ -94,10 +96,6 @@ class RedisServer:
         """The last arguments of a release whose claim has no unanswered packet."""
         self.acquire_arguments: _AcquireArguments = _AcquireArguments(self.channels)
         self.floors: Floors = Floors()
-        self.ahead_us: float = 0.0
-        """The server's time minus that of this process, in µs, as of the last answer that told it.
-        It is 0 before the first one.
-        """
 
     def _connected_anew(self) -> None:
         """Raise the floor of all locks after a connection was opened, and check the inbox.
@@ -177,14 +175,6 @@ class RedisServer:
                 raise
         return self.connections.ask(script.with_text(packed), left_of(timeout_seconds, asked_at))
 
-    def server_us(self, at: float) -> int:
-        """Return the server's time in µs at a time of this process."""
-        return int(at * 1e6 + self.ahead_us)
-
-    def _learn_time(self, server_us: bytes, asked_at: float) -> None:
-        """Learn the server's time from an answer. The next "not after" is computed from it."""
-        self.ahead_us = int(server_us) - asked_at * 1e6
-
     def read_claim_answer(  # noqa: C901 - one branch for each answer
         self, claim: Claim, reply: bytes, asked_at: float
     ) -> ClaimAnswer | None:
@@ -218,7 +208,7 @@ class RedisServer:
             if kind == b"+gone":
                 return Gone()
             if kind == b"+late":
-                self._learn_time(words[1], asked_at)
+                self.learn_time(words[1], asked_at)
                 return None
         except (LookupError, ValueError) as error:
             raise nonsense(reply) from error
@@ -228,7 +218,7 @@ class RedisServer:
         """Read the answer of renew.lua. Return None if the packet was late."""
         try:
             words = reply.split()
-            self._learn_time(words[1], asked_at)
+            self.learn_time(words[1], asked_at)
             if words[0] == b"+renewed" and int(words[2]) <= _MOST_TTL_MS:
                 return Renewed(asked_at + int(words[2]) / 1000)
             if words[0] == b"+lost":

@@ -13,7 +13,7 @@ import pytest
 
 import fencedlock
 from fencedlock.backends.redis import lock as redis_lock
-from fencedlock.backends.redis import times
+from fencedlock.backends.redis import scripts
 from fencedlock.core.claims import Hold
 from tests.conftest import eventually
 from tests.proxy import Proxy
@@ -104,7 +104,7 @@ def test_a_beat_that_is_packed_while_a_renewal_changes_the_lease(
     name: str,
 ) -> None:
     """The beat must not ask for the old lease with the number of the latest operation."""
-    whole_ms = times.whole_ms
+    whole_ms = scripts.whole_ms
 
     def whole_ms_later(lease_seconds: float) -> int:
         gate.pass_through()

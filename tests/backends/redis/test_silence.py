@@ -326,7 +326,7 @@ def test_a_server_that_was_reached_is_not_probed_for_its_protocol(
     """A probe would cost a second of the time of all threads that wait for a connection."""
     probes: list[object] = []
     monkeypatch.setattr(
-        "fencedlock.backends.redis.connections.speaks_tls", lambda *where: probes.append(where)
+        "fencedlock.backends.redis.connector.speaks_tls", lambda *where: probes.append(where)
     )
     lock = connect(f"{wire.url}?client_name=opened", ttl=30).RLock(name)
     with lock:

@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 
 import fencedlock
 from fencedlock.backends.redis.backend import RedisBackend
-from fencedlock.backends.redis.connections import Wire
 from fencedlock.backends.redis.keys import keys_of, lock_key
 from fencedlock.backends.redis.scripts import scripts_of
+from fencedlock.backends.redis.wire import Wire
 from fencedlock.clock import now_seconds
 from fencedlock.core.claims import Claim
 from fencedlock.runtime.owners import this_thread
