@@ -62,6 +62,8 @@ class _AcquireArguments(dict[tuple[str, float, str, bool], str]):
 class RedisServer(ServerTime):
     """The connections, scripts, times and floors that all locks of one client share."""
 
+    ahead_us: float
+
     def __init__(
         self,
         connector: Connector,
