@@ -15,11 +15,11 @@ from fencedlock.clock import now_seconds
 from fencedlock.core.backend import BackendFactory
 from fencedlock.core.info import LockInfo
 from fencedlock.errors import ConfigurationError
-from fencedlock.primitives.base import LossCallback
 from fencedlock.primitives.lock import Lock as _Lock
 from fencedlock.primitives.rlock import FairLock as _FairLock
 from fencedlock.primitives.rlock import RLock as _RLock
 from fencedlock.runtime import at_exit
+from fencedlock.runtime.callbacks import Callbacks, LossCallback, RiskCallback, SafetyCallback
 from fencedlock.runtime.lock_table import LockTable
 from fencedlock.runtime.process import become_own, own
 from fencedlock.token import FencingToken
@@ -67,7 +67,7 @@ class Client:
         *,
         ttl: float,
         outage_timeout: float,
-        on_lost: LossCallback | None,
+        callbacks: Callbacks,
         recipe: Recipe | None,
     ) -> None:
         self.recipe: Recipe | None = recipe
@@ -76,7 +76,7 @@ class Client:
             make_backend,
             ttl=ttl,
             outage_timeout=outage_timeout,
-            on_lost=on_lost,
+            callbacks=callbacks,
             make_handle=weakref.WeakMethod(self.RLock),
         )
         at_exit.tables.add(self._table)
@@ -119,9 +119,19 @@ class Client:
         ttl: float | None = None,
         max_hold: float | None = None,
         on_lost: LossCallback | None = None,
+        on_at_risk: RiskCallback | None = None,
+        on_safe: SafetyCallback | None = None,
     ) -> _RLock:
         """Return a :class:`fencedlock.RLock` of this client; the arguments are the same."""
-        return _RLock(name, client=self, ttl=ttl, max_hold=max_hold, on_lost=on_lost)
+        return _RLock(
+            name,
+            client=self,
+            ttl=ttl,
+            max_hold=max_hold,
+            on_lost=on_lost,
+            on_at_risk=on_at_risk,
+            on_safe=on_safe,
+        )
 
     def Lock(  # noqa: N802
         self,
@@ -130,9 +140,19 @@ class Client:
         ttl: float | None = None,
         max_hold: float | None = None,
         on_lost: LossCallback | None = None,
+        on_at_risk: RiskCallback | None = None,
+        on_safe: SafetyCallback | None = None,
     ) -> _Lock:
         """Return a :class:`fencedlock.Lock` of this client."""
-        return _Lock(name, client=self, ttl=ttl, max_hold=max_hold, on_lost=on_lost)
+        return _Lock(
+            name,
+            client=self,
+            ttl=ttl,
+            max_hold=max_hold,
+            on_lost=on_lost,
+            on_at_risk=on_at_risk,
+            on_safe=on_safe,
+        )
 
     def FairLock(  # noqa: N802
         self,
@@ -141,9 +161,19 @@ class Client:
         ttl: float | None = None,
         max_hold: float | None = None,
         on_lost: LossCallback | None = None,
+        on_at_risk: RiskCallback | None = None,
+        on_safe: SafetyCallback | None = None,
     ) -> _FairLock:
         """Return a :class:`fencedlock.FairLock` of this client; the arguments are the same."""
-        return _FairLock(name, client=self, ttl=ttl, max_hold=max_hold, on_lost=on_lost)
+        return _FairLock(
+            name,
+            client=self,
+            ttl=ttl,
+            max_hold=max_hold,
+            on_lost=on_lost,
+            on_at_risk=on_at_risk,
+            on_safe=on_safe,
+        )
 
     def ping(self) -> float:
         """Send one request to the server, and return how many seconds its answer took.

@@ -19,13 +19,13 @@ from fencedlock.core.lease import (
 )
 from fencedlock.core.names import NAMESPACE_WANTED, checked_namespace, is_namespace
 from fencedlock.errors import ConfigurationError
+from fencedlock.runtime.callbacks import Callbacks, LossCallback, RiskCallback, SafetyCallback
 from fencedlock.runtime.home import find_default_by
 from fencedlock.runtime.interrupts import make_mutex
 from fencedlock.runtime.process import in_child
 
 if TYPE_CHECKING:
     from fencedlock.backends.urls import Address
-    from fencedlock.primitives.base import LossCallback
 
 URL_VARIABLE = "FENCEDLOCK_URL"
 
@@ -72,6 +72,8 @@ def connect(
     namespace: str = _DefaultText("fencedlock"),
     outage_timeout: float = _DefaultSeconds(30.0),
     on_lost: LossCallback | None = None,
+    on_at_risk: RiskCallback | None = None,
+    on_safe: SafetyCallback | None = None,
     socket_timeout: float = _DefaultSeconds(5.0),
     token_memory: float | None = None,
 ) -> Client:
@@ -98,8 +100,11 @@ def connect(
     - ``namespace``: the beginning of every key on the server.
     - ``outage_timeout``: for how many seconds an ``acquire`` without a timeout waits for a server
       that does not answer.
-    - ``on_lost``: is called as ``on_lost(lock, reason)``, on a thread of its own, when a lease is
-      lost.
+    - ``on_lost``: is called as ``on_lost(lock, reason)`` when a lease is lost.
+    - ``on_at_risk``: is called as ``on_at_risk(lock, remaining)`` when a beat for a held lock was
+      not answered. ``remaining`` is the number of seconds until the lease ends. Begin no new work.
+    - ``on_safe``: is called as ``on_safe(lock)`` when beats are answered again after that.
+      These three are called on a thread of their own, one after another.
     - ``socket_timeout``: for how many seconds one request waits for its answer. A request about a
       short lease waits at most 0.3 of that lease.
     - ``token_memory``: for how many seconds at least a Redis server remembers the last token of a
@@ -108,7 +113,7 @@ def connect(
       forgotten too. All clients of a lock should have the same setting. etcd does not need it, and
       with etcd it raises ConfigurationError.
 
-    All settings but ``on_lost`` may also be given in the query of any URL, as in
+    All settings but these three may also be given in the query of any URL, as in
     ``redis://host/0?ttl=10&namespace=shop``. An argument takes precedence over the URL.
 
     The client connects when it is first used. Raises ConfigurationError, before any I/O, if the
@@ -122,13 +127,13 @@ def connect(
         "socket_timeout": socket_timeout,
         "token_memory": token_memory,
     }
-    return _connect(target, given, on_lost)
+    return _connect(target, given, Callbacks(on_lost, on_at_risk, on_safe).checked())
 
 
 def _connect(
     target: Any,
     given: dict[str, Any],
-    on_lost: LossCallback | None,
+    callbacks: Callbacks,
     *,
     origin: str | None = None,
     environment: Mapping[str, str] | None = None,
@@ -147,7 +152,7 @@ def _connect(
         recipe = Recipe(
             connect_again,
             str.__str__(target),
-            {**settings, "on_lost": on_lost},
+            {**settings, "callbacks": callbacks},
             origin or secrets.token_hex(16),
         )
     client = Client(
@@ -159,7 +164,7 @@ def _connect(
         ),
         ttl=settings["ttl"],
         outage_timeout=settings["outage_timeout"],
-        on_lost=on_lost,
+        callbacks=callbacks,
         recipe=recipe,
     )
     if recipe is not None:
@@ -177,7 +182,7 @@ def connect_again(url: str, settings: dict[str, Any], origin: str) -> Client:
         client = _by_origin.get(origin)
         if client is None or client.closed:
             given = dict(settings)
-            client = _connect(url, given, given.pop("on_lost"), origin=origin)
+            client = _connect(url, given, given.pop("callbacks"), origin=origin)
             _unpickled.pop(origin, None)
             _unpickled[origin] = client
             while len(_unpickled) > MOST_UNPICKLED:
@@ -222,7 +227,7 @@ def default_client() -> Client:
                 f"or set the environment variable {URL_VARIABLE}, or pass client= to the lock. For "
                 "one host, 'embedded://' starts a local server"
             )
-        return _become_default(_connect(url, dict(_DEFAULTS), None, environment=os.environ))
+        return _become_default(_connect(url, dict(_DEFAULTS), Callbacks(), environment=os.environ))
 
 
 find_default_by(default_client)

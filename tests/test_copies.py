@@ -76,7 +76,7 @@ def test_a_copy_is_the_same_lock(
 def test_a_lock_s_own_callback_is_not_copied(client: fencedlock.Client, name: str) -> None:
     watch = Watch()
     lock = client.RLock(name, on_lost=watch.told)
-    assert copy.deepcopy(lock)._on_lost == watch.told
+    assert copy.deepcopy(lock)._callbacks.on_lost == watch.told
 
 
 def test_a_copy_of_a_closed_client_s_lock_is_closed_too(server: RedisServer, name: str) -> None:

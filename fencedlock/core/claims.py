@@ -276,8 +276,10 @@ class Hold:
         """The token with the name of its lock. It stays the same until the last release."""
         return FencingToken(self.bound.name, self.token)
 
-    def extend(self, deadline: float, operation: int) -> None:
+    def extend(self, deadline: float, operation: int) -> bool:
         """Record an answer to a beat or a nested operation: the lease is valid until ``deadline``.
+
+        Return True if an earlier beat had failed, and this is the first answer since.
 
         ``operation`` is the value of :attr:`operation` when the request was packed. If it has
         changed since, the answer says nothing about the lease, because a later request may have
@@ -286,7 +288,7 @@ class Hold:
         with self.changing:
             if operation == self.operation:
                 self.deadline = deadline
-            self.happened(LeaseEvent.BEAT_ANSWERED)
+            return self.happened(LeaseEvent.BEAT_ANSWERED)
 
     def change_lease(self, lease_seconds: float, now: float) -> None:
         """Set the length of the lease for all later requests.
@@ -317,12 +319,14 @@ class Hold:
         return last if 0 < last < delay else delay
 
     def happened(self, event: LeaseEvent, reason: str = "") -> bool:
-        """Apply an event to the state. Return True if the event has lost the lease."""
+        """Apply an event to the state. Return True if the event has changed it."""
         with self.changing:
             before = self.state
             after = self.state = LEASE_TRANSITIONS.get((before, event), before)
-            if after is not _LOST or before is _LOST:
+            if after is before:
                 return False
+            if after is not _LOST:
+                return True
             self.reason = reason
             if event is LeaseEvent.FORKED:
                 # Its lock may be held by a thread that the child does not have.

@@ -6,7 +6,6 @@ import math
 import operator
 import sys
 import threading
-from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, ClassVar, Self
 
@@ -16,6 +15,7 @@ from fencedlock.core.info import LockInfo
 from fencedlock.core.lease import LeaseState, checked_max_hold, checked_ttl
 from fencedlock.errors import AcquireTimeoutError, FencedLockError, NotOwnedError
 from fencedlock.runtime.acquiring import acquire
+from fencedlock.runtime.callbacks import Callbacks, LossCallback, RiskCallback, SafetyCallback
 from fencedlock.runtime.cancellation import Cancellation
 from fencedlock.runtime.holding import lost_error, lost_event, raise_if_lost, renew, set_depth
 from fencedlock.runtime.home import Home, default_home
@@ -32,10 +32,6 @@ MOST_CLOCK_SECONDS = 2**63 / 1e9
 """The longest time, in seconds, that CPython can count in nanoseconds. It refuses a longer timeout
 before it checks anything else about it.
 """
-
-
-LossCallback = Callable[[Any, str], object]
-"""The type of ``on_lost``: a function that receives the lost lock and the reason."""
 
 
 class NamedLock(WithStatement):
@@ -55,10 +51,12 @@ class NamedLock(WithStatement):
         ttl: float | None = None,
         max_hold: float | None = None,
         on_lost: LossCallback | None = None,
+        on_at_risk: RiskCallback | None = None,
+        on_safe: SafetyCallback | None = None,
     ) -> None:
         self._client = default_home() if client is None else client
         self._ttl = None if ttl is None else checked_ttl(ttl)
-        self._on_lost = on_lost
+        self._callbacks = Callbacks(on_lost, on_at_risk, on_safe).checked()
         table = self._client._table
         lease_seconds = self._ttl or table.ttl
         self._max_hold = checked_max_hold(max_hold, lease_seconds)
@@ -240,7 +238,7 @@ class NamedLock(WithStatement):
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        settings = {"ttl": self._ttl, "max_hold": self._max_hold, "on_lost": self._on_lost}
+        settings = {"ttl": self._ttl, "max_hold": self._max_hold, **self._callbacks._asdict()}
         return _make_handle, (type(self), self.name, self._client, settings)
 
     def __copy__(self) -> Self:

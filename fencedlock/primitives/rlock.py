@@ -27,7 +27,9 @@ class RLock(NamedLock):
     length of the lease in seconds, which is how long others wait after this process has died.
     Without it, the ``ttl`` of the client applies. While the process lives, a background thread
     renews the lease. If the lease is lost nevertheless, ``on_lost(lock, reason)`` is called on a
-    separate thread.
+    separate thread. ``on_at_risk(lock, remaining)`` is called there when the server does not answer
+    a beat, and the lease will end after ``remaining`` seconds if it answers none. Then begin no new
+    work until ``on_safe(lock)`` is called. Callbacks that are not given are those of the client.
 
     ``max_hold`` is the longest time, in seconds, for which the background thread renews a hold. A
     thread that hangs then loses the lock, and ``on_lost`` says why. If it is as long as the ttl,

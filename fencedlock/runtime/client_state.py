@@ -12,8 +12,8 @@ from fencedlock.clock import Deadline, now_seconds
 from fencedlock.core.backend import Backend, BackendFactory
 from fencedlock.core.claims import Claim, Hold
 from fencedlock.errors import ConfigurationError
+from fencedlock.runtime.callbacks import Callbacks, Calls
 from fencedlock.runtime.interrupts import make_mutex
-from fencedlock.runtime.losses import Losses
 from fencedlock.runtime.observer import Log, Observer
 from fencedlock.runtime.outage import Outage
 from fencedlock.runtime.owners import Dropped, learn_of_loops, new_client_id
@@ -96,12 +96,12 @@ class ClientState:
         *,
         ttl: float,
         outage_timeout: float,
-        on_lost: Callable[[Any, str], object] | None,
+        callbacks: Callbacks,
         make_handle: weakref.WeakMethod[Callable[[str], Any]],
     ) -> None:
         self.ttl: float = ttl
         self.outage_timeout: float = outage_timeout
-        self.on_lost: Callable[[Any, str], object] | None = on_lost
+        self.callbacks: Callbacks = callbacks
         self.make_handle: weakref.WeakMethod[Callable[[str], Any]] = make_handle
         self._make_backend = make_backend
         self.observer: Observer = Log()
@@ -127,7 +127,7 @@ class ClientState:
         self.backend: Backend = self._make_backend(self.client_id)
         self.claims: dict[str, Claim] = {}
         """The claims by their ids that a message may come for."""
-        self.losses: Losses = Losses()
+        self.calls: Calls = Calls()
         self.outage: Outage = Outage(self.observer)
 
     def raise_if_closed(self) -> None:

@@ -18,7 +18,12 @@ from fencedlock.core.lease import NOT_OURS_REASON, LeaseEvent, LeaseState
 from fencedlock.core.schedule import Schedules
 from fencedlock.errors import BackendUnavailableError, FencedLockError
 from fencedlock.runtime.client_state import ClientState
-from fencedlock.runtime.holding import report_deadline_passed, report_lost
+from fencedlock.runtime.holding import (
+    beat_answered,
+    beat_failed,
+    report_deadline_passed,
+    report_lost,
+)
 from fencedlock.runtime.owners import Dropped
 from fencedlock.runtime.releasing import release_collected, release_dropped
 from fencedlock.runtime.threads import Worker
@@ -267,14 +272,14 @@ class Heartbeat:
         now = now_seconds()
         for hold, answer, operation in zip(holds, answers, operations, strict=True):
             if isinstance(answer, Renewed):
-                hold.extend(answer.deadline, operation)
+                beat_answered(self._state, hold, answer.deadline, operation)
                 self._beat_every(hold, hold.next_beat_seconds(now))
             elif isinstance(answer, Exception):
                 if isinstance(answer, BackendUnavailableError):
                     self._state.outage.began(answer)
                 elif hold.state is LeaseState.HELD:
                     self._state.observer.beat_failed(hold, answer)
-                hold.happened(LeaseEvent.BEAT_FAILED)
+                beat_failed(self._state, hold)
                 retry_seconds = min(LONGEST_RETRY_SECONDS, hold.lease_seconds / 10)
                 self.add(hold, min(retry_seconds, max(0.0, hold.deadline - now)))
             else:

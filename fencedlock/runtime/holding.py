@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from fencedlock.clock import now_seconds
 from fencedlock.core.answers import Renewed
@@ -74,8 +76,31 @@ def report_lost(state: ClientState, hold: Hold, event: LeaseEvent, reason: str) 
             partial(hold.bound.abandon, hold),
             state.moot_at(hold),
         )
+    _call_back(state, hold, "on_lost", f"the lock was lost: {reason}", lambda: (reason,))
+
+
+def beat_failed(state: ClientState, hold: Hold) -> None:
+    """Record that a beat was not answered or refused, and tell ``on_at_risk`` of the first one."""
+    if hold.happened(LeaseEvent.BEAT_FAILED):
+        what = "beats are not answered, and its lease runs"
+        _call_back(state, hold, "on_at_risk", what, lambda: (hold.remaining(now_seconds()),))
+
+
+def beat_answered(state: ClientState, hold: Hold, deadline: float, operation: int) -> None:
+    """Record an answer to a beat or a nested operation, and tell ``on_safe`` if one had failed."""
+    if hold.extend(deadline, operation):
+        _call_back(state, hold, "on_safe", "beats are answered again", tuple)
+
+
+def _call_back(
+    state: ClientState, hold: Hold, kind: str, what: str, arguments: Callable[[], tuple[Any, ...]]
+) -> None:
+    """Have the callback of this kind called, of the handle or else of the client, if there is one.
+
+    The arguments after the lock are those of the moment of the call.
+    """
     handle = hold.handle()
-    callback = (handle and handle._on_lost) or state.on_lost
+    callback = getattr(handle and handle._callbacks, kind, None) or getattr(state.callbacks, kind)
     if callback is None:
         return
     if handle is None:
@@ -83,7 +108,7 @@ def report_lost(state: ClientState, hold: Hold, event: LeaseEvent, reason: str) 
         make_handle = state.make_handle()
         handle = make_handle and make_handle(hold.bound.name)
     if handle is not None:
-        state.losses.tell(callback, handle, reason)
+        state.calls.add(kind, hold.bound.name, what, lambda: callback(handle, *arguments()))
 
 
 def report_deadline_passed(state: ClientState, hold: Hold, now: float) -> None:
@@ -133,7 +158,7 @@ def _change_depth(state: ClientState, hold: Hold, change: int) -> None:
         if hold.state is not LeaseState.UNKNOWN:
             _tell(state, hold, state.request_seconds(hold.lease_seconds))
     except BackendUnavailableError as error:
-        hold.happened(LeaseEvent.BEAT_FAILED)
+        beat_failed(state, hold)
         state.outage.began(error)
         state.heartbeat.add(hold, 0.0)
     except BaseException as error:
@@ -188,7 +213,7 @@ def _tell(state: ClientState, hold: Hold, timeout_seconds: float, *, manual: boo
             break
         time.sleep(min(left, pause_seconds(failures)))
     if isinstance(answer, Renewed):
-        hold.extend(answer.deadline, operation)
+        beat_answered(state, hold, answer.deadline, operation)
     elif isinstance(answer, Exception):
         try:
             raise answer

@@ -139,7 +139,7 @@ class LockTable(ClientState):
             time.sleep(LOOK_SECONDS)
         self.heartbeat.stop(deadline)
         self.backend.close(deadline.left())
-        self.losses.close()
+        self.calls.close()
         self._ended = True
 
     def _starting(self) -> None:

@@ -96,6 +96,7 @@ class TestLeases:
         assert hold.lasts_until == 100.0  # the server may not have heard of it
 
     def test_a_loss_is_told_once_and_stays(self, hold: Hold) -> None:
+        assert hold.happened(LeaseEvent.BEAT_FAILED) is True
         assert hold.happened(LeaseEvent.BEAT_FAILED) is False
         assert hold.state is LeaseState.UNKNOWN
         assert hold.happened(LeaseEvent.DEADLINE_PASSED, "late") is True

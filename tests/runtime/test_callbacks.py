@@ -12,7 +12,7 @@ import pytest
 
 import fencedlock
 from fencedlock.backends.redis.lock import RedisLock
-from fencedlock.runtime.losses import Losses
+from fencedlock.runtime.callbacks import Calls
 from tests.conftest import eventually
 from tests.servers import RedisServer
 
@@ -55,17 +55,17 @@ def test_a_loss_is_logged_where_no_thread_can_be_started(
     caplog: pytest.LogCaptureFixture,
     name: str,
 ) -> None:
-    losses, told = Losses(), threading.Event()
+    calls, told = Calls(), threading.Event()
 
     def start_no_thread(*_: Any) -> int:
         raise RuntimeError("can't start new thread")
 
     with monkeypatch.context() as patched, caplog.at_level(logging.ERROR, "fencedlock"):
         patched.setattr(_thread, "start_new_thread", start_no_thread)
-        losses.tell(lambda lock, reason: told.set(), client.RLock(name), "somebody else has it")
+        calls.add("on_lost", name, "somebody else has it", told.set)
     assert name in caplog.text
     assert "somebody else has it" in caplog.text
-    losses.close()
+    calls.close()
 
 
 @pytest.mark.parametrize("closes", ["before", "beside", "after"])
