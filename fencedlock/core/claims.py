@@ -59,6 +59,14 @@ class BoundLock(Protocol):
     def release(self, hold: Hold, timeout_seconds: float, attempts: int = 1) -> ReleaseAnswer:
         """End the hold, and grant the lock to the first waiter that can be reached."""
 
+    def keep(
+        self, hold: Hold, keep_seconds: float, timeout_seconds: float, attempts: int = 1
+    ) -> ReleaseAnswer:
+        """End the hold, but let nobody have the lock for this time. No beat extends it.
+
+        The next hold does not count as the successor of an abandoned one.
+        """
+
     def abandon(self, hold: Hold, timeout_seconds: float) -> None:
         """End the lease of a lost hold on the server, if the server does not end it by itself.
 

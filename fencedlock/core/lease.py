@@ -101,3 +101,11 @@ def checked_max_hold(max_hold: float | None, lease_seconds: float) -> float | No
     if max_hold is None:
         return None
     return checked_seconds("max_hold", max_hold, lease_seconds, MOST_TTL_SECONDS)
+
+
+def checked_keep(keep: float) -> float:
+    """Return for how many seconds a lock stays closed after its release.
+
+    Raises ConfigurationError if it is no number of seconds.
+    """
+    return checked_seconds("keep", keep, 0.0, MOST_TTL_SECONDS)

@@ -75,7 +75,7 @@ class NamedLock(WithStatement):
         """Acquire the lock."""
         raise NotImplementedError
 
-    def release(self) -> None:
+    def release(self, *, keep: float = 0.0) -> None:
         """Release the lock."""
         raise NotImplementedError
 

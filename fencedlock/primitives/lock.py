@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 
 from fencedlock.core.claims import Hold
-from fencedlock.core.lease import LeaseState
+from fencedlock.core.lease import LeaseState, checked_keep
 from fencedlock.primitives.base import NamedLock, seconds_to_wait
 from fencedlock.runtime.acquiring import acquire
 from fencedlock.runtime.callbacks import LossCallback, RiskCallback, SafetyCallback
@@ -82,14 +82,21 @@ class Lock(NamedLock):
             self._acquirer = current_owner()
         return acquired
 
-    def release(self) -> None:
+    def release(self, *, keep: float = 0.0) -> None:
         """Free the lock and hand it to the next waiter. Any thread or task may call this.
+
+        With ``keep``, nobody gets the lock in the next ``keep`` seconds, as if it were still held.
+        So of two cron jobs whose clocks differ by less than that, only one runs. No process is
+        needed to keep it. etcd rounds the time up to whole seconds, and to the least lease of its
+        server.
 
         Raises NotOwnedError if this handle does not hold the lock, and LockLostError if the lease
         ended before. If the server is down, nothing is raised, and a background thread tries again
-        until the lease has ended.
+        until the lease has ended. Raises ConfigurationError, and changes nothing, if ``keep`` is no
+        number of seconds.
         """
-        release(self._settings.state, self._owned("release unlocked lock"))
+        keep_seconds = checked_keep(keep) if keep else 0.0
+        release(self._settings.state, self._owned("release unlocked lock"), keep_seconds)
 
     def _is_others(self, hold: Hold | None, entered: Hold) -> bool:
         """Return True if the entered hold was lost, and another thread holds the lock since."""

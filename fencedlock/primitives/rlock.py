@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from fencedlock.core.lease import LeaseState
+from fencedlock.core.lease import LeaseState, checked_keep
+from fencedlock.errors import ConfigurationError
 from fencedlock.primitives.base import FOR_EVER, NamedLock, seconds_to_wait
 from fencedlock.runtime.acquiring import acquire
 from fencedlock.runtime.cancellation import Cancellation
@@ -76,23 +77,33 @@ class RLock(NamedLock):
             return True
         return acquire(settings, owner, timeout_seconds, cancel)
 
-    def release(self) -> None:
+    def release(self, *, keep: float = 0.0) -> None:
         """Release one level. The last release frees the lock and hands it to the next waiter.
+
+        With ``keep``, nobody gets the lock in the next ``keep`` seconds, as if it were still held.
+        So of two cron jobs whose clocks differ by less than that, only one runs. No process is
+        needed to keep it. etcd rounds the time up to whole seconds, and to the least lease of its
+        server.
 
         Raises NotOwnedError if this thread does not hold the lock, and LockLostError if the lease
         ended before. If the server is down, nothing is raised, and a background thread tries again
-        until the lease has ended.
+        until the lease has ended. Raises ConfigurationError, and changes nothing, if ``keep`` is no
+        number of seconds, or if this is not the last release.
         """
         if not own[0]:
             become_own()
-        settings = self._settings
+        settings, keep_seconds = self._settings, checked_keep(keep) if keep else 0.0
         hold = settings.resource.holds.get(self._owner().id)
         if hold is None:
             hold = self._owned("cannot release un-acquired lock")
         if hold.depth > 1:
+            if keep_seconds:
+                raise ConfigurationError(
+                    f"lock {self.name!r} is held {hold.depth} times: pass keep= to the last release"
+                )
             undeepen(settings.state, hold)
         else:
-            release(settings.state, hold)
+            release(settings.state, hold, keep_seconds)
 
 
 class FairLock(RLock):

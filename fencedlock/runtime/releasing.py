@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from fencedlock.clock import Deadline, now_seconds
 from fencedlock.core.answers import RELEASED, NotOurs
 from fencedlock.core.claims import Hold
@@ -15,8 +13,14 @@ from fencedlock.runtime.holding import lost_error, raise_if_lost, report_lost
 _HELD, _LOST, _RELEASED = LeaseState.HELD, LeaseState.LOST, LeaseState.RELEASED
 
 
-def release(state: ClientState, hold: Hold) -> None:
-    """End the hold, by its last release. Raises LockLostError if the lease had ended before."""
+def release(  # noqa: C901 - spelt out, because each release runs it
+    state: ClientState, hold: Hold, keep_seconds: float = 0.0
+) -> None:
+    """End the hold, by its last release. Raises LockLostError if the lease had ended before.
+
+    With ``keep_seconds``, nobody gets the lock before that time is over.
+    """
+    keep_until = now_seconds() + keep_seconds if keep_seconds else 0.0
     if hold.state is not _HELD or now_seconds() >= hold.deadline:
         try:
             raise_if_lost(state, hold)
@@ -34,12 +38,16 @@ def release(state: ClientState, hold: Hold) -> None:
         # Twin of _unwind, spelt out because it is on the way of each release.
         if hold.state is not _LOST:
             hold.state = _RELEASED
-        answer = claim.bound.release(hold, state.request_seconds(hold.lease_seconds), 2)
+        request_seconds = state.request_seconds(hold.lease_seconds)
+        if keep_seconds:
+            answer = claim.bound.keep(hold, keep_seconds, request_seconds, 2)
+        else:
+            answer = claim.bound.release(hold, request_seconds, 2)
         # After the release, because somebody else waits for that.
         state.heartbeat.discard(hold)
     except BaseException as error:
         forget(state, hold, LeaseEvent.RELEASED)
-        _release_later(state, hold)
+        _release_later(state, hold, keep_until)
         if not isinstance(error, FencedLockError):
             raise
         state.observer.release_unanswered(hold, error)
@@ -55,8 +63,15 @@ def release(state: ClientState, hold: Hold) -> None:
         raise lost_error(hold)
 
 
-def _release_later(state: ClientState, hold: Hold) -> None:
-    action, moot_at = partial(hold.bound.release, hold), state.moot_at(hold)
+def _release_later(state: ClientState, hold: Hold, keep_until: float = 0.0) -> None:
+    def action(timeout_seconds: float) -> None:
+        left = keep_until - now_seconds()
+        if left > 0:
+            hold.bound.keep(hold, left, timeout_seconds)
+        else:
+            hold.bound.release(hold, timeout_seconds)
+
+    moot_at = state.moot_at(hold)
     state.heartbeat.undo(
         f"the release of lock {hold.bound.name!r}",
         action,

@@ -80,8 +80,18 @@ def life_of_a_waiter(remote: fencedlock.Client, client: fencedlock.Client, name:
         assert client.inspect(name).token == int(token)
 
 
+def life_of_a_kept_lock(remote: fencedlock.Client, client: fencedlock.Client, name: str) -> None:
+    lock = remote.FairLock(name)
+    assert lock.acquire()
+    begun = time.monotonic()
+    lock.release(keep=0.9)
+    assert not client.RLock(name).acquire(False) or time.monotonic() > begun + 0.9
+    eventually(lambda: not client.inspect(name).locked, TTL_SECONDS + 2)
+    assert time.monotonic() > begun + 0.9
+
+
 @pytest.mark.parametrize("fate", [LOSE_REPLY, LOSE])
-@pytest.mark.parametrize("life", [life_of_a_hold, life_of_a_waiter])
+@pytest.mark.parametrize("life", [life_of_a_hold, life_of_a_waiter, life_of_a_kept_lock])
 def test_a_lost_packet_at_any_position_changes_nothing(
     life: Callable[..., None],
     fate: str,

@@ -27,6 +27,7 @@ from fencedlock.backends.etcd.server import EtcdCluster
 from fencedlock.backends.etcd.ticket import EtcdTicket, ticket_of
 from fencedlock.backends.etcd.transactions import LockTransactions
 from fencedlock.backends.etcd.values import (
+    KEPT_OPERATION,
     LockState,
     claims_in,
     first_values_of,
@@ -362,6 +363,45 @@ class EtcdLock:
         kvs = answer.responses[0].response_range.kvs
         ended = 0 if kvs and kvs[0].mod_revision == ticket.revision else hold.token
         return NotOurs(ended=ended, replayed=sent > 1)
+
+    def keep(
+        self, hold: Hold, keep_seconds: float, timeout_seconds: float, attempts: int = 1
+    ) -> ReleaseAnswer:
+        known, keys, ticket = messages(), self.keys, ticket_of(hold)
+        give_up_at = now_seconds() + timeout_seconds
+        lease_id = self.cluster.leases.unrenewed_id(keep_seconds, timeout_seconds)
+        value = holder_value(
+            KEPT_OPERATION, hold.claim_id, hold.depth, hold.owner.holder, ticket.asked_ms
+        )
+        look = known.RangeRequest(key=keys.grant, range_end=keys.holder_end)
+        kept = known.PutRequest(key=keys.holder, value=value, lease=lease_id)
+
+        def make(marks: list[Any]) -> Any:
+            bury = [*self._leave(hold.claim, ticket.number), *marks] if marks else []
+            return known.TxnRequest(
+                compare=[
+                    known.Compare(
+                        result=EQUAL,
+                        target=CREATE,
+                        key=keys.holder,
+                        create_revision=ticket.revision,
+                    ),
+                    known.Compare(result=LESS, target=VALUE, key=keys.holder, value=value),
+                ],
+                success=[known.RequestOp(request_put=kept), _delete(keys.grant), *bury],
+                failure=[known.RequestOp(request_range=look), *bury],
+            )
+
+        answer, sent = self._end_claim(
+            hold.claim, make, give_up_at - now_seconds(), attempts=attempts
+        )
+        if answer.succeeded:
+            return RELEASED
+        state = LockState(answer.responses[0].response_range.kvs, keys)
+        if state.holder is not None and state.holder.create_revision == ticket.revision:
+            return RELEASED  # by an earlier copy of this request
+        marked = state.grant is not None and state.grant.mod_revision == ticket.revision
+        return NotOurs(ended=0 if marked else hold.token, replayed=sent > 1)
 
     def abandon(self, hold: Hold, timeout_seconds: float) -> None:
         self._delete_made_at(ticket_of(hold).revision, self.keys.holder, timeout_seconds)

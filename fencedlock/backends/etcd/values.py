@@ -20,6 +20,12 @@ class Holder(NamedTuple):
     """The time at which the hold began, in ms since 1970, by the holder's clock."""
 
 
+KEPT_OPERATION = 9_999_999_999
+"""The number in place of that of an operation after a hold that has ended, while its lock is kept
+closed. No operation of the hold that comes late is greater.
+"""
+
+
 def holder_value(operation: int, claim_id: str, depth: int, holder: str, since_ms: int) -> bytes:
     """Return the value of the holder's key.
 

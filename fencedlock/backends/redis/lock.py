@@ -135,6 +135,22 @@ class RedisLock:
             return RELEASED
         return NotOurs(ended=_number(reply, b"+lost"), replayed=sent > 1)
 
+    def keep(
+        self, hold: Hold, keep_seconds: float, timeout_seconds: float, attempts: int = 1
+    ) -> ReleaseAnswer:
+        packed = self._scripts.keep.pack(
+            self._keys,
+            hold.claim_id,
+            str(hold.token),
+            str(whole_ms(keep_seconds)),
+            str(hold.claim.ticket.not_after_us),
+            self._server.channels,
+        )
+        reply, sent = self._server.call(self._scripts.keep, packed, timeout_seconds, attempts)
+        if reply == b"+released\r\n":
+            return RELEASED
+        return NotOurs(ended=_number(reply, b"+lost"), replayed=sent > 1)
+
     def abandon(self, hold: Hold, timeout_seconds: float) -> None:
         """Do nothing, because each hold has a lease of its own."""
 
@@ -166,7 +182,7 @@ class RedisLock:
             return LockInfo(
                 name=self.name,
                 locked=bool(owner),
-                owner=owner.decode() or None,
+                owner=owner.decode().removeprefix("kept:") or None,
                 holder=_host_and_thread(holder) or None,
                 token=int(token) if token else None,
                 count=int(count),

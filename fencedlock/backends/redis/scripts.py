@@ -96,6 +96,7 @@ class Scripts:
         self.acquire: Script = Script("acquire", 7, constants)
         self.renew: Script = Script("renew", 6, constants)
         self.release: Script = Script("release", 4, constants)
+        self.keep: Script = Script("keep", 5, constants)
         self.withdraw: Script = Script("withdraw", 3, constants)
         self.force_release: Script = Script("force_release", 2, constants)
         self.inspect: Script = Script("inspect", 0, constants)

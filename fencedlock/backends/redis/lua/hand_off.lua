@@ -29,6 +29,13 @@ local function ring(channels, client, message)
   redis.pcall('PUBLISH', string.sub(channels, 3) .. client, message)
 end
 
+-- Has a waiter ask the server again.
+-- The message does not contain the whole claim, because its readers could forge a grant.
+local function ring_to_look(channels, claim)
+  local owner, client = string.match(claim, '^(([^/]*)/[^/]*)')
+  ring(channels, client, owner .. ' look')
+end
+
 -- Grants the free lock to the first waiter that is alive and can be reached. Returns the id of its
 -- claim, or nil if there is none.
 -- Places of waiters that are not alive any more are dropped. A grant lasts for as long as the
@@ -98,9 +105,7 @@ local function hand_off(channels, first, issued, abandoned, ahead_us, ended, cal
     local next_claim = call('ZRANGE', queue, '0', '0')[1]
     local _, span_ms = waiter(next_claim or '')
     if span_ms and span_ms > winner_span_ms then
-      -- The message does not contain the whole claim, because its readers could forge a grant.
-      local owner, client = string.match(next_claim, '^(([^/]*)/[^/]*)')
-      ring(channels, client, owner .. ' look')
+      ring_to_look(channels, next_claim)
     end
   end
   return winner

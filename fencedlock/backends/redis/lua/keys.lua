@@ -1,7 +1,8 @@
 -- The keys of every script. All belong to one lock and are in one slot. Each has a TTL.
 --
 -- KEYS:
--- 1 lock       hash, which exists while the lock is held: owner (claim id), token,
+-- 1 lock       hash, which exists while the lock is held, or kept closed after a hold (see
+--              keep.lua): owner (claim id), token,
 --              holder ("lease_ms host/pid/thread"), and if they matter: operation,
 --              count (if not 1), lease (in ms, if it was changed since), abandoned, ahead
 -- 2 queue      sorted set: waiting claims by ticket (order of arrival)

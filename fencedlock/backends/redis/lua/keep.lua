@@ -1,0 +1,34 @@
+-- Ends a hold, but keeps the lock closed: until its key ends, nobody gets the lock.
+--
+-- KEYS: see keys.lua
+-- ARGV: 1 claim, 2 token, 3 keep_ms, 4 bury_until_us (0: no packet of this claim is unanswered),
+--       5 channels (see hand_off.lua)
+-- Answers: released | lost ended
+-- The owner becomes nobody's claim, so that a late beat of the hold can't lengthen the time, and a
+-- copy of this packet finds that the hold has ended. PEXPIRE comes first, so that the script also
+-- works at maxmemory.
+--@include keys
+--@include now
+--@include grant
+local claim, token, keep_ms, channels = ARGV[1], ARGV[2], ARGV[3], ARGV[5]
+local held = call('HMGET', lock, 'owner', 'token')
+local ours = held[1] == claim and held[2] == token
+if ours then
+  call('PEXPIRE', lock, keep_ms)
+  call('HSET', lock, 'owner', 'kept:' .. claim)
+  note_end(token)
+end
+if ARGV[4] ~= '0' then
+--@include bury
+  bury(claim, tonumber(ARGV[4]))
+end
+if not ours then
+  return answer('lost', call('HGET', fence, 'ended') or '0')
+end
+--@include hand_off
+-- The first waiter knows when the lease would have ended, and has to learn when the lock opens.
+local next_claim = call('ZRANGE', queue, '0', '0')[1]
+if next_claim then
+  ring_to_look(channels, next_claim)
+end
+return answer('released')
