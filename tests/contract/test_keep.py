@@ -147,6 +147,7 @@ def test_a_beat_that_comes_late_does_not_lengthen_the_time(
     remote = connect(wire.url, ttl=60, socket_timeout=5)
     lock = remote.RLock(name)
     lock.acquire()
+    lock.renew()  # so that the server has loaded the script
     (hold,) = remote._table.resource(name).holds.values()
     hold.operation += 1  # so that the beat writes the depth
     wire.rule = lambda request: HOLD if wire.is_operation(request) else None

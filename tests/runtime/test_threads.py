@@ -112,6 +112,7 @@ def test_only_the_thread_that_ends_the_interpreter_starts_workers_then(
     assert worked.wait(20)
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 def test_a_copy_does_not_wait_for_threads_that_its_original_was_about_to_start(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
