@@ -225,6 +225,8 @@ class Hold:
     """The schedule of the heartbeat in which the hold stands."""
     state: LeaseState = LeaseState.HELD
     reason: str = ""
+    told_at_risk: bool = False
+    """True if ``on_at_risk`` was called, and neither ``on_safe`` nor ``on_lost`` since."""
     lasts_until: float = 0.0
     """The local time until which the server may keep the hold if it did not receive a request for a
     shorter lease.
@@ -284,10 +286,8 @@ class Hold:
         """The token with the name of its lock. It stays the same until the last release."""
         return FencingToken(self.bound.name, self.token)
 
-    def extend(self, deadline: float, operation: int) -> bool:
+    def extend(self, deadline: float, operation: int) -> None:
         """Record an answer to a beat or a nested operation: the lease is valid until ``deadline``.
-
-        Return True if an earlier beat had failed, and this is the first answer since.
 
         ``operation`` is the value of :attr:`operation` when the request was packed. If it has
         changed since, the answer says nothing about the lease, because a later request may have
@@ -296,7 +296,7 @@ class Hold:
         with self.changing:
             if operation == self.operation:
                 self.deadline = deadline
-            return self.happened(LeaseEvent.BEAT_ANSWERED)
+            self.happened(LeaseEvent.BEAT_ANSWERED)
 
     def change_lease(self, lease_seconds: float, now: float) -> None:
         """Set the length of the lease for all later requests.

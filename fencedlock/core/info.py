@@ -18,7 +18,11 @@ class Waiter:
 
 @dataclass(frozen=True, slots=True)
 class LockInfo:
-    """The state of one lock on the server at one moment."""
+    """The state of one lock on the server at one moment.
+
+    A lock that is kept closed by ``release(keep=...)`` counts as locked, with the owner, the holder
+    and the token of the hold that has ended.
+    """
 
     name: str
     locked: bool

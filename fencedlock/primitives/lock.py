@@ -88,14 +88,15 @@ class Lock(NamedLock):
         With ``keep``, nobody gets the lock in the next ``keep`` seconds, as if it were still held.
         So of two cron jobs whose clocks differ by less than that, only one runs. No process is
         needed to keep it. etcd rounds the time up to whole seconds, and to the least lease of its
-        server.
+        server. If the server does not answer until the lease has ended, the lock is free then. If
+        an exception of a signal handler comes before the release begins, the lock is still held.
 
         Raises NotOwnedError if this handle does not hold the lock, and LockLostError if the lease
         ended before. If the server is down, nothing is raised, and a background thread tries again
         until the lease has ended. Raises ConfigurationError, and changes nothing, if ``keep`` is no
         number of seconds.
         """
-        keep_seconds = checked_keep(keep) if keep else 0.0
+        keep_seconds = 0.0 if keep == 0 else checked_keep(keep)
         release(self._settings.state, self._owned("release unlocked lock"), keep_seconds)
 
     def _is_others(self, hold: Hold | None, entered: Hold) -> bool:

@@ -30,7 +30,9 @@ class RLock(NamedLock):
     renews the lease. If the lease is lost nevertheless, ``on_lost(lock, reason)`` is called on a
     separate thread. ``on_at_risk(lock, remaining)`` is called there when the server does not answer
     a beat, and the lease will end after ``remaining`` seconds if it answers none. Then begin no new
-    work until ``on_safe(lock)`` is called. Callbacks that are not given are those of the client.
+    work until ``on_safe(lock)`` is called. Each call of ``on_at_risk`` is followed by one of
+    ``on_safe``, also if the lock is released, or of ``on_lost``. Callbacks that are not given are
+    those of the client.
 
     ``max_hold`` is the longest time, in seconds, for which the background thread renews a hold. A
     thread that hangs then loses the lock, and ``on_lost`` says why. If it is as long as the ttl,
@@ -83,7 +85,8 @@ class RLock(NamedLock):
         With ``keep``, nobody gets the lock in the next ``keep`` seconds, as if it were still held.
         So of two cron jobs whose clocks differ by less than that, only one runs. No process is
         needed to keep it. etcd rounds the time up to whole seconds, and to the least lease of its
-        server.
+        server. If the server does not answer until the lease has ended, the lock is free then. If
+        an exception of a signal handler comes before the release begins, the lock is still held.
 
         Raises NotOwnedError if this thread does not hold the lock, and LockLostError if the lease
         ended before. If the server is down, nothing is raised, and a background thread tries again
@@ -92,7 +95,7 @@ class RLock(NamedLock):
         """
         if not own[0]:
             become_own()
-        settings, keep_seconds = self._settings, checked_keep(keep) if keep else 0.0
+        settings, keep_seconds = self._settings, 0.0 if keep == 0 else checked_keep(keep)
         hold = settings.resource.holds.get(self._owner().id)
         if hold is None:
             hold = self._owned("cannot release un-acquired lock")
@@ -111,8 +114,9 @@ class FairLock(RLock):
 
     Beats keep the place of a waiter in the queue. A waiter whose process has died, or is cut off,
     is passed over at once (on etcd, after a quarter of a second, once). An ``RLock`` of the same
-    name, which is not fair, may overtake only if a lease has ended without a release, or between
-    the reconnection of a waiter that was cut off and its next beat.
+    name, which is not fair, may overtake only if a lease has ended without a release, when the time
+    of ``release(keep=...)`` is over, or between the reconnection of a waiter that was cut off and
+    its next beat.
     """
 
     _fair = True

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 from fencedlock.clock import now_seconds
 from fencedlock.core.answers import Renewed
@@ -64,8 +63,14 @@ def lost_error(hold: Hold) -> LockLostError:
 
 def report_lost(state: ClientState, hold: Hold, event: LeaseEvent, reason: str) -> None:
     """Record that the lease has ended without a release, and tell the log and ``on_lost``."""
-    if not hold.happened(event, reason):
-        return
+    call = _callback(state, hold, "on_lost")
+    with hold.changing:
+        if not hold.happened(event, reason):
+            return
+        hold.told_at_risk = False
+        if call is not None:
+            what = f"the lock was lost: {reason}"
+            state.calls.add("on_lost", hold.bound.name, what, lambda: call(reason))
     state.heartbeat.discard(hold)
     state.observer.lost(hold)
     if event is LeaseEvent.OWNER_DIED:
@@ -76,39 +81,52 @@ def report_lost(state: ClientState, hold: Hold, event: LeaseEvent, reason: str) 
             partial(hold.bound.abandon, hold),
             state.moot_at(hold),
         )
-    _call_back(state, hold, "on_lost", f"the lock was lost: {reason}", lambda: (reason,))
 
 
 def beat_failed(state: ClientState, hold: Hold) -> None:
     """Record that a beat was not answered or refused, and tell ``on_at_risk`` of the first one."""
-    if hold.happened(LeaseEvent.BEAT_FAILED):
-        what = "beats are not answered, and its lease runs"
-        _call_back(state, hold, "on_at_risk", what, lambda: (hold.remaining(now_seconds()),))
+    call = None if hold.told_at_risk else _callback(state, hold, "on_at_risk")
+    with hold.changing:
+        hold.happened(LeaseEvent.BEAT_FAILED)
+        if call is not None and hold.state is LeaseState.UNKNOWN and not hold.told_at_risk:
+            what = "its beats are not answered"
+            state.calls.add(
+                "on_at_risk", hold.bound.name, what, lambda: call(hold.remaining(now_seconds()))
+            )
+            hold.told_at_risk = True
 
 
 def beat_answered(state: ClientState, hold: Hold, deadline: float, operation: int) -> None:
     """Record an answer to a beat or a nested operation, and tell ``on_safe`` if one had failed."""
-    if hold.extend(deadline, operation):
-        _call_back(state, hold, "on_safe", "beats are answered again", tuple)
+    hold.extend(deadline, operation)
+    if hold.told_at_risk:
+        tell_safe(state, hold)
 
 
-def _call_back(
-    state: ClientState, hold: Hold, kind: str, what: str, arguments: Callable[[], tuple[Any, ...]]
-) -> None:
-    """Have the callback of this kind called, of the handle or else of the client, if there is one.
+def tell_safe(state: ClientState, hold: Hold) -> None:
+    """Tell ``on_safe`` that a hold of which ``on_at_risk`` was told is safe again, or released."""
+    call = _callback(state, hold, "on_safe")
+    with hold.changing:
+        if hold.told_at_risk and hold.state in (LeaseState.HELD, LeaseState.RELEASED):
+            if call is not None:
+                state.calls.add("on_safe", hold.bound.name, "its beats are answered again", call)
+            hold.told_at_risk = False
 
-    The arguments after the lock are those of the moment of the call.
+
+def _callback(state: ClientState, hold: Hold, kind: str) -> Callable[..., object] | None:
+    """Return the callback of this kind, of the handle or else of the client, with the lock.
+
+    Return None if there is none. The caller must not have the mutex in which the state changes.
     """
     handle = hold.handle()
     callback = getattr(handle and handle._callbacks, kind, None) or getattr(state.callbacks, kind)
     if callback is None:
-        return
+        return None
     if handle is None:
         # The handle that took the lock is gone, and another one keeps the lock alive.
         make_handle = state.make_handle()
         handle = make_handle and make_handle(hold.bound.name)
-    if handle is not None:
-        state.calls.add(kind, hold.bound.name, what, lambda: callback(handle, *arguments()))
+    return None if handle is None else partial(callback, handle)
 
 
 def report_deadline_passed(state: ClientState, hold: Hold, now: float) -> None:

@@ -8,7 +8,7 @@ from fencedlock.core.claims import Hold
 from fencedlock.core.lease import NOT_OURS_REASON, LeaseEvent, LeaseState
 from fencedlock.errors import FencedLockError, LockLostError
 from fencedlock.runtime.client_state import ClientState
-from fencedlock.runtime.holding import lost_error, raise_if_lost, report_lost
+from fencedlock.runtime.holding import lost_error, raise_if_lost, report_lost, tell_safe
 
 _HELD, _LOST, _RELEASED = LeaseState.HELD, LeaseState.LOST, LeaseState.RELEASED
 
@@ -55,12 +55,14 @@ def release(  # noqa: C901 - spelt out, because each release runs it
     # "Not ours" to the first copy of the request means that the hold was taken from us. To a later
     # copy it may mean that the first one ended the hold, or that the lease ran out while we asked,
     # which harms nobody because the body was done.
-    if answer is RELEASED:
-        return
-    assert isinstance(answer, NotOurs)
-    if not (answer.replayed and (answer.ended >= hold.token or now_seconds() >= hold.deadline)):
-        report_lost(state, hold, LeaseEvent.RELEASE_REFUSED, NOT_OURS_REASON)
-        raise lost_error(hold)
+    if answer is not RELEASED:
+        assert isinstance(answer, NotOurs)
+        is_over = answer.ended >= hold.token or (now_seconds() >= hold.deadline and not keep_until)
+        if not (answer.replayed and is_over):
+            report_lost(state, hold, LeaseEvent.RELEASE_REFUSED, NOT_OURS_REASON)
+            raise lost_error(hold)
+    if hold.told_at_risk:
+        tell_safe(state, hold)
 
 
 def _release_later(state: ClientState, hold: Hold, keep_until: float = 0.0) -> None:
@@ -83,6 +85,8 @@ def forget(state: ClientState, hold: Hold, event: LeaseEvent) -> None:
     """Record that the owner is done with the hold, however it ended."""
     _unwind(hold, event)
     state.heartbeat.discard(hold)
+    if hold.told_at_risk:
+        tell_safe(state, hold)
 
 
 def _unwind(hold: Hold, event: LeaseEvent) -> None:

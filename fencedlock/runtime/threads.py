@@ -12,9 +12,8 @@ from fencedlock.runtime.interrupts import Event
 _births: set[threading.Lock] = set()
 """A mutex for each thread that was asked for and does not run yet. The thread releases it."""
 
-_last_thread: int = 0
-"""The identifier of the thread that ends this interpreter, once it does."""
-
+_ending: bool = False
+"""True once the interpreter is about to end."""
 
 BIRTH_SECONDS: float = 5.0
 """The longest time, in seconds, that the end of the interpreter waits for a thread to begin."""
@@ -23,20 +22,23 @@ BIRTH_SECONDS: float = 5.0
 def finish_births() -> None:
     """Wait until each worker that was asked for runs, because the interpreter is about to end.
 
-    From now on no other thread can start a worker, and this thread waits for those that it starts.
+    From now on, a thread that starts a worker waits until it runs. Daemon threads, such as the
+    workers themselves, can't start any, because nobody waits for them.
 
     Early patch releases of Python 3.11, such as Debian's 3.11.2, free the memory of a thread that
     has not begun, and the thread uses it when it begins. Then the process is killed by SIGSEGV.
     """
-    global _last_thread
-    _last_thread = threading.get_ident()
+    global _ending
+    _ending = True
     deadline = Deadline(BIRTH_SECONDS)
     for birth in list(_births):
         birth.acquire(timeout=deadline.left())
 
 
 def forget_births() -> None:
-    """Forget the threads that the original of this process was about to start."""
+    """Forget the threads that the original of this process was about to start, and its end."""
+    global _ending
+    _ending = False
     _births.clear()
 
 
@@ -70,7 +72,7 @@ class Worker:
             birth.acquire()
             try:
                 _births.add(birth)
-                if _last_thread not in (0, threading.get_ident()):
+                if _ending and threading.current_thread().daemon:
                     raise RuntimeError("can't start new thread: the interpreter ends")
                 _thread.start_new_thread(self._begin, (birth,))
             except BaseException:
@@ -79,7 +81,7 @@ class Worker:
             # If an interrupt comes before this line, the next call starts a second thread, which
             # finds the role taken and ends.
             self._asked = True
-            if _last_thread:
+            if _ending:
                 birth.acquire(timeout=BIRTH_SECONDS)
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 import threading
 import time
@@ -11,8 +12,10 @@ from typing import Any
 import pytest
 
 import fencedlock
+from fencedlock.runtime.holding import beat_failed
 from tests.conftest import eventually
-from tests.servers import LockServer
+from tests.interrupts import Interrupt, TimeLimit
+from tests.servers import LockServer, RedisServer
 
 TTL_SECONDS = 3.0
 
@@ -88,6 +91,50 @@ def test_a_holder_whose_lease_ends_hears_of_the_risk_first_and_of_no_safety(
         lock.release()
     eventually(lambda: server.leftovers(name) == set())
     assert watch.told == [f"at risk {name}", f"lost {name}"]
+
+
+@pytest.mark.parametrize("ends", ["release", "close", "collect"])
+def test_a_lock_that_is_released_at_risk_is_safe(
+    ends: str, new_server: Callable[[], Any], connect: Callable[..., fencedlock.Client], name: str
+) -> None:
+    server, watch = new_server(), Watch()
+    client = connect(server.url, ttl=TTL_SECONDS, socket_timeout=0.2, **watch.callbacks)
+    lock = client.RLock(name)
+    lock.acquire()
+    server.freeze()
+    eventually(lambda: watch.told == [f"at risk {name}"])
+    if ends == "release":
+        lock.release()
+    elif ends == "close":
+        client.close()
+    else:
+        with pytest.warns(ResourceWarning):
+            del lock
+            gc.collect()
+    eventually(lambda: watch.told == [f"at risk {name}", f"safe {name}"])
+    server.thaw()
+
+
+def test_no_interrupt_of_a_renewal_leaves_its_holder_without_word(
+    server: RedisServer, connect: Callable[..., fencedlock.Client], name: str
+) -> None:
+    """A signal handler raises at each place at which Python may run it."""
+    watch = Watch()
+    lock = connect(server.url, ttl=1, **watch.callbacks).RLock(name)
+    with lock:
+        (hold,) = lock._settings.resource.holds.values()
+        for number in range(1, 1000):
+            told = len(watch.told)
+            beat_failed(lock._settings.state, hold)
+            interrupt = Interrupt(number, TimeLimit)
+            try:
+                interrupt.run(lock.renew)
+            except TimeLimit:
+                pass
+            eventually(lambda: f"safe {name}" in watch.told[told:])  # noqa: B023 - as above
+            if not interrupt.came:
+                break
+    assert number > 20
 
 
 def test_a_nested_acquire_that_is_not_answered_tells_of_the_risk(

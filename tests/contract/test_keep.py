@@ -71,6 +71,56 @@ def test_waiters_get_it_in_their_order_when_the_time_is_over(
     assert got[0][1] - begun >= KEEP_SECONDS
 
 
+@CLASSES
+def test_it_may_be_kept_for_longer_than_its_lease(
+    cls: str, connect: Callable[..., Any], backend: LockServer, name: str
+) -> None:
+    """Whoever asks meanwhile changes nothing."""
+    lock, other = (connect(backend.url, ttl=1) for _ in range(2))
+    mine = getattr(lock, cls)(name)
+    mine.acquire()
+    mine.renew(1.5)
+    begun = time.monotonic()
+    mine.release(keep=5)
+    assert other.RLock(name).acquire(timeout=0) is False
+    assert other.FairLock(name).acquire(timeout=1) is False
+    assert other.inspect(name).remaining > 1.5
+    waiting = other.FairLock(name)
+    assert waiting.acquire(timeout=60)
+    assert time.monotonic() - begun >= 5
+    assert waiting.abandoned is False
+    waiting.release()
+
+
+def test_a_dead_waiter_delays_nobody_when_the_time_is_over(
+    connect: Callable[..., Any],
+    contender: Callable[..., Contender],
+    backend: LockServer,
+    name: str,
+) -> None:
+    client = connect(backend.url, ttl=60)
+    lock, waiting = client.RLock(name), connect(backend.url, ttl=60).FairLock(name)
+    lock.acquire()
+    dead = contender("process", client)
+    dead.ask("make", name, cls="FairLock")
+    dead.tell("acquire", name)
+    eventually(lambda: len(client.inspect(name).waiters) == 1)
+    dead.kill()
+    got: list[float] = []
+
+    def wait() -> None:
+        with waiting:
+            got.append(time.monotonic())
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    eventually(lambda: len(client.inspect(name).waiters) == 2)
+    begun = time.monotonic()
+    lock.release(keep=KEEP_SECONDS)
+    thread.join(100)
+    assert got[0] - begun >= KEEP_SECONDS
+
+
 def test_only_the_last_release_can_keep_it(client: fencedlock.Client, name: str) -> None:
     lock = client.RLock(name)
     with lock:
@@ -83,7 +133,7 @@ def test_only_the_last_release_can_keep_it(client: fencedlock.Client, name: str)
 
 
 @CLASSES
-@pytest.mark.parametrize("keep", [-1, float("nan"), float("inf"), "1", True, 1e12])
+@pytest.mark.parametrize("keep", [-1, float("nan"), float("inf"), "1", True, 1e12, "", [], None])
 def test_what_is_no_time_changes_nothing(
     cls: str, keep: Any, client: fencedlock.Client, name: str
 ) -> None:

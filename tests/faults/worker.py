@@ -130,7 +130,8 @@ class Worker:
         for child in self._children:
             status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
             if status and not (
-                child in self._copies_of_grpc and status in (-signal.SIGSEGV, -signal.SIGABRT)
+                child in self._copies_of_grpc
+                and status in (-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS)
             ):
                 self.recorder.write(
                     self.settings.process,

@@ -67,7 +67,7 @@ class Late:
 
         # What a worker calls, and not what threading.Thread calls.
         monkeypatch.setattr(threads, "_thread", SimpleNamespace(start_new_thread=late))
-        monkeypatch.setattr(threads, "_last_thread", 0)
+        monkeypatch.setattr(threads, "_ending", False)
 
 
 def test_the_end_waits_for_threads_that_have_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,7 +76,7 @@ def test_the_end_waits_for_threads_that_have_not_begun(monkeypatch: pytest.Monke
     worker.start()
     end = threading.Thread(target=threads.finish_births)
     end.start()
-    eventually(lambda: threads._last_thread == end.ident)
+    eventually(lambda: threads._ending)
     end.join(0.2)
     assert end.is_alive()
     assert not worked.is_set()
@@ -87,14 +87,13 @@ def test_the_end_waits_for_threads_that_have_not_begun(monkeypatch: pytest.Monke
     assert not threads._births
 
 
-def test_only_the_thread_that_ends_the_interpreter_starts_workers_then(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("starter", ["main", "thread", "daemon thread"])
+def test_at_the_end_a_worker_runs_when_its_start_returns(
+    starter: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     late, worked = Late(monkeypatch), threading.Event()
     late.may_begin.set()
     threads.finish_births()
-    Worker(worked.set, "worker").start()
-    assert not threads._births  # so it has begun
     errors: list[BaseException] = []
 
     def start() -> None:
@@ -102,14 +101,20 @@ def test_only_the_thread_that_ends_the_interpreter_starts_workers_then(
             Worker(worked.set, "worker").start()
         except RuntimeError as error:
             errors.append(error)
+        assert not threads._births
 
-    other = threading.Thread(target=start)
-    other.start()
-    other.join(20)
-    assert "the interpreter ends" in str(*errors)
-    assert late.asked == 1
-    assert not threads._births
-    assert worked.wait(20)
+    if starter == "main":
+        start()
+    else:
+        other = threading.Thread(target=start, daemon="daemon" in starter)
+        other.start()
+        other.join(20)
+    if starter == "daemon thread":  # it may be gone before the worker begins
+        assert "the interpreter ends" in str(*errors)
+        assert late.asked == 0
+    else:
+        assert not errors
+        assert worked.wait(20)
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
@@ -119,9 +124,10 @@ def test_a_copy_does_not_wait_for_threads_that_its_original_was_about_to_start(
     late = Late(monkeypatch)
     Worker(lambda: None, "worker").start()
     assert threads._births
+    threads._ending = True
     pid = os.fork()
     if pid == 0:
-        os._exit(len(threads._births))
+        os._exit(len(threads._births) + threads._ending)
     assert os.waitpid(pid, 0)[1] == 0
     late.may_begin.set()
     threads.finish_births()

@@ -196,13 +196,17 @@ class Leases:
         self._shared[period_seconds] = lease_id, now_seconds() + period_seconds - into_seconds
         return lease_id
 
-    def unrenewed_id(self, seconds: float, timeout_seconds: float) -> int:
-        """Return the id of a new lease of this length, rounded up to seconds, that just runs out.
+    def unrenewed(self, seconds: float, timeout_seconds: float) -> Lease:
+        """Return a new lease of this length, rounded up to seconds, that just runs out.
 
         The server may make it longer, up to its least length. Raises BackendError.
         """
-        lease: Lease = self._grant(self.length(seconds), timeout_seconds)
-        return lease.id
+        return self._grant(self.length(seconds), timeout_seconds)
+
+    def end(self, lease: Lease, timeout_seconds: float) -> None:
+        """End a lease on the server that no key depends on. If it does not answer, it runs out."""
+        with suppress(BackendUnavailableError):
+            self._revoke(lease, timeout_seconds)
 
     def forget_shared(self) -> None:
         """Ask for the shared leases again before their next use, because they may be gone."""

@@ -369,12 +369,14 @@ class EtcdLock:
     ) -> ReleaseAnswer:
         known, keys, ticket = messages(), self.keys, ticket_of(hold)
         give_up_at = now_seconds() + timeout_seconds
-        lease_id = self.cluster.leases.unrenewed_id(keep_seconds, timeout_seconds)
+        leases = self.cluster.leases
+        # One lease, although the request may be repeated in the background.
+        lease = ticket.kept = ticket.kept or leases.unrenewed(keep_seconds, timeout_seconds)
         value = holder_value(
             KEPT_OPERATION, hold.claim_id, hold.depth, hold.owner.holder, ticket.asked_ms
         )
         look = known.RangeRequest(key=keys.grant, range_end=keys.holder_end)
-        kept = known.PutRequest(key=keys.holder, value=value, lease=lease_id)
+        kept = known.PutRequest(key=keys.holder, value=value, lease=lease.id)
 
         def make(marks: list[Any]) -> Any:
             bury = [*self._leave(hold.claim, ticket.number), *marks] if marks else []
@@ -392,14 +394,19 @@ class EtcdLock:
                 failure=[known.RequestOp(request_range=look), *bury],
             )
 
-        answer, sent = self._end_claim(
-            hold.claim, make, give_up_at - now_seconds(), attempts=attempts
-        )
+        try:
+            answer, sent = self._end_claim(
+                hold.claim, make, give_up_at - now_seconds(), attempts=attempts
+            )
+        except LeaseGoneError:
+            ticket.kept = None
+            raise
         if answer.succeeded:
             return RELEASED
         state = LockState(answer.responses[0].response_range.kvs, keys)
         if state.holder is not None and state.holder.create_revision == ticket.revision:
             return RELEASED  # by an earlier copy of this request
+        leases.end(lease, timeout_seconds)
         marked = state.grant is not None and state.grant.mod_revision == ticket.revision
         return NotOurs(ended=0 if marked else hold.token, replayed=sent > 1)
 

@@ -14,6 +14,7 @@ class EtcdTicket:
 
     __slots__ = (
         "asked_ms",
+        "kept",
         "maybe_lease",
         "number",
         "place",
@@ -27,6 +28,8 @@ class EtcdTicket:
     def __init__(self) -> None:
         self.maybe_lease: Lease | None = None
         """None before the first request."""
+        self.kept: Lease | None = None
+        """The lease that keeps the lock closed after a release, None if there is none."""
         self.unanswered: bool = False
         """True if a request that may grant the claim had no answer, and may still be executed."""
         self.number: int = 0

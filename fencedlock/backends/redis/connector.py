@@ -8,6 +8,7 @@ the pool are read each time that a connection is opened, so that a changed passw
 
 from __future__ import annotations
 
+import codecs
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -26,6 +27,10 @@ from fencedlock.errors import (
 from fencedlock.runtime.cooperation import raise_if_patched_too_late
 from fencedlock.runtime.interrupts import innermost_module, raised_by_handler
 from fencedlock.runtime.process import CopiedProcessError
+
+# Names of hosts are looked up by this codec. If the first use imported it, a fork or a signal
+# handler in the middle of the import could leave a process that never finds the codec.
+codecs.lookup("idna")
 
 PROBE_AGAIN_SECONDS = 30.0
 """The time for which a server that was found to speak our protocol is not probed again, while no

@@ -5,17 +5,19 @@
 --       5 channels (see hand_off.lua)
 -- Answers: released | lost ended
 -- The owner becomes nobody's claim, so that a late beat of the hold can't lengthen the time, and a
--- copy of this packet finds that the hold has ended. PEXPIRE comes first, so that the script also
--- works at maxmemory.
+-- copy of this packet finds that the hold has ended. The lease becomes the time, because
+-- acquire.lua shortens what is left of a lease to its whole length. PEXPIRE comes first, so that
+-- the script also works at maxmemory.
 --@include keys
 --@include now
 --@include grant
+local MOST_TOLD = 100 -- so many places are looked at
 local claim, token, keep_ms, channels = ARGV[1], ARGV[2], ARGV[3], ARGV[5]
 local held = call('HMGET', lock, 'owner', 'token')
 local ours = held[1] == claim and held[2] == token
 if ours then
   call('PEXPIRE', lock, keep_ms)
-  call('HSET', lock, 'owner', 'kept:' .. claim)
+  call('HSET', lock, 'owner', 'kept:' .. claim, 'lease', keep_ms)
   note_end(token)
 end
 if ARGV[4] ~= '0' then
@@ -26,9 +28,13 @@ if not ours then
   return answer('lost', call('HGET', fence, 'ended') or '0')
 end
 --@include hand_off
--- The first waiter knows when the lease would have ended, and has to learn when the lock opens.
-local next_claim = call('ZRANGE', queue, '0', '0')[1]
-if next_claim then
-  ring_to_look(channels, next_claim)
+-- The first waiter that can be reached has to learn when the lock opens. It knows only when the lease
+-- would have ended. Others learn it by their beats.
+for _, next_claim in ipairs(call('ZRANGE', queue, 0, MOST_TOLD)) do
+  local left_us = waiter(next_claim)
+  if left_us and left_us > 0 and listens(channels, string.match(next_claim, '^[^/]*')) then
+    ring_to_look(channels, next_claim)
+    break
+  end
 end
 return answer('released')
