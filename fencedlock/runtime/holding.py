@@ -122,7 +122,7 @@ def _callback(state: ClientState, hold: Hold, kind: str) -> Callable[..., object
     callback = getattr(handle and handle._callbacks, kind, None) or getattr(state.callbacks, kind)
     if callback is None:
         return None
-    if handle is None:
+    if handle is None and not state.closed:
         # The handle that took the lock is gone, and another one keeps the lock alive.
         make_handle = state.make_handle()
         handle = make_handle and make_handle(hold.bound.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import gc
 import logging
 import threading
 from collections.abc import Callable
@@ -12,7 +13,9 @@ import pytest
 
 import fencedlock
 from fencedlock.backends.redis.lock import RedisLock
+from fencedlock.core.lease import LeaseEvent, LeaseState
 from fencedlock.runtime.callbacks import Calls
+from fencedlock.runtime.holding import report_lost
 from tests.conftest import eventually
 from tests.servers import RedisServer
 
@@ -200,3 +203,19 @@ class TestCondition:
             condition.notify(1)
         thread.join(20)
         assert notified == [True]
+
+
+def test_a_loss_is_recorded_when_its_client_is_closed_and_its_handle_is_gone(
+    server: RedisServer, connect: Callable[..., fencedlock.Client], name: str
+) -> None:
+    client = connect(server.url, ttl=10, on_lost=lambda lock, reason: None)
+    kept, lock = client.RLock(name), client.RLock(name)
+    lock.acquire()
+    (hold,) = kept._settings.resource.holds.values()
+    del lock
+    gc.collect()
+    state = kept._settings.state
+    state.closed = True
+    report_lost(state, hold, LeaseEvent.NOT_OURS, "it was taken")
+    state.closed = False
+    assert hold.state is LeaseState.LOST
