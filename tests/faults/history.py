@@ -219,9 +219,18 @@ class History:
             hold.beliefs.append((event.at, event.data["deadline"]))
             self.notes.append(event)
         elif event.what == "lost":
-            last = last_holds.get((event.who, event.lock))
-            if last is not None:
-                last.told_at = min(last.told_at, event.at)
+            # The callback may come when its owner has learnt of the loss and holds the lock again.
+            told = next(
+                (
+                    hold
+                    for hold in self.holds
+                    if (hold.who, hold.lock) == (event.who, event.lock)
+                    and hold.lost_at < math.inf == hold.told_at
+                ),
+                last_holds.get((event.who, event.lock)),
+            )
+            if told is not None:
+                told.told_at = min(told.told_at, event.at)
         else:
             self.notes.append(event)
 

@@ -159,6 +159,19 @@ def test_a_fault_excuses_an_overlap_only_between_the_two_grants() -> None:
         assert ("exclusion" not in broken(story.history())) is excused
 
 
+def test_on_lost_may_come_when_its_owner_holds_the_lock_again() -> None:
+    story = Story()
+    claim = story.acquire("a/0", 1, 2, token=7, deadline=5)
+    story.release("a/0", 3, 4, claim, deadline=5, lost=True)
+    again = story.acquire("a/0", 4.1, 4.2, token=8, deadline=15)
+    story.tell(4.5, "a/0", NOTE, "lost", reason="it was taken")
+    story.release("a/0", 8, 9, again, deadline=15)
+    story.tell(20, "a/0", NOTE, "end")
+    history = story.history()
+    assert broken(history) == set()
+    assert [hold.told_at for hold in history.holds] == [4.5, float("inf")]
+
+
 def test_a_waiter_that_a_fault_hit_may_be_overtaken() -> None:
     for target, excused in [("b", True), ("c", False), ("*", True)]:
         story = Story()
