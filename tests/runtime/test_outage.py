@@ -176,7 +176,8 @@ class TestDownWhileHolding:
         assert done
         eventually(
             lambda: (
-                calls == [("x", "its lease ended before a beat was answered", "fencedlock-on-lost")]
+                calls
+                == [("x", "its lease ended before a beat was answered", "fencedlock-callbacks")]
             )
         )
 

@@ -134,7 +134,7 @@ def hand_over(
         heir = contender("thread", client)
         heir.ask("make", name, "FairLock")
         heir.tell("acquire", name)
-        eventually(lambda: lock.info().waiters)
+        eventually(lambda: client.inspect(name).waiters)
         lock.release()
         assert heir.answer() is True
         return int(heir.ask("token", name))
