@@ -63,6 +63,10 @@ class NamedLock(WithStatement):
         self._settings = HandleSettings(
             self, table.resource(name), lease_seconds, self._max_hold, self._fair
         )
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Make what a class of locks needs besides. Called once, at the end of the construction."""
 
     @property
     def name(self) -> str:

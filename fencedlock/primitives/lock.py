@@ -8,9 +8,7 @@ from fencedlock.core.claims import Hold
 from fencedlock.core.lease import LeaseState, checked_keep
 from fencedlock.primitives.base import NamedLock, seconds_to_wait
 from fencedlock.runtime.acquiring import acquire
-from fencedlock.runtime.callbacks import LossCallback, RiskCallback, SafetyCallback
 from fencedlock.runtime.cancellation import Cancellation
-from fencedlock.runtime.home import Home
 from fencedlock.runtime.owners import HandleOwner, Owner, current_owner
 from fencedlock.runtime.process import become_own, own
 from fencedlock.runtime.releasing import release
@@ -33,29 +31,11 @@ class Lock(NamedLock):
 
     _fair = True
 
-    def __init__(
-        self,
-        name: str,
-        *,
-        client: Home | None = None,
-        ttl: float | None = None,
-        max_hold: float | None = None,
-        on_lost: LossCallback | None = None,
-        on_at_risk: RiskCallback | None = None,
-        on_safe: SafetyCallback | None = None,
-    ) -> None:
-        super().__init__(
-            name,
-            client=client,
-            ttl=ttl,
-            max_hold=max_hold,
-            on_lost=on_lost,
-            on_at_risk=on_at_risk,
-            on_safe=on_safe,
-        )
+    _acquirer: Owner | None = None
+    """The thread or task that has acquired the present hold."""
+
+    def _prepare(self) -> None:
         self._handle_owner = HandleOwner(self)
-        self._acquirer: Owner | None = None
-        """The thread or task that has acquired the present hold."""
 
     def _owner(self) -> HandleOwner:
         return self._handle_owner

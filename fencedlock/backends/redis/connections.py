@@ -11,10 +11,7 @@ from fencedlock.backends.redis.connector import Connector
 from fencedlock.backends.redis.refusals import Meaning, meaning_of
 from fencedlock.backends.redis.wire import SIGNS, Wire
 from fencedlock.clock import now_seconds
-from fencedlock.errors import (
-    BackendUnavailableError,
-    FencedLockError,
-)
+from fencedlock.errors import BackendUnavailableError, FencedLockError
 from fencedlock.runtime.bell import Bell
 from fencedlock.runtime.interrupts import make_mutex, raised_by_handler
 from fencedlock.runtime.process import CopiedProcessError, own

@@ -133,7 +133,7 @@ class RedisLock:
             )
         if reply == b"+released\r\n":
             return RELEASED
-        return NotOurs(ended=_number(reply, b"+lost"), replayed=sent > 1)
+        return _not_ours(reply, sent)
 
     def keep(
         self, hold: Hold, keep_seconds: float, timeout_seconds: float, attempts: int = 1
@@ -149,7 +149,7 @@ class RedisLock:
         reply, sent = self._server.call(self._scripts.keep, packed, timeout_seconds, attempts)
         if reply == b"+released\r\n":
             return RELEASED
-        return NotOurs(ended=_number(reply, b"+lost"), replayed=sent > 1)
+        return _not_ours(reply, sent)
 
     def abandon(self, hold: Hold, timeout_seconds: float) -> None:
         """Do nothing, because each hold has a lease of its own."""
@@ -202,6 +202,11 @@ class RedisLock:
 def _host_and_thread(holder: bytes) -> str:
     """Return the holder for people to read, without the lease in ms that is stored before it."""
     return holder.decode().partition(" ")[2]
+
+
+def _not_ours(reply: bytes, sent: int) -> NotOurs:
+    """Return what it means that the server has not ended the hold, by a call sent so often."""
+    return NotOurs(ended=_number(reply, b"+lost"), replayed=sent > 1)
 
 
 def _number(reply: bytes, word: bytes) -> int:
