@@ -17,7 +17,7 @@ from fencedlock.errors import AcquireTimeoutError, FencedLockError, NotOwnedErro
 from fencedlock.runtime.acquiring import acquire
 from fencedlock.runtime.callbacks import Callbacks, LossCallback, RiskCallback, SafetyCallback
 from fencedlock.runtime.cancellation import Cancellation
-from fencedlock.runtime.holding import lost_error, lost_event, raise_if_lost, renew, set_depth
+from fencedlock.runtime.holding import lost_event, raise_if_lost, renew, set_depth
 from fencedlock.runtime.home import Home, default_home
 from fencedlock.runtime.owners import Dropped, Owner, current_owner
 from fencedlock.runtime.process import become_own, own
@@ -103,8 +103,10 @@ class NamedLock(WithStatement):
 
     def _entered(self) -> FencingToken:
         """Note which hold a ``with`` statement has entered, and return its token."""
-        hold = self._owned()
-        owner = current_owner()
+        owner = self._owner()
+        hold = self._settings.resource.holds.get(owner.id) or self._owned()
+        if owner.thread is None:
+            owner = current_owner()
         entering, owner.entering = owner.entering, None
         if entering is not None:
             entering.hold = hold
@@ -123,11 +125,11 @@ class NamedLock(WithStatement):
         """
         hold, depth = None, 0
         try:
-            hold = self._hold()
-            depth = 0 if hold is None else hold.depth
-            entered = exit_[0].hold if exit_ else None
-            if entered is not None and self._is_others(hold, entered):
-                raise lost_error(entered)
+            hold = self._settings.resource.holds.get(self._owner().id)
+            if hold is not None:
+                depth = hold.depth
+                if exit_ and (entered := exit_[0].hold) is not hold and entered is not None:
+                    self._raise_if_others(entered)
             self.release()
         except FencedLockError as ours:
             if error is None:
@@ -142,9 +144,8 @@ class NamedLock(WithStatement):
             if exit_:
                 exit_.pop().hold = None
 
-    def _is_others(self, _hold: Hold | None, _entered: Hold) -> bool:
-        """Return True if the present hold is that of somebody else than who entered a statement."""
-        return False
+    def _raise_if_others(self, entered: Hold) -> None:
+        """Raise LockLostError if the present hold is not that of whom a statement has entered."""
 
     def owned(self) -> bool:
         """Return True if the caller holds the lock: this thread or task, or of a Lock this handle.

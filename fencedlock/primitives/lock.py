@@ -9,6 +9,7 @@ from fencedlock.core.lease import LeaseState, checked_keep
 from fencedlock.primitives.base import NamedLock, seconds_to_wait
 from fencedlock.runtime.acquiring import acquire
 from fencedlock.runtime.cancellation import Cancellation
+from fencedlock.runtime.holding import lost_error
 from fencedlock.runtime.owners import HandleOwner, Owner, current_owner
 from fencedlock.runtime.process import become_own, own
 from fencedlock.runtime.releasing import release
@@ -79,14 +80,10 @@ class Lock(NamedLock):
         keep_seconds = 0.0 if keep == 0 else checked_keep(keep)
         release(self._settings.state, self._owned("release unlocked lock"), keep_seconds)
 
-    def _is_others(self, hold: Hold | None, entered: Hold) -> bool:
-        """Return True if the entered hold was lost, and another thread holds the lock since."""
-        return (
-            hold is not None
-            and hold is not entered
-            and entered.state is LeaseState.LOST
-            and self._acquirer is not current_owner()
-        )
+    def _raise_if_others(self, entered: Hold) -> None:
+        """Raise LockLostError if the entered hold was lost, and another thread holds the lock."""
+        if entered.state is LeaseState.LOST and self._acquirer is not current_owner():
+            raise lost_error(entered)
 
     def _at_fork_reinit(self) -> None:
         """Be free. In a forked child it is free already."""

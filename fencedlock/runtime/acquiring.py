@@ -95,7 +95,7 @@ def _wait(
     cancel: Cancellation | None,
 ) -> Grant | None:
     """Wait for a grant after this outcome of the first question. None if there is none in time."""
-    if claim.patient:
+    if claim.patient and settings.resource.holds:
         raise_if_deadlocked(settings.resource, claim.owner)
     return ThreadWait(settings.state, claim, deadline, cancel).for_grant(outcome)
 

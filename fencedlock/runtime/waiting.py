@@ -6,7 +6,7 @@ import threading
 from typing import TypeVar
 
 from fencedlock.clock import now_seconds
-from fencedlock.core.answers import ClaimAnswer, Grant
+from fencedlock.core.answers import ClaimAnswer, Grant, Waiting
 from fencedlock.core.claims import Claim
 from fencedlock.core.info import LockInfo
 from fencedlock.core.waiting import (
@@ -107,8 +107,10 @@ class ThreadWait:
         state.expect(claim)
         self._deadline = deadline
         self._cancel = cancel
-        self._is_suspected = deadline != float("inf")
-        """True once it was looked whether this thread waits for itself. A limited wait will end."""
+        # A wait without a limit is interrupted once, to look whether this thread waits for itself.
+        self._longest_sleep_seconds: float = (
+            SUSPICION_SECONDS if deadline == float("inf") else LONGEST_SLEEP_SECONDS
+        )
 
     def for_grant(self, outcome: Outcome) -> Grant | None:
         """Return the grant, after this outcome of the first question.
@@ -118,12 +120,30 @@ class ThreadWait:
         stays away.
         """
         if self._cancel is None:
+            if type(outcome) is Waiting:
+                grant = self._sleep_once(outcome)
+                if grant is not None:
+                    return grant
             return self._take_steps(outcome)
         self._cancel._attach(self._bell)
         try:
             return self._take_steps(outcome)
         finally:
             self._cancel._detach(self._bell)
+
+    def _sleep_once(self, answer: Waiting) -> Grant | None:
+        """Sleep after the answer "wait", and return the grant if it has come by then.
+
+        Twin of the first sleep of :func:`wait_for_grant`, spelt out because it is on the way of
+        each hand-off. If there is no grant, the steps begin with the same answer.
+        """
+        claim, state = self._claim, self._state
+        with state.mutex:
+            claim.waiting(answer)
+        if claim.grant is None and not claim.must_ask:
+            beat_at = claim.alive_until - 2 * claim.beat_every_seconds
+            self._sleep(min(beat_at, claim.recheck_at, self._deadline))
+        return claim.grant
 
     def _take_steps(self, outcome: Outcome) -> Grant | None:
         claim, state = self._claim, self._state
@@ -144,22 +164,14 @@ class ThreadWait:
                 grant: Grant | None = stop.value
                 return grant
             answer = self._take(step)
+            # A grant stays, so a thread that was woken by it needs no mutex to see it.
+            if claim.grant is not None and answer is None:
+                return claim.grant
 
     def _take(self, step: Step) -> Outcome | None:
         claim, state = self._claim, self._state
         if isinstance(step, Sleep):
-            if self._cancel is not None or state.closed or state.at_exit:
-                self._raise_if_ended()
-            seconds = min(step.until - now_seconds(), LONGEST_SLEEP_SECONDS)
-            if not self._is_suspected:
-                seconds = min(seconds, SUSPICION_SECONDS)
-            state.backend.wait(self._bell, seconds)
-            if not self._is_suspected and claim.grant is None:
-                self._is_suspected = True
-                raise_if_held_by_another_client(state, claim)
-            self._raise_if_copied()
-            if self._cancel is not None or state.closed or state.at_exit:
-                self._raise_if_ended()
+            self._sleep(step.until)
         elif isinstance(step, Ask):
             self._raise_if_ended()
             outcome = ask(state, claim, step.join, state.seconds_to_ask(claim, step.give_up_at))
@@ -174,6 +186,19 @@ class ThreadWait:
         else:
             self._tell_observer()
         return None
+
+    def _sleep(self, until: float) -> None:
+        claim, state = self._claim, self._state
+        if self._cancel is not None or state.closed or state.at_exit:
+            self._raise_if_ended()
+        seconds, longest = until - now_seconds(), self._longest_sleep_seconds
+        state.backend.wait(self._bell, seconds if seconds < longest else longest)  # noqa: FURB136
+        if longest == SUSPICION_SECONDS and claim.grant is None:
+            self._longest_sleep_seconds = LONGEST_SLEEP_SECONDS
+            raise_if_held_by_another_client(state, claim)
+        self._raise_if_copied()
+        if self._cancel is not None or state.closed or state.at_exit:
+            self._raise_if_ended()
 
     def _raise_if_copied(self) -> None:
         """Raise CopiedProcessError if a signal handler has forked in the middle of the wait.

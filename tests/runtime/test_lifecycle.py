@@ -380,7 +380,7 @@ def test_ctrl_c_on_the_way_into_the_body_releases(
 ) -> None:
     lock = client.RLock(name)
     with monkeypatch.context() as patch:
-        patch.setattr(fencedlock.RLock, "_owned", _interrupt)
+        patch.setattr(fencedlock.RLock, "_entered", _interrupt)
         with pytest.raises(KeyboardInterrupt), lock:
             pass
     assert not lock._is_owned()
