@@ -32,6 +32,8 @@ from fencedlock.runtime.process import CopiedProcessError, own
 
 _Error = TypeVar("_Error", bound=BackendError)
 
+_FOR_EVER = float("inf")
+
 LISTENING_SECONDS = 1.0
 """How long the first waiter of a client waits for the channel by which grants arrive.
 
@@ -109,7 +111,7 @@ class ThreadWait:
         self._cancel = cancel
         # A wait without a limit is interrupted once, to look whether this thread waits for itself.
         self._longest_sleep_seconds: float = (
-            SUSPICION_SECONDS if deadline == float("inf") else LONGEST_SLEEP_SECONDS
+            SUSPICION_SECONDS if deadline == _FOR_EVER else LONGEST_SLEEP_SECONDS
         )
 
     def for_grant(self, outcome: Outcome) -> Grant | None:
