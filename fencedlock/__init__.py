@@ -19,6 +19,7 @@ from fencedlock.errors import (
     StaleTokenError,
     WouldDeadlockError,
 )
+from fencedlock.exclusive import exclusive
 from fencedlock.primitives.held import assert_held, requires
 from fencedlock.primitives.lock import Lock
 from fencedlock.primitives.rlock import FairLock, RLock
@@ -50,5 +51,6 @@ __all__ = [
     "assert_held",
     "configure",
     "connect",
+    "exclusive",
     "requires",
 ]

@@ -54,11 +54,11 @@ class Recipe(NamedTuple):
 class Client:
     """A connection to a lock server, and everything that this process holds or waits for there.
 
-    Clients are made by :func:`fencedlock.connect`. The methods :meth:`RLock` and :meth:`FairLock`
-    make its locks, like those of a context of ``multiprocessing``. At most two background threads
-    and two connections serve all locks of a client; calls in flight may need further connections.
-    Threads and connections start when they are first needed. Close the client, or use it in a
-    ``with`` statement, which closes it.
+    Clients are made by :func:`fencedlock.connect`. The methods :meth:`Client.RLock` and
+    :meth:`Client.FairLock` make its locks, like those of a context of ``multiprocessing``. At most
+    two background threads and two connections serve all locks of a client; calls in flight may need
+    further connections. Threads and connections start when they are first needed. Close the client,
+    or use it in a ``with`` statement, which closes it.
     """
 
     def __init__(
@@ -287,6 +287,12 @@ class Client:
         waits at most 5 seconds for a server that does not answer. Closing twice does nothing.
         """
         self._table.close()
+
+    async def aclose(self) -> None:
+        """Do what :meth:`close` does, without blocking the event loop that runs."""
+        from asyncio import to_thread  # imported since the client was made
+
+        await to_thread(self.close)
 
     def __del__(self) -> None:
         # The handles are gone as well, because they refer to the client. This must not wait for

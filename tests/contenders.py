@@ -1,7 +1,8 @@
-"""Contenders: threads or processes that acquire and release locks as a test tells them."""
+"""Contenders: threads, processes or tasks that acquire and release locks as a test tells them."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import multiprocessing
 import os
@@ -13,23 +14,25 @@ from pathlib import Path
 from typing import Any
 
 import fencedlock
+import fencedlock.asyncio
 from fencedlock.clock import now_seconds
 
 _spawn = multiprocessing.get_context("spawn")
 
 
 class Contender:
-    """A thread or a process that carries out orders.
+    """A thread, a process or a task that carries out orders.
 
-    ``kind`` is "thread" (it uses the given client) or "process" (it uses a client of its own, made
-    from the pickle of the given one).
+    ``kind`` is "thread" or "task" (they use the given client; the task runs in a loop of its own)
+    or "process" (it uses a client of its own, made from the pickle of the given one).
     """
 
     def __init__(self, kind: str, client: fencedlock.Client) -> None:
         self.kind = kind
         self._ours, theirs = _spawn.Pipe()
-        if kind == "thread":
-            self._body: Any = threading.Thread(target=_serve, args=(theirs, client), daemon=True)
+        if kind != "process":
+            serve = _serve if kind == "thread" else _serve_by_a_task
+            self._body: Any = threading.Thread(target=serve, args=(theirs, client), daemon=True)
         else:
             self._body = _spawn.Process(target=_serve, args=(theirs, client), daemon=True)
         self._body.start()
@@ -78,7 +81,7 @@ class Contender:
             self._body.join(5)
             self._body.kill()
             self._body.join()
-        elif self.kind == "thread":
+        elif self.kind != "process":
             self._body.join(5)
         self._ours.close()
 
@@ -182,6 +185,99 @@ def _serve(orders: Connection, client: fencedlock.Client) -> None:
             while lock._is_owned():
                 with contextlib.suppress(fencedlock.LockLostError):
                     lock.release()
+        orders.close()
+
+
+def _count_up(counter: Path) -> None:
+    counter.write_text(str(int(counter.read_text()) + 1))
+
+
+class _TaskOrders:
+    """The same orders, carried out by a task with the locks of fencedlock.asyncio."""
+
+    def __init__(self, client: fencedlock.Client) -> None:
+        self.client = client
+        self.locks: dict[str, Any] = {}
+
+    def lock(self, name: str, cls: str = "RLock", **options: Any) -> Any:
+        if name not in self.locks:
+            self.locks[name] = getattr(fencedlock.asyncio, cls)(name, client=self.client, **options)
+        return self.locks[name]
+
+    async def make(self, name: str, cls: str = "RLock", **options: Any) -> None:
+        self.lock(name, cls, **options)
+
+    async def acquire(self, name: str, *args: Any, **options: Any) -> bool:
+        acquired: bool = await self.lock(name).acquire(*args, **options)
+        return acquired
+
+    async def release(self, name: str) -> None:
+        await self.lock(name).release()
+
+    async def token(self, name: str) -> Any:
+        return self.lock(name).token
+
+    async def abandoned(self, name: str) -> Any:
+        return self.lock(name).abandoned
+
+    async def ensure_held(self, name: str) -> None:
+        self.lock(name).ensure_held()
+
+    async def renew(self, name: str, ttl: float | None = None) -> None:
+        await self.lock(name).renew(ttl)
+
+    async def wait_lost(self, name: str, timeout: float) -> bool:  # noqa: ASYNC109
+        try:
+            await asyncio.wait_for(self.lock(name).lost.wait(), timeout)
+        except TimeoutError:
+            return False
+        return True
+
+    async def count(self, name: str) -> Any:
+        return self.lock(name).depth
+
+    async def count_up(self, name: str, counter: Path, times: int) -> list[int]:
+        tokens = []
+        for _ in range(times):
+            async with self.lock(name) as token:
+                _count_up(counter)
+                tokens.append(int(token))
+        return tokens
+
+    async def crowd(self, name: str, size: int) -> list[tuple[int, str]]:
+        visits = []
+
+        async def visit() -> None:
+            async with fencedlock.asyncio.FairLock(name, client=self.client) as token:
+                info = await asyncio.to_thread(self.client.inspect, name)
+                visits.append((int(token), info.owner or ""))
+
+        await asyncio.gather(*(visit() for _ in range(size)))
+        return visits
+
+    async def getpid(self) -> int:
+        return os.getpid()
+
+
+def _serve_by_a_task(orders: Connection, client: fencedlock.Client) -> None:
+    asyncio.run(_serve_orders(orders, _TaskOrders(client)))
+
+
+async def _serve_orders(orders: Connection, served: _TaskOrders) -> None:
+    try:
+        while (order := await asyncio.to_thread(orders.recv)) is not None:
+            what, args, options = order
+            try:
+                orders.send((None, await getattr(served, what)(*args, **options)))
+            except Exception as error:
+                orders.send((error, None))
+    except (EOFError, OSError):
+        pass
+    finally:
+        for lock in served.locks.values():
+            while lock.owned():
+                with contextlib.suppress(fencedlock.LockLostError):
+                    await lock.release()
         orders.close()
 
 

@@ -11,12 +11,13 @@ was done.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol, TypeAlias
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import Executor
+from typing import Any, Protocol, TypeAlias
 
-from fencedlock.core.answers import ClaimAnswer, RenewAnswer
+from fencedlock.core.answers import ClaimAnswer, ReleaseAnswer, RenewAnswer
 from fencedlock.core.claims import BoundLock, Claim, Hold
-from fencedlock.core.roles import Waker
+from fencedlock.core.roles import ThreadWaker
 
 
 class Listener(Protocol):
@@ -36,6 +37,48 @@ class Listener(Protocol):
 
     def maintain_by(self, at: float) -> None:
         """Have :meth:`Backend.maintain` called at this local time or earlier."""
+
+
+class LoopCalls(Protocol):
+    """The calls that the tasks of one event loop make to the lock server, without blocking it.
+
+    All methods are called in the thread of the loop. What they return can be awaited, and has
+    begun already. They raise and return what the operations of a bound lock do.
+    """
+
+    async def listen(self, listener: Listener, timeout_seconds: float) -> None:
+        """Open the connection on which doorbells arrive, and wait for it until the timeout."""
+
+    async def acquire(self, claim: Claim, join: bool, timeout_seconds: float) -> ClaimAnswer:
+        """Ask for the lock once. With ``join``, take a place in its queue if it is not free."""
+
+    def beat(
+        self, claims: Sequence[Claim], timeout_seconds: float
+    ) -> Awaitable[list[ClaimAnswer | Exception]]:
+        """Keep the places of waiting claims in their queues."""
+
+    def renew(self, hold: Hold, timeout_seconds: float) -> Awaitable[RenewAnswer]:
+        """Extend the lease of the hold and store its depth."""
+
+    def release(
+        self,
+        hold: Hold,
+        keep_seconds: float,
+        timeout_seconds: float,
+        on_answer: Callable[[ReleaseAnswer | BaseException], object],
+    ) -> None:
+        """End the hold, and call ``on_answer`` with the answer or the error, in any thread."""
+
+    def withdraw(
+        self, claim: Claim, timeout_seconds: float, on_end: Callable[[bool], object]
+    ) -> None:
+        """Remove the claim from the server. Call ``on_end`` in any thread, with True if it was."""
+
+    async def drain(self, timeout_seconds: float) -> None:
+        """Wait until what was asked is answered, or until the timeout."""
+
+    def close(self) -> None:
+        """Close the connections. What was not answered fails. May be called in any thread."""
 
 
 class Backend(Protocol):
@@ -84,6 +127,13 @@ class Backend(Protocol):
         backend itself records the tokens that come in answers.
         """
 
+    def calls_of_loop(self, loop: Any, client_id: str, threads: Executor) -> LoopCalls:
+        """Return the calls for the tasks of this event loop, without I/O.
+
+        The ids of claims that are made in the loop begin with ``client_id``, which no other loop
+        has. What blocks is done by ``threads``.
+        """
+
     def inherit(self, parent: Backend) -> None:
         """Take over, in a forked child, what the backend of the parent knows about tokens."""
 
@@ -93,7 +143,7 @@ class Backend(Protocol):
         Without this connection, waiters ask the server more often.
         """
 
-    def wait(self, bell: Waker, timeout_seconds: float) -> None:
+    def wait(self, bell: ThreadWaker, timeout_seconds: float) -> None:
         """Let the calling thread sleep until the bell rings or until the timeout.
 
         The backend may use the thread to read incoming messages meanwhile.

@@ -12,7 +12,7 @@ import weakref
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, Protocol
 
-from fencedlock.core.answers import ClaimAnswer, Grant, ReleaseAnswer, Waiting
+from fencedlock.core.answers import ClaimAnswer, Gone, Grant, ReleaseAnswer, Waiting
 from fencedlock.core.info import LockInfo
 from fencedlock.core.lease import LEASE_TRANSITIONS, LeaseEvent, LeaseState
 from fencedlock.core.roles import Owner, Signal, Ticket, Waker
@@ -191,6 +191,20 @@ class Claim:
             token, abandoned = self.doorbell
             self.doorbell = None
             self.rung(token, abandoned, asked_at)
+
+    def beat_answered(self, answer: ClaimAnswer | Exception) -> bool:
+        """Record the answer to a beat. Return True if the owner has to look at the claim.
+
+        The claim is still waited for, and has no grant yet.
+        """
+        recheck_before = self.recheck_at
+        if isinstance(answer, tuple):
+            self.granted(answer)
+        elif isinstance(answer, Waiting):
+            self.waiting(answer)
+        elif isinstance(answer, (Gone, Exception)):
+            self.must_ask = True
+        return self.must_ask or self.grant is not None or self.recheck_at < recheck_before
 
     def rung(self, token: int, abandoned: bool, now: float) -> None:
         """Record a doorbell: take the grant, keep the doorbell, or have the thread ask the server.

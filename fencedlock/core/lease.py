@@ -103,9 +103,9 @@ def checked_max_hold(max_hold: float | None, lease_seconds: float) -> float | No
     return checked_seconds("max_hold", max_hold, lease_seconds, MOST_TTL_SECONDS)
 
 
-def checked_keep(keep: float) -> float:
+def checked_keep(keep: float, setting: str = "keep") -> float:
     """Return for how many seconds a lock stays closed after its release.
 
     Raises ConfigurationError if it is no number of seconds.
     """
-    return checked_seconds("keep", keep, 0.0, MOST_TTL_SECONDS)
+    return checked_seconds(setting, keep, 0.0, MOST_TTL_SECONDS)

@@ -7,7 +7,7 @@ from typing import Protocol
 
 
 class Owner(Protocol):
-    """The one who claims and holds locks. So far this is always a thread of a process."""
+    """The one who claims and holds locks: a thread, a task, or a handle."""
 
     @property
     def id(self) -> int:
@@ -36,15 +36,19 @@ class Owner(Protocol):
 
 
 class Waker(Protocol):
-    """Wakes the thread that sleeps until its claim is granted."""
+    """Wakes whoever waits until its claim is granted: a thread or a task."""
+
+    def ring(self) -> None:
+        """Wake it. If it does not sleep now, its next sleep ends at once."""
+
+
+class ThreadWaker(Waker, Protocol):
+    """Wakes a thread."""
 
     rung: bool
     """True from a ring until the sleep that it interrupts has ended."""
     alarm: Callable[[], object] | None
     """A function that wakes the thread if it sleeps by other means than :meth:`sleep`."""
-
-    def ring(self) -> None:
-        """Wake the thread. If it does not sleep now, its next sleep ends at once."""
 
     def nudge(self) -> None:
         """Wake the thread without a ring, so that it checks the state of its claim."""

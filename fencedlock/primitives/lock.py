@@ -6,7 +6,8 @@ import warnings
 
 from fencedlock.core.claims import Hold
 from fencedlock.core.lease import LeaseState, checked_keep
-from fencedlock.primitives.base import NamedLock, seconds_to_wait
+from fencedlock.primitives.blocking import NamedLock
+from fencedlock.primitives.timeouts import seconds_to_wait
 from fencedlock.runtime.acquiring import acquire
 from fencedlock.runtime.cancellation import Cancellation
 from fencedlock.runtime.holding import lost_error
@@ -25,7 +26,7 @@ class Lock(NamedLock):
     they came.
 
     The lock is held until it is released, or until its handle is collected, its client is closed,
-    or its process ends. The arguments are those of :class:`RLock`.
+    or its process ends. The arguments are those of :class:`fencedlock.RLock`.
 
     Raises ConfigurationError, before any I/O, if the name, the ttl or the client is not valid.
     """

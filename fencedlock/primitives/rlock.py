@@ -6,7 +6,8 @@ from typing import ClassVar
 
 from fencedlock.core.lease import LeaseState, checked_keep
 from fencedlock.errors import ConfigurationError
-from fencedlock.primitives.base import FOR_EVER, NamedLock, seconds_to_wait
+from fencedlock.primitives.blocking import NamedLock
+from fencedlock.primitives.timeouts import FOR_EVER, seconds_to_wait
 from fencedlock.runtime.acquiring import acquire
 from fencedlock.runtime.cancellation import Cancellation
 from fencedlock.runtime.holding import deepen, undeepen
@@ -110,7 +111,9 @@ class RLock(NamedLock):
 
 
 class FairLock(RLock):
-    """An :class:`RLock` that serves waiters that can be reached in the order in which they came.
+    """A reentrant lock that serves waiters that can be reached in the order in which they came.
+
+    The arguments are those of :class:`fencedlock.RLock`.
 
     Beats keep the place of a waiter in the queue. A waiter whose process has died, or is cut off,
     is passed over at once (on etcd, after a quarter of a second, once). An ``RLock`` of the same

@@ -70,7 +70,7 @@ def acquire(
                 if type(answer) is tuple
                 else _wait(settings, claim, answer, deadline, cancel)
             )
-            if grant is not None and _enter(settings, owner, claim, grant):
+            if grant is not None and enter(settings, owner, claim, grant):
                 return True
             give_up(state, claim)
         except CopiedProcessError:
@@ -78,7 +78,7 @@ def acquire(
             owner = owner if owner.kind == "handle" else current_owner()
             continue
         except BaseException as error:
-            _leave(settings, claim)
+            leave(settings, claim)
             give_up(state, claim, reachable=not isinstance(error, BackendUnavailableError))
             raise
         if grant is None and (not claim.spent or now_seconds() >= deadline):
@@ -100,7 +100,7 @@ def _wait(
     return ThreadWait(settings.state, claim, deadline, cancel).for_grant(outcome)
 
 
-def _enter(settings: HandleSettings, owner: Owner, claim: Claim, grant: Grant) -> bool:
+def enter(settings: HandleSettings, owner: Owner, claim: Claim, grant: Grant) -> bool:
     """Make the grant a hold. False if it lapsed on its way to us, and must not be used."""
     state = settings.state
     token, deadline, abandoned, brief = grant
@@ -133,8 +133,8 @@ def _enter(settings: HandleSettings, owner: Owner, claim: Claim, grant: Grant) -
     return True
 
 
-def _leave(settings: HandleSettings, claim: Claim) -> None:
-    """Take back what _enter did, if Ctrl-C came in its middle."""
+def leave(settings: HandleSettings, claim: Claim) -> None:
+    """Take back what enter did, if Ctrl-C came in its middle."""
     for hold in list(settings.resource.holds.values()):
         if hold.claim_id == claim.id:
             forget(settings.state, hold, LeaseEvent.RELEASED)
@@ -160,13 +160,14 @@ def give_up(state: ClientState, claim: Claim, *, reachable: bool = True) -> bool
         pass
     except BaseException:
         claim.closed = True
-        _withdraw_later(state, claim)
+        withdraw_later(state, claim)
         raise
-    _withdraw_later(state, claim)
+    withdraw_later(state, claim)
     return False
 
 
-def _withdraw_later(state: ClientState, claim: Claim) -> None:
+def withdraw_later(state: ClientState, claim: Claim) -> None:
+    """Have the background remove the claim from the server."""
     action = partial(claim.bound.withdraw, claim)
     state.heartbeat.undo(
         f"the withdrawal of a claim on lock {claim.bound.name!r}", action, state.moot_at(claim)

@@ -80,6 +80,19 @@ class Beats(Protocol):
         """Wait until the thread has ended, if it was started."""
 
 
+class LoopSession(Protocol):
+    """What the tasks of one event loop share of one client, as the client uses it."""
+
+    def close_from_outside(self) -> None:
+        """Close the connections of the loop, from any thread, as soon as the loop lets us."""
+
+    def reconnected(self) -> None:
+        """Send a beat for every waiting claim of the loop now, from any thread."""
+
+    def close_if_ended(self) -> None:
+        """Close the connections, from any thread, if the loop was closed without a shutdown."""
+
+
 class ClientState:
     """The claims and holds of one client in one process, and what all operations on them need.
 
@@ -128,6 +141,8 @@ class ClientState:
         self.claims: dict[str, Claim] = {}
         """The claims by their ids that a message may come for."""
         self.calls: Calls = Calls()
+        self.sessions: dict[Any, LoopSession] = {}
+        """Maps each event loop whose tasks use this client to what they share."""
         self.outage: Outage = Outage(self.observer)
 
     def raise_if_closed(self) -> None:
@@ -205,8 +220,10 @@ class ClientState:
     def reconnected(self) -> None:
         """Send a beat for every waiting claim now, because messages may have been missed."""
         for claim in list(self.claims.values()):
-            if claim.issued is not None:
+            if claim.issued is not None and claim.id.startswith(f"{self.client_id}/"):
                 self.heartbeat.add(claim, 0.0)
+        for session in list(self.sessions.values()):
+            session.reconnected()
 
     def maintain_by(self, at: float) -> None:
         """Have the backend called at this local time."""

@@ -12,7 +12,7 @@ from queue import Empty, SimpleQueue
 from typing import TypeVar
 
 from fencedlock.clock import Deadline, now_seconds
-from fencedlock.core.answers import Gone, Renewed, Waiting
+from fencedlock.core.answers import Renewed
 from fencedlock.core.claims import Claim, Hold
 from fencedlock.core.lease import NOT_OURS_REASON, LeaseEvent, LeaseState
 from fencedlock.core.schedule import Schedules
@@ -200,6 +200,8 @@ class Heartbeat:
                 if not checked:
                     checked = True
                     self._warn_of_settings()
+                for session in list(self._state.sessions.values()):
+                    session.close_if_ended()
                 maintain_at = self._state.backend.maintain(now_seconds())
             except BaseException:
                 # Signal handlers do not run in this thread, so even SystemExit is not meant for it.
@@ -316,16 +318,7 @@ class Heartbeat:
                 if claim.closed or claim.grant is not None:
                     self.discard(claim)
                     continue
-                recheck_before = claim.recheck_at
-                if isinstance(answer, tuple):
-                    claim.granted(answer)
-                elif isinstance(answer, Waiting):
-                    claim.waiting(answer)
-                elif isinstance(answer, (Gone, Exception)):
-                    claim.must_ask = True
-                ring = (
-                    claim.must_ask or claim.grant is not None or claim.recheck_at < recheck_before
-                )
+                ring = claim.beat_answered(answer)
             if ring:
                 claim.ring()
             self._beat_every(claim, claim.beat_every_seconds)

@@ -18,7 +18,7 @@ import threading
 from collections.abc import Callable, Iterator
 from operator import attrgetter
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 
 def raised_by_handler(error: BaseException) -> BaseException | None:
@@ -137,12 +137,19 @@ def make_mutex() -> Any:
     )
 
 
+class Sleeper(Protocol):
+    """Waits for an event: the lock that a thread has acquired twice, or anything like it."""
+
+    def release(self) -> None:
+        """Wake whoever waits."""
+
+
 class Event(threading.Event):
     """A ``threading.Event`` without a mutex. No interrupted ``wait()`` can make ``set()`` hang."""
 
     def __init__(self) -> None:
         self._flag = False
-        self._sleepers: set[threading.Lock] = set()
+        self._sleepers: set[Sleeper] = set()
 
     def __repr__(self) -> str:
         return (
@@ -163,6 +170,16 @@ class Event(threading.Event):
 
     def clear(self) -> None:
         self._flag = False
+
+    def call(self, sleeper: Sleeper) -> None:
+        """Call ``sleeper.release()`` when the event is set, at once if it is set already."""
+        self._sleepers.add(sleeper)
+        if self._flag:
+            sleeper.release()
+
+    def call_no_more(self, sleeper: Sleeper) -> None:
+        """Forget a sleeper that was given to :meth:`call`."""
+        self._sleepers.discard(sleeper)
 
     def wait(self, timeout: float | None = None) -> bool:
         if self._flag:

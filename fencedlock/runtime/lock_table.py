@@ -137,6 +137,8 @@ class LockTable(ClientState):
         # What is left is being released by its owner just now, who needs a connection.
         while self.heartbeat.holds() and deadline.left() > 0:
             time.sleep(LOOK_SECONDS)
+        for session in list(self.sessions.values()):
+            session.close_from_outside()
         self.heartbeat.stop(deadline)
         self.backend.close(deadline.left())
         self.calls.close()

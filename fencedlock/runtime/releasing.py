@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fencedlock.clock import Deadline, now_seconds
-from fencedlock.core.answers import RELEASED, NotOurs
+from fencedlock.core.answers import RELEASED, NotOurs, ReleaseAnswer
 from fencedlock.core.claims import Hold
 from fencedlock.core.lease import NOT_OURS_REASON, LeaseEvent, LeaseState
 from fencedlock.errors import FencedLockError, LockLostError
@@ -13,24 +13,14 @@ from fencedlock.runtime.holding import lost_error, raise_if_lost, report_lost, t
 _HELD, _LOST, _RELEASED = LeaseState.HELD, LeaseState.LOST, LeaseState.RELEASED
 
 
-def release(  # noqa: C901 - spelt out, because each release runs it
-    state: ClientState, hold: Hold, keep_seconds: float = 0.0
-) -> None:
+def release(state: ClientState, hold: Hold, keep_seconds: float = 0.0) -> None:
     """End the hold, by its last release. Raises LockLostError if the lease had ended before.
 
     With ``keep_seconds``, nobody gets the lock before that time is over.
     """
     keep_until = now_seconds() + keep_seconds if keep_seconds else 0.0
     if hold.state is not _HELD or now_seconds() >= hold.deadline:
-        try:
-            raise_if_lost(state, hold)
-        except LockLostError:
-            forget(state, hold, LeaseEvent.RELEASED)
-            # An old packet may still be under way, or the server may not know how short the lease
-            # was.
-            if hold.claim.ticket.unanswered or now_seconds() < hold.lasts_until:
-                _release_later(state, hold)
-            raise
+        _raise(release_lost(state, hold))
     try:
         claim = hold.claim
         if hold.siblings.pop(claim.owner.id, None) is not hold:
@@ -46,23 +36,68 @@ def release(  # noqa: C901 - spelt out, because each release runs it
         # After the release, because somebody else waits for that.
         state.heartbeat.discard(hold)
     except BaseException as error:
-        forget(state, hold, LeaseEvent.RELEASED)
-        _release_later(state, hold, keep_until)
+        release_in_background(state, hold, keep_until, error)
         if not isinstance(error, FencedLockError):
             raise
-        state.observer.release_unanswered(hold, error)
         return
-    # "Not ours" to the first copy of the request means that the hold was taken from us. To a later
-    # copy it may mean that the first one ended the hold, or that the lease ran out while we asked,
-    # which harms nobody because the body was done.
     if answer is not RELEASED:
-        assert isinstance(answer, NotOurs)
-        is_over = answer.ended >= hold.token or (now_seconds() >= hold.deadline and not keep_until)
-        if not (answer.replayed and is_over):
-            report_lost(state, hold, LeaseEvent.RELEASE_REFUSED, NOT_OURS_REASON)
-            raise lost_error(hold)
+        _raise(error_of_answer(state, hold, answer, keep_until))
     if hold.told_at_risk:
         tell_safe(state, hold)
+
+
+def _raise(error: LockLostError | None) -> None:
+    try:
+        if error is not None:
+            raise error
+    finally:
+        # An error in a variable of a frame that it has passed keeps all frames alive.
+        del error
+
+
+def release_in_background(
+    state: ClientState, hold: Hold, keep_until: float, error: BaseException | None
+) -> None:
+    """Have the background release a hold, after a release that ended with this error."""
+    forget(state, hold, LeaseEvent.RELEASED)
+    _release_later(state, hold, keep_until)
+    if isinstance(error, FencedLockError):
+        state.observer.release_unanswered(hold, error)
+
+
+def error_of_answer(
+    state: ClientState, hold: Hold, answer: ReleaseAnswer, keep_until: float
+) -> LockLostError | None:
+    """Return the error of a release that the server has answered so. None if the hold is over.
+
+    "Not ours" to the first copy of the request means that the hold was taken from us. To a later
+    copy it may mean that the first one ended the hold, or that the lease ran out while we asked,
+    which harms nobody because the body was done.
+    """
+    if answer is RELEASED:
+        return None
+    assert isinstance(answer, NotOurs)
+    is_over = answer.ended >= hold.token or (now_seconds() >= hold.deadline and not keep_until)
+    if answer.replayed and is_over:
+        return None
+    report_lost(state, hold, LeaseEvent.RELEASE_REFUSED, NOT_OURS_REASON)
+    return lost_error(hold)
+
+
+def release_lost(state: ClientState, hold: Hold) -> LockLostError | None:
+    """Forget a hold that is to be released, if its lease has ended. Return the error for that.
+
+    Raises NotOwnedError if the hold was released. No I/O.
+    """
+    try:
+        raise_if_lost(state, hold)
+    except LockLostError as error:
+        forget(state, hold, LeaseEvent.RELEASED)
+        # An old packet may still be under way, or the server may not know how short the lease was.
+        if hold.claim.ticket.unanswered or now_seconds() < hold.lasts_until:
+            _release_later(state, hold)
+        return error
+    return None
 
 
 def _release_later(state: ClientState, hold: Hold, keep_until: float = 0.0) -> None:

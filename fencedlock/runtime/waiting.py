@@ -70,12 +70,12 @@ def ask(
         if not error.sent:
             claim.may_exist = before
         state.outage.began(error)
-        return _about(error, claim)
+        return about(error, claim)
     except BackendError as error:
-        raise _about(error, claim) from error.__cause__
+        raise about(error, claim) from error.__cause__
 
 
-def _about(error: _Error, claim: Claim) -> _Error:
+def about(error: _Error, claim: Claim) -> _Error:
     """Return the same error after adding to it which lock and claim it is about."""
     name = claim.bound.name
     if error.lock is None:
@@ -220,10 +220,14 @@ class ThreadWait:
         After so long a wait, the holder often hangs, or the waiting thread holds the lock itself by
         another client.
         """
-        claim, state = self._claim, self._state
-        info: LockInfo | FencedLockError
-        try:
-            info = claim.bound.inspect(state.request_seconds(claim.lease_seconds))
-        except FencedLockError as error:
-            info = error
-        state.observer.waits_long(claim, info)
+        tell_who_holds(self._state, self._claim)
+
+
+def tell_who_holds(state: ClientState, claim: Claim) -> None:
+    """Tell the observer who holds the lock that a claim waits for. Asks the server."""
+    info: LockInfo | FencedLockError
+    try:
+        info = claim.bound.inspect(state.request_seconds(claim.lease_seconds))
+    except FencedLockError as error:
+        info = error
+    state.observer.waits_long(claim, info)

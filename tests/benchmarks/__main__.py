@@ -15,7 +15,7 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from tests.benchmarks import handoff, holds, server_side, start, uncontended, waiters
+from tests.benchmarks import handoff, holds, server_side, start, tasks, uncontended, waiters
 from tests.benchmarks.contestants import (
     ETCD_OURS,
     ETCD_PEER,
@@ -226,6 +226,30 @@ def on_redis_start(server: RedisServer, report: Report, rounds: int, seconds: fl
     report.add(start.measure(server.port, 2 * rounds))
 
 
+def on_redis_tasks(server: RedisServer, report: Report, rounds: int, seconds: float) -> None:
+    fifo = [tasks.FIFO] if found(_PACKAGES[tasks.FIFO]) else []
+    theirs = [tasks.REDIS_ASYNCIO, *fifo]
+    free = [tasks.FAIR, tasks.PLAIN, tasks.HANDLE, *theirs, tasks.WIRE]
+    times = tasks.measure_free(server, free, rounds)
+    bases = [tasks.REDIS_ASYNCIO, tasks.WIRE]
+    report.add(
+        uncontended.table("tasks-uncontended", "acquire and release, by a task", times, bases)
+    )
+    labels = [tasks.FAIR, tasks.PLAIN, tasks.BLOCKING, *theirs]
+    measured = tasks.measure_handoff(server.socket, labels, rounds, seconds)
+    title = "2 processes with a task each, empty section"
+    report.add(tasks.table("tasks-handoff", title, measured, [tasks.BLOCKING, *fifo]))
+    labels = [tasks.FAIR, tasks.PLAIN, *theirs]
+    measured = tasks.measure_crowd(server.socket, labels, rounds, seconds, one_lock=False)
+    title = "1,000 tasks of one loop, each with a lock of its own"
+    bases = [tasks.REDIS_ASYNCIO]
+    report.add(tasks.table("tasks-own", title, measured, bases, with_waits=False))
+    labels = [tasks.FAIR, *fifo]
+    measured = tasks.measure_crowd(server.socket, labels, rounds, seconds, one_lock=True)
+    title = "1,000 tasks of one loop wait for one lock"
+    report.add(tasks.table("tasks-one", title, measured, fifo or [tasks.FAIR]))
+
+
 def on_etcd(folder: Path, report: Report, rounds: int, seconds: float) -> None:
     """Run the benchmarks of etcd. It keeps its data in memory, so that the disk does not count."""
     server = EtcdServer(folder, any_etcd()).start()
@@ -273,6 +297,7 @@ PARTS: dict[str, Callable[[Path, Report, int, float], None]] = {
     "waiters": with_redis(on_redis_waiters),
     "server": with_redis(on_redis_server),
     "start": with_redis(on_redis_start),
+    "tasks": with_redis(on_redis_tasks),
     "etcd": on_etcd,
 }
 

@@ -57,7 +57,7 @@ def measure(
     assert server.process is not None
     everywhere = os.sched_getaffinity(0)
     one = {min(everywhere)}
-    _pin(server.process.pid, one)
+    pin(server.process.pid, one)
     os.sched_setaffinity(0, one)
     try:
         measured = {}
@@ -81,11 +81,11 @@ def measure(
                     times[label].append(statistics.median(seconds))
         return times
     finally:
-        _pin(server.process.pid, everywhere)
+        pin(server.process.pid, everywhere)
         os.sched_setaffinity(0, everywhere)
 
 
-def _pin(pid: int, cpus: set[int]) -> None:
+def pin(pid: int, cpus: set[int]) -> None:
     """Pin all threads of a process to these CPUs."""
     for thread in Path(f"/proc/{pid}/task").iterdir():
         os.sched_setaffinity(int(thread.name), cpus)

@@ -11,7 +11,7 @@ from tests.contenders import Contender
 from tests.servers import LockServer
 
 
-@pytest.fixture(params=["thread", "process"])
+@pytest.fixture(params=["thread", "process", "task"])
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

@@ -60,7 +60,7 @@ def grant_to_the_dead() -> None:
 
 def deadline_from_the_reply() -> None:
     """The lease is counted from the time of the answer instead of that of the request."""
-    read_claim, read_renew = RedisBackend.read_claim_answer, RedisBackend._read_renew_answer
+    read_claim, read_renew = RedisBackend.read_claim_answer, RedisBackend.read_renew_answer
 
     def later(answer: Any, asked_at: float) -> Any:
         late_seconds = now_seconds() - asked_at
@@ -73,7 +73,7 @@ def deadline_from_the_reply() -> None:
     RedisBackend.read_claim_answer = lambda self, claim, reply, asked_at: later(  # type: ignore[method-assign]
         read_claim(self, claim, reply, asked_at), asked_at
     )
-    RedisBackend._read_renew_answer = lambda self, _hold, reply, asked_at: later(  # type: ignore[method-assign]
+    RedisBackend.read_renew_answer = lambda self, _hold, reply, asked_at: later(  # type: ignore[method-assign]
         read_renew(self, _hold, reply, asked_at), asked_at
     )
 

@@ -6,6 +6,7 @@ import bisect
 import functools
 import heapq
 import itertools
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -68,7 +69,13 @@ def unique_tokens(history: History, bounds: Bounds) -> Found:
 
 
 def rising_tokens(history: History, bounds: Bounds) -> Found:
-    """If one acquire returned before another was invoked, it has the lower token."""
+    """If one acquire returned before another was invoked, it has the lower token.
+
+    This does not hold if the server has lost its data, and all processes are dead that have held
+    the lock with so high a token: nobody is left who could tell the server. The documentation says
+    so.
+    """
+    losses = [fault for fault in history.faults if fault.breaks_exclusion]
     for holds in _by_lock(history.holds).values():
         returned = sorted(holds, key=lambda hold: hold.granted)
         highest: Hold | None = None
@@ -78,7 +85,16 @@ def rising_tokens(history: History, bounds: Bounds) -> Found:
                 if highest is None or returned[place].token > highest.token:
                     highest = returned[place]
                 place += 1
-            if highest is not None and highest.token > hold.token:
+            if highest is None or highest.token <= hold.token:
+                continue
+            nobody_knows = all(
+                history.dead_at.get(process_of(each.who), math.inf) < hold.invoked
+                for each in holds
+                if each.token >= highest.token
+            )
+            if not nobody_knows or not any(
+                fault.begun <= hold.granted and fault.healed >= highest.granted for fault in losses
+            ):
                 yield f"{_said(hold)} came after {_said(highest)}"
 
 

@@ -35,6 +35,7 @@ from tests.faults.worker import Settings, inspect
 
 SLOTS = 3
 THREADS = 2
+TASKS = 2
 LOCKS = ("fair", "mixed")
 LOOK_SECONDS = 0.05
 
@@ -234,6 +235,7 @@ class Run:
                 lease_seconds=self.target.lease_seconds,
                 socket_timeout_seconds=self.target.socket_timeout_seconds,
                 threads=THREADS,
+                tasks=TASKS,
                 locks=LOCKS,
                 stores=self.stores,
                 plant=self.plant,

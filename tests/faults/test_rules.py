@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.faults import rules
-from tests.faults.history import NOTE, OK, Fault, History
+from tests.faults.history import INVOKE, NOTE, OK, Fault, History
 from tests.faults.rules import RULES, Bounds, Windows
 from tests.faults.slow_rules import (
     BOUNDS,
@@ -170,6 +170,35 @@ def test_on_lost_may_come_when_its_owner_holds_the_lock_again() -> None:
     history = story.history()
     assert broken(history) == set()
     assert [hold.told_at for hold in history.holds] == [4.5, float("inf")]
+
+
+def test_on_lost_may_come_before_acquire_has_returned() -> None:
+    story = Story()
+    story.tell(1, "a/0", INVOKE, "acquire", timeout=None, fair=True)
+    story.tell(1.5, "a/0", NOTE, "lost", reason="its lease ended")
+    story.tell(2, "a/0", OK, "acquire", claim="x", token=7, deadline=1.4, abandoned=False)
+    story.release("a/0", 3, 4, "x", deadline=1.4, lost=True)
+    story.tell(20, "a/0", NOTE, "end")
+    history = story.history()
+    assert [hold.told_at for hold in history.holds] == [1.5]
+    assert "loss" not in broken(history)
+
+
+@pytest.mark.parametrize(
+    ("killed", "wiped", "excused"),
+    [(True, True, True), (True, False, False), (False, True, False)],
+)
+def test_a_token_may_fall_if_nobody_is_left_who_knows_the_higher_one(
+    killed: bool, wiped: bool, excused: bool
+) -> None:
+    story = Story()
+    story.hold("a/0", 1, 2, 3, token=7)
+    if killed:
+        story.tell(3.5, "run", NOTE, "killed", process="a")
+    if wiped:
+        story.fault("wipe-server", 3.6, 3.7, "*", breaks_exclusion=True)
+    story.hold("b/0", 4, 5, 6, token=6)
+    assert ("rising tokens" not in broken(story.history())) is excused
 
 
 def test_a_waiter_that_a_fault_hit_may_be_overtaken() -> None:

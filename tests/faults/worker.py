@@ -1,5 +1,5 @@
-"""A process of contenders. These are threads that take locks, nest, renew and write behind a fence,
-and write down what they see.
+"""A process of contenders. These are threads, and tasks of an event loop, that take locks, nest,
+renew and write behind a fence, and write down what they see.
 
 ``python -m tests.faults.worker`` reads a line of JSON with its settings from its standard input.
 After that it reads orders, one on each line: ``fork``, ``fork-in-c``, ``interrupt`` with the
@@ -26,15 +26,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import fencedlock
+import fencedlock.asyncio
 from fencedlock.backends.etcd import connections
 from fencedlock.clock import now_seconds
 from tests.faults import plants
 from tests.faults.history import FAIL, INVOKE, NOTE, OK, UNKNOWN, Recorder
 from tests.faults.registers import REGISTERS, RefusedError
+from tests.faults.tasks import LockOfTask, Loop, Task, unanswered
 from tests.forks import fork_in_c
+
+AnyLock: TypeAlias = fencedlock.RLock | LockOfTask
 
 MOST_DEPTH = 4
 MOST_CHILD_LEASES = 8
@@ -76,6 +80,7 @@ class Settings:
     lease_seconds: float
     socket_timeout_seconds: float
     threads: int
+    tasks: int
     locks: tuple[str, ...]
     stores: dict[str, Any]
     """Maps the name of each register to the arguments with which to connect to it."""
@@ -90,6 +95,7 @@ class NoAnswer(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if "had no answer" in record.msg:
             _local.answered = False
+            unanswered[str(record.args[0] if isinstance(record.args, tuple) else "")] += 1
 
 
 class Worker:
@@ -121,12 +127,22 @@ class Worker:
         signal.signal(signal.SIGUSR2, _alarm.handle)
         names = [f"{self.settings.process}/{number}" for number in range(self.settings.threads)]
         threads = [threading.Thread(target=self.contend, args=(name,)) for name in names[1:]]
+        loop = Loop()
+        threads += [
+            threading.Thread(
+                target=self.contend,
+                args=(f"{self.settings.process}/task{number}",),
+                kwargs={"task": Task(loop.loop)},
+            )
+            for number in range(self.settings.tasks)
+        ]
         threads.append(threading.Thread(target=self.obey))
         for thread in threads:
             thread.start()
         self.contend(names[0], alarm=_alarm)
         for thread in threads:
             thread.join()
+        loop.close()
         for child in self._children:
             status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
             if status and not (
@@ -221,10 +237,16 @@ class Worker:
             signal.pthread_kill(main, signal.SIGUSR2)
             time.sleep(rng.choice([0.0002, 0.001, 0.005, 0.02]) * rng.uniform(0.5, 1.5))
 
-    def contend(self, who: str, until: float = float("inf"), alarm: Alarm | None = None) -> None:
-        """Take locks until told to stop."""
+    def contend(
+        self,
+        who: str,
+        until: float = float("inf"),
+        alarm: Alarm | None = None,
+        task: Task | None = None,
+    ) -> None:
+        """Take locks until told to stop, by a task if one is given."""
         try:
-            contender = Contender(self, who, alarm)
+            contender = Contender(self, who, alarm, task)
             while not self.stopping.is_set() and now_seconds() < until:
                 contender.visit()
         except BaseException:
@@ -298,10 +320,13 @@ class Worker:
 
 
 class Contender:
-    """What one thread does, with the locks and registers that it uses."""
+    """What one thread or task does, with the locks and registers that it uses."""
 
-    def __init__(self, worker: Worker, who: str, alarm: Alarm | None = None) -> None:
+    def __init__(
+        self, worker: Worker, who: str, alarm: Alarm | None = None, task: Task | None = None
+    ) -> None:
         self.who = who
+        self._task = task
         self._alarm = alarm
         self.worker = worker
         self.lease_seconds = worker.settings.lease_seconds
@@ -312,19 +337,19 @@ class Contender:
         self.locks = [self._lock(name) for name in worker.settings.locks]
         self._values = itertools.count(1)
 
-    def _lock(self, name: str) -> fencedlock.RLock:
-        make = (
-            self.worker.client.FairLock
-            if name.startswith("fair") or self.random.random() < 0.5
-            else self.worker.client.RLock
-        )
+    def _lock(self, name: str) -> AnyLock:
+        cls = "FairLock" if name.startswith("fair") or self.random.random() < 0.5 else "RLock"
 
-        def on_lost(lock: fencedlock.RLock, reason: str) -> None:
+        def on_lost(lock: object, reason: str) -> None:
             self.worker.recorder.write(self.who, NOTE, "lost", name, reason=reason)
 
-        return make(name, on_lost=on_lost)
+        if self._task is None:
+            lock: fencedlock.RLock = getattr(self.worker.client, cls)(name, on_lost=on_lost)
+            return lock
+        make = getattr(fencedlock.asyncio, cls)
+        return LockOfTask(self._task, make(name, client=self.worker.client, on_lost=on_lost))
 
-    def write(self, phase: str, what: str, lock: fencedlock.RLock, /, **data: Any) -> None:
+    def write(self, phase: str, what: str, lock: AnyLock, /, **data: Any) -> None:
         self.worker.recorder.write(self.who, phase, what, lock.name, **data)
 
     def interruptible(self, action: Callable[[], Any]) -> Any:
@@ -360,7 +385,7 @@ class Contender:
         while lock._is_owned():
             self.release(lock)
 
-    def acquire(self, lock: fencedlock.RLock) -> bool:
+    def acquire(self, lock: AnyLock) -> bool:
         kind = self.random.random()
         blocking, timeout, cancel, timer = True, None, None, None
         if kind < 0.1:
@@ -372,9 +397,7 @@ class Contender:
         elif kind < 0.9:
             cancel = fencedlock.Cancellation()
             timer = threading.Timer(self.random.uniform(0, self.lease_seconds), cancel.cancel)
-        self.write(
-            INVOKE, "acquire", lock, timeout=timeout, fair=isinstance(lock, fencedlock.FairLock)
-        )
+        self.write(INVOKE, "acquire", lock, timeout=timeout, fair=lock._fair)
         if timer is not None:
             timer.start()
         try:
@@ -412,9 +435,9 @@ class Contender:
         )
         return True
 
-    def live(self, lock: fencedlock.RLock) -> None:
+    def live(self, lock: AnyLock) -> None:
         """Do something with a held lock. Raises LockLostError as soon as a loss is noticed."""
-        steps: list[tuple[float, Callable[[fencedlock.RLock], None]]] = [
+        steps: list[tuple[float, Callable[[AnyLock], None]]] = [
             (6, lambda lock: self.think(0.002)),
             (4, self.nest),
             (3, self.unnest),
@@ -430,50 +453,51 @@ class Contender:
             step(lock)
             self.look(lock)
 
-    def look(self, lock: fencedlock.RLock) -> None:
+    def look(self, lock: AnyLock) -> None:
         """Make sure that the lock is held, and write down its deadline."""
         asked_at = now_seconds()
         lock.ensure_held()
         self.write(NOTE, "held", lock, asked_at=asked_at, deadline=lock._owned().deadline)
 
-    def ask(self, lock: fencedlock.RLock) -> None:
+    def ask(self, lock: AnyLock) -> None:
         """Ask the server for the state of the held lock, and write it down."""
         inspect(self.worker.recorder, self.who, self.worker.client, lock.name)
 
-    def linger(self, lock: fencedlock.RLock) -> None:
+    def linger(self, lock: AnyLock) -> None:
         """Keep holding for half a lease up to 1.8 leases, and look at the lock all the time."""
         until = now_seconds() + self.random.uniform(0.5, 1.8) * self.lease_seconds
         while now_seconds() < until:
             self.look(lock)
             self.think(0.02)
 
-    def doze(self, _lock: fencedlock.RLock) -> None:
+    def doze(self, _lock: AnyLock) -> None:
         """Keep holding for half a lease up to 1.8 leases, without a look at the lock."""
         time.sleep(self.random.uniform(0.5, 1.8) * self.lease_seconds)
 
-    def nest(self, lock: fencedlock.RLock) -> None:
+    def nest(self, lock: AnyLock) -> None:
         depth = lock._recursion_count() + 1
         if depth > MOST_DEPTH:
             return
-        inner = self.worker.client.RLock(lock.name) if self.random.random() < 0.5 else lock
+        inner: AnyLock = lock
+        if self.random.random() < 0.5:
+            client = self.worker.client
+            inner = lock.again(client) if isinstance(lock, LockOfTask) else client.RLock(lock.name)
         self.attempt(
             "nest", lock, lambda: inner.acquire(timeout=self.random.choice([-1, 0, 1])), depth=depth
         )
 
-    def unnest(self, lock: fencedlock.RLock) -> None:
+    def unnest(self, lock: AnyLock) -> None:
         depth = lock._recursion_count() - 1
         if depth > 0:
             self.attempt("unnest", lock, lock.release, depth=depth)
 
-    def renew(self, lock: fencedlock.RLock) -> None:
+    def renew(self, lock: AnyLock) -> None:
         lease = self.random.choice(
             [None, self.lease_seconds, self.random.uniform(1.0, 1.5) * self.lease_seconds]
         )
         self.attempt("renew", lock, lambda: lock.renew(lease), lease=lease)
 
-    def attempt(
-        self, what: str, lock: fencedlock.RLock, action: Callable[[], object], **given: Any
-    ) -> None:
+    def attempt(self, what: str, lock: AnyLock, action: Callable[[], object], **given: Any) -> None:
         self.write(INVOKE, what, lock, **given)
         try:
             self.interruptible(action)
@@ -489,7 +513,7 @@ class Contender:
         hold = lock._owned()
         self.write(outcome, what, lock, token=hold.token, depth=hold.depth, deadline=hold.deadline)
 
-    def release(self, lock: fencedlock.RLock) -> None:
+    def release(self, lock: AnyLock) -> None:
         """Release once. The last release frees the lock."""
         hold = lock._owned()
         depth = hold.depth - 1
@@ -498,7 +522,8 @@ class Contender:
         self.write(INVOKE, what, lock, **given, deadline=hold.deadline)
         _local.answered = True
         try:
-            self.interruptible(lock.release)
+            if self.interruptible(lock.release) is False:
+                _local.answered = False
         except fencedlock.LockLostError:
             self.write(FAIL, what, lock, lost=True)
         except (TimeLimit, TimeLimitError):
@@ -514,7 +539,7 @@ class Contender:
 
     # --- the work that the lock protects
 
-    def write_register(self, lock: fencedlock.RLock) -> None:
+    def write_register(self, lock: AnyLock) -> None:
         """Read, think and write back in a single transaction that begins with the check of the
         token.
         """

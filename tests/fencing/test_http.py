@@ -24,6 +24,7 @@ import requests
 import uvicorn
 
 import fencedlock
+import fencedlock.asyncio
 from fencedlock import FencingToken, NotOwnedError, StaleTokenError
 from fencedlock.fencing.http import (
     ENVIRON_KEY,
@@ -577,6 +578,23 @@ class TestClients:
             token,
         )
         assert service.accepted == [token] * 3
+
+    @pytest.mark.parametrize("cls", ["Lock", "FairLock"])
+    def test_a_hook_takes_a_lock_of_any_class(
+        self, cls: str, client: fencedlock.Client, name: str
+    ) -> None:
+        async def main() -> None:
+            lock = getattr(fencedlock.asyncio, cls)(name, client=client)
+            async with lock as token:
+                request = TokenHeader(lock)(httpx.Request("GET", "http://localhost"))
+                assert request.headers[HEADER] == format_token(token)
+
+        asyncio.run(main())
+        with getattr(client, cls)(name):
+            lock = client.Lock(f"{name}/2")
+            with lock:
+                request = TokenHeader(lock)(httpx.Request("GET", "http://localhost"))
+                assert request.headers[HEADER] == format_token(lock.token)
 
     async def post_async(self, url: str, send: TokenHeader) -> int:
         async with httpx.AsyncClient(auth=send) as http:

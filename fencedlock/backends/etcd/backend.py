@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from concurrent.futures import Executor
+from typing import Any, TypeVar
 
 from fencedlock.backends.etcd.connections import RANGE, STATUS
 from fencedlock.backends.etcd.keys import after, lock_keys, locks_prefix, name_of
@@ -12,11 +13,12 @@ from fencedlock.backends.etcd.lock import EtcdLock
 from fencedlock.backends.etcd.messages import messages
 from fencedlock.backends.etcd.server import EtcdCluster
 from fencedlock.backends.etcd.ticket import EtcdTicket, ticket_of
+from fencedlock.backends.thread_calls import ThreadCalls
 from fencedlock.clock import now_seconds
 from fencedlock.core.answers import ClaimAnswer, Gone, NotOurs, RenewAnswer, Renewed
 from fencedlock.core.backend import Backend, Listener
 from fencedlock.core.claims import Claim, Hold
-from fencedlock.core.roles import Waker
+from fencedlock.core.roles import ThreadWaker
 from fencedlock.errors import BackendError, FencedLockError
 
 _PAGE = 1000
@@ -88,6 +90,10 @@ class EtcdBackend(EtcdCluster):
     def saw(self, name: str, token: int, now: float) -> None:
         """Do nothing: tokens follow the cluster's revision, which :meth:`saw_revision` checks."""
 
+    # gRPC's own asyncio interface would be a second set of connections.
+    def calls_of_loop(self, loop: Any, client_id: str, threads: Executor) -> ThreadCalls:  # noqa: ARG002
+        return ThreadCalls(self, threads)
+
     def inherit(self, parent: Backend) -> None:
         assert isinstance(parent, EtcdBackend)
         self.highest_revision: int = parent.highest_revision
@@ -96,7 +102,7 @@ class EtcdBackend(EtcdCluster):
     def listen(self, listener: Listener, timeout_seconds: float) -> None:  # noqa: ARG002
         self.inbox.open(listener)
 
-    def wait(self, bell: Waker, timeout_seconds: float) -> None:
+    def wait(self, bell: ThreadWaker, timeout_seconds: float) -> None:
         bell.wait(timeout_seconds)
 
     def maintain(self, now: float) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
@@ -11,6 +12,7 @@ from fencedlock.backends.redis.connections import left_of
 from fencedlock.backends.redis.floors import Floors
 from fencedlock.backends.redis.keys import keys_of, lock_key, name_of, scan_pattern
 from fencedlock.backends.redis.lock import RedisLock
+from fencedlock.backends.redis.loop_calls import RedisLoopCalls
 from fencedlock.backends.redis.scripts import Script, pack
 from fencedlock.backends.redis.server import RedisServer, nonsense
 from fencedlock.backends.redis.server_time import MOST_LATE, clock_jumps
@@ -19,7 +21,7 @@ from fencedlock.clock import now_seconds
 from fencedlock.core.answers import ClaimAnswer, RenewAnswer
 from fencedlock.core.backend import Backend, Listener
 from fencedlock.core.claims import Claim, Hold
-from fencedlock.core.roles import Waker
+from fencedlock.core.roles import ThreadWaker
 from fencedlock.errors import BackendError, FencedLockError
 
 _SCAN_COUNT = "1000"
@@ -72,7 +74,7 @@ class RedisBackend(RedisServer):
         def make(hold: Hold, not_after_us: int) -> bytes:
             return _bound(hold).pack_renew(hold, not_after_us)
 
-        return self._ask(self.scripts.renew, holds, make, self._read_renew_answer, timeout_seconds)
+        return self._ask(self.scripts.renew, holds, make, self.read_renew_answer, timeout_seconds)
 
     def lock_names(self, prefix: str) -> Iterator[str]:
         cursor, pattern = b"0", scan_pattern(self._namespace, prefix)
@@ -152,6 +154,9 @@ class RedisBackend(RedisServer):
         else:
             floors.saw(name, token, int(server_us), int(now * 1e6))
 
+    def calls_of_loop(self, loop: Any, client_id: str, threads: Executor) -> RedisLoopCalls:
+        return RedisLoopCalls(self, client_id, self._make_inbox(client_id), loop, threads)
+
     def inherit(self, parent: Backend) -> None:
         assert isinstance(parent, RedisBackend)
         self.floors: Floors = parent.floors
@@ -161,19 +166,20 @@ class RedisBackend(RedisServer):
     def listen(self, listener: Listener, timeout_seconds: float) -> None:
         self._inbox.open(listener, timeout_seconds)
 
-    def wait(self, bell: Waker, timeout_seconds: float) -> None:
+    def wait(self, bell: ThreadWaker, timeout_seconds: float) -> None:
         self._inbox.wait(bell, timeout_seconds)
 
     def maintain(self, now: float) -> float | None:
         return self.connections.trim(now)
 
     def close(self, timeout_seconds: float) -> None:
-        self._inbox.close(timeout_seconds)
+        self._inbox.close(timeout_seconds)  # event loops close theirs
         self.connections.close()
         self._on_close()
 
     def forget_connections(self) -> None:
-        self._inbox.forget()
+        for inbox in list(self._inboxes.values()):
+            inbox.forget()
         self.connections.forget()
 
     def _ask(

@@ -216,7 +216,7 @@ class Connections:
         ours: FencedLockError | None = None
         try:
             if wire is not None:
-                self._drop(wire)
+                self.drop(wire)
             if not self._connector.is_ours(error):
                 raise raised_by_handler(error) or error
             assert isinstance(error, Exception)
@@ -283,6 +283,20 @@ class Connections:
         finally:
             self._claimants.pop(claimant, None)
             claimant.error = None  # as in _after_failure
+
+    def take_new(self, timeout_seconds: float) -> Wire:
+        """Return a connection that was opened or used just now, for a user who keeps it.
+
+        Raises what prevents it from being opened. The user returns it to :meth:`drop`.
+        """
+        until = now_seconds() + timeout_seconds
+        while True:
+            if not own[0]:
+                raise CopiedProcessError  # the connections are the original's
+            wire = self._take(until - now_seconds())
+            if now_seconds() - wire.used_at <= RESTED_SECONDS:
+                return wire
+            self.drop(wire)
 
     def _no_connection(self) -> FencedLockError:
         where = self._connector.where
@@ -366,7 +380,8 @@ class Connections:
                 claimant.bell.ring()
                 return
 
-    def _drop(self, wire: Wire) -> None:
+    def drop(self, wire: Wire) -> None:
+        """Close a connection, and let another one be opened in its place."""
         try:
             self._idle.remove(wire)  # it is there if Ctrl-C came just after it was given back
         except ValueError:
@@ -404,7 +419,7 @@ class Connections:
                         self._idle.remove(wire)
                     except ValueError:
                         continue  # taken meanwhile
-                    self._drop(wire)
+                    self.drop(wire)
         return self._trim_at if len(self._idle) > 1 else None
 
     def close(self) -> None:

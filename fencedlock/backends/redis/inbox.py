@@ -12,10 +12,10 @@ from typing import Any
 from fencedlock.backends.redis.connections import Connections
 from fencedlock.backends.redis.connector import Connector
 from fencedlock.backends.redis.scripts import pack
-from fencedlock.backends.redis.wire import close_copy, limit_waiting
+from fencedlock.backends.redis.wire import NOT_NOW, close_copy, limit_waiting
 from fencedlock.clock import now_seconds
 from fencedlock.core.backend import Listener
-from fencedlock.core.roles import Waker
+from fencedlock.core.roles import ThreadWaker
 from fencedlock.errors import BackendError, BackendUnavailableError
 from fencedlock.runtime.bell import Bell
 from fencedlock.runtime.interrupts import Event, make_mutex, raised_by_handler
@@ -94,8 +94,10 @@ class Inbox:
         # while its thread has the mutex.
         self._turn = make_mutex()
         """The thread that has this mutex reads."""
-        self._reader: Waker | None = None
-        self._sleepers: dict[Waker, None] = {}
+        self._reader: ThreadWaker | None = None
+        self._loop: Any = None
+        """The event loop that reads, None if threads do."""
+        self._sleepers: dict[ThreadWaker, None] = {}
         """The bells of the threads that sleep, including the reader."""
 
     @property
@@ -118,6 +120,27 @@ class Inbox:
         except RuntimeError:  # the interpreter ends, so there will be no doorbells
             self._tried.set()
         self._tried.wait(timeout_seconds)
+
+    def read_in(self, loop: Any) -> None:
+        """Have this event loop read, in place of threads. Called before :meth:`open`."""
+        self._loop = loop
+
+    def leave_loop(self) -> None:
+        """Have the event loop read no more. Called in its thread, before :meth:`close`."""
+        stream = self._stream
+        self._closed = True
+        if stream is not None and not self._loop.is_closed():
+            self._loop.remove_reader(stream.descriptor)
+
+    def _begin_in_loop(self, stream: _Stream) -> None:
+        if self._stream is stream and not self._closed:
+            self._loop.add_reader(stream.descriptor, self._read_in_loop, stream)
+
+    def _read_in_loop(self, stream: _Stream) -> None:
+        stream.read_ready()
+        if stream.cut:
+            self._loop.remove_reader(stream.descriptor)
+            self._let_go(stream)
 
     def close(self, timeout_seconds: float) -> None:
         """Close the connection, and wait for the end of the inbox's thread until the timeout."""
@@ -150,7 +173,7 @@ class Inbox:
             self._stream.close()
         close_copy(self._connection)
 
-    def wait(self, bell: Waker, timeout_seconds: float) -> None:
+    def wait(self, bell: ThreadWaker, timeout_seconds: float) -> None:
         """Sleep until the bell rings or until the timeout.
 
         Meanwhile, read for all sleeping threads if no other thread does.
@@ -217,23 +240,33 @@ class Inbox:
                 if not self._closed:
                     pause = self._open_anew(pause)
                 continue
-            if self._turn.acquire(blocking=False):  # no thread reads, so read what is there
-                try:
-                    stream.read_until(self._keeper, now_seconds())
-                except Exception:
-                    logger.exception("fencedlock: unexpected error in the inbox, which goes on")
-                finally:
-                    self._turn.release()
-                if stream.cut:
-                    self._let_go(stream)
-                    continue
-                self._pass_turn()
+            self._look_after(stream)
+            if stream.cut:
+                continue
             if self._doubted:
                 self._doubted = False
                 self._leave_if_elsewhere(stream)
                 continue
             self._keeper.wait(SILENCE_SECONDS)
         self._disconnect()
+
+    def _look_after(self, stream: _Stream) -> None:
+        """Read what is there if no thread reads. If a loop reads, check that something comes in."""
+        if self._loop is not None:
+            stream.end_if_silent(now_seconds())
+            if stream.cut:
+                self._keeper.wait(LONGEST_PAUSE_SECONDS)  # until the loop has let go
+        elif self._turn.acquire(blocking=False):
+            try:
+                stream.read_until(self._keeper, now_seconds())
+            except Exception:
+                logger.exception("fencedlock: unexpected error in the inbox, which goes on")
+            finally:
+                self._turn.release()
+            if stream.cut:
+                self._let_go(stream)
+            else:
+                self._pass_turn()
 
     def _open_anew(self, pause: float) -> float:
         """Connect. Return how long to pause before the next attempt, if one is needed soon."""
@@ -263,7 +296,11 @@ class Inbox:
             connection.send_packed_command([pack("SUBSCRIBE", self._channel)], check_health=False)
             connection.read_response(disable_decoding=True)
             self._connection, self._opened_at = connection, now_seconds()
-            self._stream = _Stream(connection._sock.sock, listener, self._may_be_issued)
+            stream = _Stream(connection._sock.sock, listener, self._may_be_issued)
+            self._stream = stream
+            if self._loop is not None:
+                stream.wait_for_nothing()
+                self._loop.call_soon_threadsafe(self._begin_in_loop, stream)
         except BaseException as error:
             if connection is not None:
                 connection.disconnect()
@@ -289,7 +326,8 @@ class Inbox:
                 "fencedlock: the inbox was at another server than the calls, and is opened anew"
             )
             stream.hang_up()
-            self._let_go(stream)
+            if self._loop is None:  # otherwise the loop finds out, and lets go
+                self._let_go(stream)
 
     def _disconnect(self) -> None:
         if self._stream is not None:
@@ -317,7 +355,9 @@ class _Stream:
         self.cut: bool = False
         """True once no more messages come in."""
         self._sock = sock
-        self._descriptor: int = sock.fileno()
+        self._in_loop = False
+        self.descriptor: int = sock.fileno()
+        """The number by which a selector knows the connection."""
         self._pending: Callable[[], int] | None = getattr(sock, "pending", None)
         self._listener = listener
         self._may_be_issued = may_be_issued
@@ -332,7 +372,7 @@ class _Stream:
         self._poll: Any = None
         limit_waiting(sock, SILENCE_SECONDS)
 
-    def read_until(self, bell: Waker, until: float) -> None:
+    def read_until(self, bell: ThreadWaker, until: float) -> None:
         """Read until the bell rings or until this local time. Look at least once.
 
         Sets :attr:`cut` when the connection has ended.
@@ -346,7 +386,7 @@ class _Stream:
                 ready = poll.poll(1000 * max(0.0, seconds))
                 bell.alarm, self._poll = None, poll
                 for descriptor, _ in ready:
-                    if descriptor == self._descriptor:
+                    if descriptor == self.descriptor:
                         self._take_in()
                     else:
                         self._kicked.recv(_CHUNK_BYTES)
@@ -365,9 +405,38 @@ class _Stream:
         finally:
             bell.alarm = None
 
+    def wait_for_nothing(self) -> None:
+        """Let no read or write on the connection wait, because an event loop reads it."""
+        self._in_loop = True
+        self._sock.setblocking(False)
+
+    def read_ready(self) -> None:
+        """Read what is there, in an event loop. Sets :attr:`cut` when the connection has ended."""
+        try:
+            self._take_in()
+        except NOT_NOW:
+            pass
+        except (OSError, ValueError) as error:
+            logger.debug("fencedlock: the inbox was cut: %s", error)
+            self.cut = True
+
+    def end_if_silent(self, now: float) -> None:
+        """Ask a server that has been silent whether it lives, and hang up if it was asked before.
+
+        The reader learns of that.
+        """
+        if now >= self._silent_at:
+            try:
+                self._break_silence(now)
+            except OSError as error:
+                logger.debug("fencedlock: the inbox was cut: %s", error)
+                self.cut = True
+            if self.cut:
+                self.hang_up()
+
     def _make_poll(self) -> Any:
         poll = getattr(select, "poll", _Select)()  # eventlet removes select.poll
-        poll.register(self._descriptor, getattr(select, "POLLIN", 0))
+        poll.register(self.descriptor, getattr(select, "POLLIN", 0))
         poll.register(self._kicked, getattr(select, "POLLIN", 0))
         return poll
 
@@ -409,8 +478,9 @@ class _Stream:
                 self.cut = True
             self._asked, self._silent_at = False, now_seconds() + SILENCE_SECONDS
             self._read(received)
-        except BaseException:
-            self.cut = True  # what was received may be lost, so all waiters have to ask again
+        except BaseException as error:
+            if not (self._in_loop and isinstance(error, NOT_NOW)):
+                self.cut = True  # what was received may be lost, so all waiters have to ask again
             raise
 
     def _read(self, received: bytes) -> None:
@@ -447,11 +517,11 @@ class _Select:
     """The part of ``select.poll`` that :class:`_Stream` needs, made with ``select.select``."""
 
     def __init__(self) -> None:
-        self._descriptors: list[int] = []
+        self.descriptors: list[int] = []
 
     def register(self, descriptor: Any, _events: int) -> None:
-        self._descriptors.append(descriptor if isinstance(descriptor, int) else descriptor.fileno())
+        self.descriptors.append(descriptor if isinstance(descriptor, int) else descriptor.fileno())
 
     def poll(self, timeout_ms: float) -> list[tuple[int, int]]:
-        ready, _, _ = select.select(self._descriptors, [], [], timeout_ms / 1000)
+        ready, _, _ = select.select(self.descriptors, [], [], timeout_ms / 1000)
         return [(descriptor, 0) for descriptor in ready]

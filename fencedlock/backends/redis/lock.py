@@ -116,15 +116,7 @@ class RedisLock:
         )
 
     def release(self, hold: Hold, timeout_seconds: float, attempts: int = 1) -> ReleaseAnswer:
-        claim, token, server = hold.claim, str(hold.token), self._server
-        claim_id, not_after_us = claim.id, claim.ticket.not_after_us
-        arguments = (
-            bulks(str(not_after_us), server.channels) if not_after_us else server.release_arguments
-        )
-        packed = (  # one f-string, as in pack_acquire
-            f"{self._scripts.release.head}{self._keys}${len(claim_id)}\r\n{claim_id}\r\n"
-            f"${len(token)}\r\n{token}\r\n{arguments}"
-        ).encode()
+        server, packed = self._server, self.pack_release(hold)
         asked_at = now_seconds()
         reply, sent = server.connections.converse(packed, timeout_seconds, asked_at, attempts)
         if type(reply) is not bytes:
@@ -133,12 +125,30 @@ class RedisLock:
             )
         if reply == b"+released\r\n":
             return RELEASED
-        return _not_ours(reply, sent)
+        return released_or_not(reply, sent)
+
+    def pack_release(self, hold: Hold) -> bytes:
+        """Return the packed call of release.lua."""
+        claim, token, server = hold.claim, str(hold.token), self._server
+        claim_id, not_after_us = claim.id, claim.ticket.not_after_us
+        arguments = (
+            bulks(str(not_after_us), server.channels) if not_after_us else server.release_arguments
+        )
+        return (  # one f-string, as in pack_acquire
+            f"{self._scripts.release.head}{self._keys}${len(claim_id)}\r\n{claim_id}\r\n"
+            f"${len(token)}\r\n{token}\r\n{arguments}"
+        ).encode()
 
     def keep(
         self, hold: Hold, keep_seconds: float, timeout_seconds: float, attempts: int = 1
     ) -> ReleaseAnswer:
-        packed = self._scripts.keep.pack(
+        packed = self.pack_keep(hold, keep_seconds)
+        reply, sent = self._server.call(self._scripts.keep, packed, timeout_seconds, attempts)
+        return released_or_not(reply, sent)
+
+    def pack_keep(self, hold: Hold, keep_seconds: float) -> bytes:
+        """Return the packed call of keep.lua."""
+        return self._scripts.keep.pack(
             self._keys,
             hold.claim_id,
             str(hold.token),
@@ -146,19 +156,18 @@ class RedisLock:
             str(hold.claim.ticket.not_after_us),
             self._server.channels,
         )
-        reply, sent = self._server.call(self._scripts.keep, packed, timeout_seconds, attempts)
-        if reply == b"+released\r\n":
-            return RELEASED
-        return _not_ours(reply, sent)
 
     def abandon(self, hold: Hold, timeout_seconds: float) -> None:
         """Do nothing, because each hold has a lease of its own."""
 
     def withdraw(self, claim: Claim, timeout_seconds: float) -> None:
-        packed = self._scripts.withdraw.pack(
+        self._server.call(self._scripts.withdraw, self.pack_withdraw(claim), timeout_seconds)
+
+    def pack_withdraw(self, claim: Claim) -> bytes:
+        """Return the packed call of withdraw.lua."""
+        return self._scripts.withdraw.pack(
             self._keys, claim.id, str(claim.ticket.not_after_us), self._server.channels
         )
-        self._server.call(self._scripts.withdraw, packed, timeout_seconds)
 
     def force_release(self, token: int, timeout_seconds: float) -> bool:
         packed = self._scripts.force_release.pack(self._keys, str(token), self._server.channels)
@@ -204,8 +213,10 @@ def _host_and_thread(holder: bytes) -> str:
     return holder.decode().partition(" ")[2]
 
 
-def _not_ours(reply: bytes, sent: int) -> NotOurs:
-    """Return what it means that the server has not ended the hold, by a call sent so often."""
+def released_or_not(reply: bytes, sent: int) -> ReleaseAnswer:
+    """Return what the answer to a release says that was sent so often."""
+    if reply == b"+released\r\n":
+        return RELEASED
     return NotOurs(ended=_number(reply, b"+lost"), replayed=sent > 1)
 
 

@@ -19,7 +19,7 @@ from fencedlock.core.answers import Busy, ClaimAnswer, Gone, NotOurs, RenewAnswe
 from fencedlock.core.claims import MOST_SPAN_SECONDS, Claim, Hold
 from fencedlock.core.lease import MOST_TTL_SECONDS
 from fencedlock.core.names import checked_namespace
-from fencedlock.errors import BackendError
+from fencedlock.errors import BackendError, FencedLockError
 
 _LEAST_RECHECK_MS = 10
 """The least time after which a waiter asks again about a lease that has just run out."""
@@ -81,15 +81,12 @@ class RedisServer(ServerTime):
         self._namespace = checked_namespace(namespace)
         self.connections: Connections = Connections(connector, request_timeout_seconds)
         inbox_prefix = f"{namespace}:inbox:"
-        self._inbox = Inbox(
-            self.connections,
-            connector,
-            inbox_prefix + client_id,
-            request_timeout_seconds,
-            self._may_be_issued,
-        )
+        self._inbox_prefix = inbox_prefix
+        self._inboxes: dict[str, Inbox] = {}
+        """The inboxes by the client ids that claims begin with: the client's, and its loops'."""
+        self._inbox = self._make_inbox(client_id)
         self.connections.on_new = self._connected_anew
-        self.connections.on_switch = self._inbox.hang_up
+        self.connections.on_switch = self._hang_up_inboxes
         self.channels: str = f"1 {inbox_prefix}"
         """The last argument of scripts that hand over a lock. It says that the server knows who
         listens, and where the inboxes are.
@@ -99,6 +96,24 @@ class RedisServer(ServerTime):
         self.acquire_arguments: _AcquireArguments = _AcquireArguments(self.channels)
         self.floors: Floors = Floors()
 
+    def _make_inbox(self, client_id: str) -> Inbox:
+        inbox = self._inboxes[client_id] = Inbox(
+            self.connections,
+            self._connector,
+            self._inbox_prefix + client_id,
+            self.request_timeout_seconds,
+            self._may_be_issued,
+        )
+        return inbox
+
+    def forget_inbox(self, client_id: str) -> None:
+        """Forget the inbox of an event loop, which was closed."""
+        self._inboxes.pop(client_id, None)
+
+    def _hang_up_inboxes(self) -> None:
+        for inbox in list(self._inboxes.values()):
+            inbox.hang_up()
+
     def _connected_anew(self) -> None:
         """Raise the floor of all locks after a connection was opened, and check the inbox.
 
@@ -107,7 +122,8 @@ class RedisServer(ServerTime):
         """
         if self.ahead_us:
             self.floors.of_all = max(self.floors.of_all, self.server_us(now_seconds()))
-        self._inbox.doubt()
+        for inbox in list(self._inboxes.values()):
+            inbox.doubt()
 
     def _may_be_issued(self, token: int) -> bool:
         """Return False for a token that is higher than the server's clock can have made it.
@@ -157,7 +173,7 @@ class RedisServer(ServerTime):
         Any other ``error`` is raised. ``until`` is the local time at which the first of the
         ``attempts`` has to end. Return what :meth:`call` returns.
         """
-        if not isinstance(error, self._connector.exceptions.NoScriptError):
+        if not self.has_not_loaded(error):
             raise self.connections.refusal(error) from error
         now = now_seconds()
         reply, more = self.connections.converse(
@@ -166,6 +182,18 @@ class RedisServer(ServerTime):
         if isinstance(reply, Exception):
             raise self.connections.refusal(reply) from reply
         return reply, sent + more - 1
+
+    def has_not_loaded(self, error: Exception) -> bool:
+        """Return True if the server has answered that it has not loaded a script."""
+        return isinstance(error, self._connector.exceptions.NoScriptError)
+
+    def refused(self, reply: Any) -> Any:
+        """Return our error for one of the server, and any other reply as it is."""
+        if not isinstance(reply, Exception) or isinstance(reply, FencedLockError):
+            return reply
+        error = self.connections.refusal(reply)
+        error.__cause__ = reply
+        return error
 
     def call_for_array(self, script: Script, packed: bytes, timeout_seconds: float) -> Any:
         """Return the reply to a packed call of a script that returns more than a line."""
@@ -202,7 +230,8 @@ class RedisServer(ServerTime):
                     return token, asked_at + lease_ms / 1000, words[4] == b"1", False
             if kind == b"+waiting":
                 recheck_ms = max(int(words[2]), _LEAST_RECHECK_MS)
-                if not self._inbox.is_open:  # no doorbell will come
+                inbox = self._inbox if len(self._inboxes) == 1 else self._inbox_of(claim)
+                if not inbox.is_open:  # no doorbell will come
                     recheck_ms = min(recheck_ms, _DEAF_RECHECK_MS)
                 return Waiting(asked_at, int(words[1]), now_seconds() + recheck_ms / 1000)
             if kind == b"+busy":
@@ -216,7 +245,10 @@ class RedisServer(ServerTime):
             raise nonsense(reply) from error
         raise nonsense(reply)
 
-    def _read_renew_answer(self, _hold: Hold, reply: bytes, asked_at: float) -> RenewAnswer | None:
+    def _inbox_of(self, claim: Claim) -> Inbox:
+        return self._inboxes.get(claim.id.partition("/")[0], self._inbox)
+
+    def read_renew_answer(self, _hold: Hold, reply: bytes, asked_at: float) -> RenewAnswer | None:
         """Read the answer of renew.lua. Return None if the packet was late."""
         try:
             words = reply.split()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _socket
 import socket
+import ssl
 import struct
 from typing import Any
 
@@ -14,6 +15,9 @@ _CHUNK_BYTES = 4096
 
 SIGNS = frozenset((b"+", b":"))
 """The first byte of an answer of a script, which consists of words or of a number."""
+
+NOT_NOW = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+"""What a call raises on a socket that does not wait, if it would have to."""
 
 _MOST_LINE_BYTES = 1 << 16
 """The size of the longest line that is accepted. It is far more than any script answers, and than
@@ -113,7 +117,7 @@ class Wire:
         lines = received[:-2].split(b"\r\n")
         if len(lines) != count:
             raise ValueError(f"{len(lines)} lines, where {count} were asked for")
-        return [self._reply(line) for line in lines]
+        return [self.reply(line) for line in lines]
 
     def _rest_of_lines(self, received: bytes, count: int) -> bytes:
         give_up_at = 0.0
@@ -127,7 +131,7 @@ class Wire:
                 raise TimeoutError("the reply does not end")
         return received
 
-    def _reply(self, line: bytes) -> Any:
+    def reply(self, line: bytes) -> Any:
         kind = line[:1]
         # One line too many would be taken for the answer to the next question.
         if kind in SIGNS and b"\n" not in line:

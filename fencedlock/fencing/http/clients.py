@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fencedlock.errors import StaleTokenError
 from fencedlock.fencing.http.header import HEADER, format_token
 from fencedlock.fencing.http.problem import CONTENT_TYPE, STALE_TYPE
+from fencedlock.primitives.handle import Handle
 from fencedlock.token import FencingToken
-
-if TYPE_CHECKING:
-    from fencedlock.primitives.rlock import RLock
 
 
 class TokenHeader:
     """A hook for httpx and requests that puts a token into the header of each request.
 
-    The token is that of a held lock, or a given one. Use it as
-    ``httpx.Client(event_hooks={"request": [TokenHeader(lock)]})``, or as ``auth=TokenHeader(lock)``
-    with httpx (also with its AsyncClient) and with requests. With a client that has no hooks, pass
-    ``headers={HEADER: format_token(lock.token)}``.
+    The token is that of a held lock of any class, also of ``fencedlock.asyncio``, or a given one.
+    Use it as ``httpx.Client(event_hooks={"request": [TokenHeader(lock)]})``, or as
+    ``auth=TokenHeader(lock)`` with httpx (also with its AsyncClient) and with requests. With a
+    client that has no hooks, pass ``headers={HEADER: format_token(lock.token)}``.
 
-    A request raises NotOwnedError if the thread that sends it does not hold the lock. Making the
-    hook raises TypeError for anything but a lock or a FencingToken.
+    A request raises NotOwnedError if the thread or task that sends it does not hold the lock.
+    Making the hook raises TypeError for anything but a lock or a FencingToken.
     """
 
-    def __init__(self, lock: RLock | FencingToken) -> None:
-        from fencedlock.primitives.rlock import RLock
-
-        if not isinstance(lock, RLock | FencingToken):
+    def __init__(self, lock: Handle | FencingToken) -> None:
+        if not isinstance(lock, Handle | FencingToken):
             raise TypeError(
                 f"TokenHeader takes a lock or a FencingToken, not {type(lock).__name__}"
             )

@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 import redis
-import trustme
 
 import fencedlock
 from fencedlock.backends.redis.refusals import Meaning, meaning_of
@@ -345,29 +344,6 @@ def test_a_node_of_a_cluster_says_what_it_is(
     with pytest.raises(fencedlock.BackendMisconfiguredError, match="node of a Redis Cluster"):
         connect(f"redis://127.0.0.1:{one.port}/1").RLock("x").acquire()
     assert time.monotonic() - begun < 2
-
-
-@pytest.fixture
-def tls(own_server: Callable[..., Any], tmp_path: Path) -> tuple[RedisServer, int, Path]:
-    """A server with an additional port for TLS, that port, and the authority's certificate."""
-    authority, port = trustme.CA(), free_port()
-    certificate = authority.issue_cert("127.0.0.1")
-    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
-    certificate.private_key_and_cert_chain_pem.write_to_path(tmp_path / "own.pem")
-    settings = {
-        "tls_port": str(port),
-        "tls_cert_file": "own.pem",
-        "tls_key_file": "own.pem",
-        "tls_ca_cert_file": "ca.pem",
-    }
-    files = {
-        key: str(tmp_path / value) if key.endswith("file") else value
-        for key, value in settings.items()
-    }
-    try:
-        return own_server("redis", tls_auth_clients="no", **files), port, tmp_path / "ca.pem"
-    except RuntimeError:
-        pytest.skip("the system's redis-server is built without TLS")
 
 
 def test_tls_works_with_the_authority_named(

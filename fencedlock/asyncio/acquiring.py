@@ -1,0 +1,208 @@
+"""How a task acquires a lock that it does not hold, and what is done when it gives up."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fencedlock.asyncio.bell import TaskBell
+from fencedlock.asyncio.session import Session, session_of
+from fencedlock.clock import now_seconds
+from fencedlock.core.answers import ClaimAnswer, Grant
+from fencedlock.core.claims import Claim
+from fencedlock.core.waiting import Ask, KeepPlace, Outcome, Pause, Sleep, Step, wait_for_grant
+from fencedlock.errors import (
+    AcquireCancelledError,
+    BackendError,
+    BackendUnavailableError,
+    WouldDeadlockError,
+)
+from fencedlock.runtime.acquiring import WITHDRAW_SECONDS, enter, leave, withdraw_later
+from fencedlock.runtime.client_state import LEAST_REQUEST_SECONDS, ClientState
+from fencedlock.runtime.owners import Owner, new_claim_id
+from fencedlock.runtime.resources import HandleSettings, Resource
+from fencedlock.runtime.waiting import LISTENING_SECONDS, about, tell_who_holds
+
+_NEVER = float("inf")
+
+
+async def acquire(settings: HandleSettings, owner: Owner, timeout_seconds: float) -> bool:
+    """Acquire for this owner, which does not hold the lock. True if it holds it now.
+
+    A timeout of 0 means one try. There is no ``await`` between the entering of a grant and the
+    return, so a cancellation finds either no hold or a task that is in the body.
+    """
+    state = settings.state
+    state.raise_if_closed()
+    session = session_of(state)
+    patient = timeout_seconds > 0
+    deadline = now_seconds() + timeout_seconds if timeout_seconds != _NEVER else _NEVER
+    while True:
+        claim = Claim(
+            new_claim_id(session.client_id, owner.id),
+            settings.resource.bound,
+            owner,
+            settings.lease_seconds,
+            settings.fair,
+            patient,
+        )
+        try:
+            seconds = (
+                settings.request_seconds
+                if deadline == _NEVER or not patient
+                else state.seconds_to_ask(claim, deadline)
+            )
+            # A fair claim takes its place by its first question, so that the tasks of a loop stand
+            # in the order in which they asked.
+            join = patient and (session.listening or settings.fair)
+            answer = await _ask(session, claim, join, seconds)
+            grant = (
+                answer
+                if type(answer) is tuple
+                else await _wait(settings.resource, session, claim, answer, deadline)
+            )
+            if grant is not None and enter(settings, owner, claim, grant):
+                if claim.bell is not None:
+                    session.discard(claim)
+                return True
+            withdrawn = _give_up(session, claim)
+            if withdrawn is not None:
+                await asyncio.wait((withdrawn,), timeout=WITHDRAW_SECONDS)
+        except BaseException:
+            leave(settings, claim)
+            _give_up(session, claim)
+            raise
+        if grant is None and (not claim.spent or now_seconds() >= deadline):
+            return False
+        # The client was closed, or the grant lapsed on its way. In the second case, ask anew.
+        _raise_if_closed(state, claim)
+
+
+async def _ask(
+    session: Session, claim: Claim, join: bool, timeout_seconds: float
+) -> ClaimAnswer | BackendUnavailableError:
+    """Ask for the lock once. With ``join``, take a place in its queue if it is not free."""
+    # Twin of fencedlock.runtime.waiting.ask.
+    state, before = session.state, claim.may_exist
+    try:
+        if join:
+            if not session.listening:
+                began_at = now_seconds()
+                await session.listen(min(timeout_seconds, LISTENING_SECONDS))
+                timeout_seconds = max(
+                    LEAST_REQUEST_SECONDS, began_at + timeout_seconds - now_seconds()
+                )
+            state.expect(claim)
+        claim.may_exist = True
+        answer = await session.calls.acquire(claim, join, timeout_seconds)
+        if state.outage.since is not None:
+            state.outage.ended()
+        return answer
+    except BackendUnavailableError as error:
+        if not error.sent:
+            claim.may_exist = before
+        state.outage.began(error)
+        return about(error, claim)
+    except BackendError as error:
+        raise about(error, claim) from error.__cause__
+
+
+async def _wait(
+    resource: Resource, session: Session, claim: Claim, outcome: Outcome, deadline: float
+) -> Grant | None:
+    """Wait for a grant after this outcome of the first question. None if there is none in time."""
+    state = session.state
+    if claim.patient and resource.holds:
+        _raise_if_thread_holds(resource, claim)
+    claim.bell = bell = TaskBell(session)
+    state.expect(claim)
+    steps = wait_for_grant(
+        claim,
+        outcome,
+        deadline,
+        state.outage_timeout,
+        now_seconds,
+        join=claim.patient and session.listening,
+    )
+    answer: Outcome | None = None
+    while True:
+        try:
+            with state.mutex:
+                step = steps.send(answer)
+        except StopIteration as stop:
+            grant: Grant | None = stop.value
+            return grant
+        answer = await _take(session, claim, bell, step)
+        # A grant stays, so a task that was woken by it needs no mutex to see it.
+        if claim.grant is not None and answer is None:
+            return claim.grant
+
+
+async def _take(session: Session, claim: Claim, bell: TaskBell, step: Step) -> Outcome | None:
+    state = session.state
+    _raise_if_closed(state, claim)
+    if isinstance(step, (Sleep, Pause)):
+        await bell.wait(step.until - now_seconds())
+        _raise_if_closed(state, claim)
+    elif isinstance(step, Ask):
+        outcome = await _ask(
+            session, claim, step.join, state.seconds_to_ask(claim, step.give_up_at)
+        )
+        if not isinstance(outcome, tuple):
+            _raise_if_closed(state, claim)  # closing the client withdraws its claims
+        return outcome
+    elif isinstance(step, KeepPlace):
+        session.keep(claim)
+    else:
+        session.in_thread(tell_who_holds, state, claim)
+    return None
+
+
+def _raise_if_closed(state: ClientState, claim: Claim) -> None:
+    if state.closed:
+        name = claim.bound.name
+        raise AcquireCancelledError(
+            f"the acquisition of {name!r} ended because its client was closed", lock=name
+        )
+
+
+def _raise_if_thread_holds(resource: Resource, claim: Claim) -> None:
+    """Raise WouldDeadlockError if the thread has acquired the lock before it began to run the loop.
+
+    It can't release the lock while the loop runs.
+    """
+    thread = claim.owner.thread
+    for hold in list(resource.holds.values()):
+        if hold.owner is thread and hold.wants_beats() and now_seconds() < hold.deadline:
+            raise WouldDeadlockError(
+                f"lock {resource.name!r} is held by {hold.owner.name()}, which runs this event "
+                "loop and can't release it while a task waits",
+                lock=resource.name,
+                owner=hold.claim_id,
+            )
+
+
+def _give_up(session: Session, claim: Claim) -> asyncio.Future[None] | None:
+    """Remove a claim that nobody waits for any more from the server, without waiting for that.
+
+    Return a future that tells when the server has answered. None if it is not asked.
+    """
+    state = session.state
+    with state.mutex:
+        claim.closed = True
+        state.claims.pop(claim.id, None)
+    session.discard(claim)
+    if not claim.may_exist:
+        return None
+    if session.closed or session.loop.is_closed():
+        withdraw_later(state, claim)
+        return None
+    ended = session.loop.create_future()
+
+    def on_end(done: bool) -> None:
+        if not done:
+            withdraw_later(state, claim)
+        session.finish(ended)
+
+    seconds = min(WITHDRAW_SECONDS, state.request_seconds(claim.lease_seconds))
+    session.calls.withdraw(claim, seconds, on_end)
+    return ended

@@ -1,0 +1,57 @@
+"""A bell, which wakes a task that sleeps."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+from fencedlock.asyncio.session import Session
+
+
+class TaskBell:
+    """Wakes one sleeping task, from any thread.
+
+    A ring before the sleep is not lost, and several rings count as one.
+    """
+
+    __slots__ = ("_rung", "_session", "_sleep")
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._sleep: asyncio.Future[None] | None = None
+        self._rung = False
+
+    def ring(self) -> None:
+        """Wake the task. If it does not sleep now, its next sleep ends at once."""
+        if threading.get_ident() == self._session.thread_id:
+            self._wake()
+            return
+        try:
+            self._session.loop.call_soon_threadsafe(self._wake)
+        except RuntimeError:
+            pass  # the loop was closed, and the task with it
+
+    def _wake(self) -> None:
+        self._rung = True
+        sleep = self._sleep
+        if sleep is not None and not sleep.done():
+            sleep.set_result(None)
+
+    async def wait(self, timeout_seconds: float) -> None:
+        """Sleep until a ring or until the timeout."""
+        if self._rung or timeout_seconds <= 0:
+            self._rung = False
+            return
+        loop = self._session.loop
+        self._sleep = sleep = loop.create_future()
+        timer = loop.call_later(timeout_seconds, self._time_out, sleep)
+        try:
+            await sleep
+        finally:
+            timer.cancel()
+            self._sleep, self._rung = None, False
+
+    @staticmethod
+    def _time_out(sleep: asyncio.Future[None]) -> None:
+        if not sleep.done():
+            sleep.set_result(None)

@@ -1,0 +1,391 @@
+"""The locks for tasks: Lock, RLock and FairLock."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import warnings
+from collections.abc import Callable, Coroutine, Generator
+from functools import partial
+from types import TracebackType
+from typing import Any, ClassVar, Generic, NoReturn, TypeVar
+
+from fencedlock.asyncio.acquiring import acquire
+from fencedlock.asyncio.lost import Cancelling, LostEvent
+from fencedlock.asyncio.releasing import Release, deepen, release, undeepen
+from fencedlock.asyncio.session import Session, session_of
+from fencedlock.core.claims import Hold
+from fencedlock.core.info import LockInfo
+from fencedlock.core.lease import LeaseState, checked_keep, checked_ttl
+from fencedlock.errors import AcquireTimeoutError, ConfigurationError, FencedLockError
+from fencedlock.primitives.handle import Handle
+from fencedlock.primitives.timeouts import FOR_EVER, seconds_to_wait
+from fencedlock.runtime.holding import lost_error, lost_event, renew
+from fencedlock.runtime.owners import HandleOwner, Owner, current_owner
+from fencedlock.runtime.process import become_own, own
+from fencedlock.token import FencingToken
+
+logger: logging.Logger = logging.getLogger("fencedlock")
+
+_T = TypeVar("_T")
+
+
+class Answer(Generic[_T]):
+    """The answer to a question that was asked already. Await it."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, _T]) -> None:
+        self._coroutine = coroutine
+
+    def __await__(self) -> Generator[Any, Any, _T]:
+        return self._coroutine.__await__()
+
+    def __bool__(self) -> NoReturn:
+        raise TypeError("this is not the answer yet: await it")
+
+
+class TaskLock(Handle):
+    """What all locks for tasks have in common."""
+
+    _package = "fencedlock.asyncio"
+    _loop: asyncio.AbstractEventLoop | None = None
+    """The loop of the task that has acquired last. It runs the callbacks."""
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> Coroutine[Any, Any, bool]:
+        """Acquire the lock."""
+        raise NotImplementedError
+
+    def release(self, *, keep: float = 0.0) -> Release:
+        """Release the lock."""
+        raise NotImplementedError
+
+    async def __aenter__(self) -> FencingToken:
+        await self.acquire()
+        return self._entered()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            await self._leave()
+        except FencedLockError as ours:
+            if error is None:
+                raise
+            error.add_note(f"besides: {ours}")
+
+    def _entered(self) -> FencingToken:
+        """Return the token of the hold that an ``async with`` statement has entered."""
+        return self._owned().fencing_token
+
+    def _leave(self) -> Release:
+        """Begin to end the hold that an ``async with`` statement has entered."""
+        return self.release()
+
+    def within(self, timeout: float) -> Within:
+        """Return an async context manager that acquires the lock within ``timeout`` seconds.
+
+        ``async with lock.within(5) as token:`` raises AcquireTimeoutError if the lock is not free
+        in time, and otherwise behaves like ``async with lock as token:``. A timeout of 0 makes one
+        attempt. Raises ValueError or OverflowError if the timeout is not valid.
+        """
+        seconds_to_wait(True, timeout)
+        return Within(self, timeout)
+
+    def cancelling(self) -> Cancelling:
+        """Return an async context manager whose body is cancelled when the lease is lost.
+
+        ``async with lock.cancelling() as token:`` acquires the lock. If the lease is lost, the task
+        in the body is cancelled, and LockLostError leaves the statement. A cancellation by others
+        stays a cancellation.
+        """
+        return Cancelling(self)
+
+    @property
+    def lost(self) -> LostEvent:
+        """Tells when the lease is lost: ``lost.is_set()``, ``await lost.wait()``.
+
+        It belongs to this task's hold. In a task that does not hold the lock, it belongs to the
+        latest hold of this handle, so that a task that watches over the holder can wait for it.
+        Each outermost hold has a new one.
+        """
+        hold = self._hold_around() or self._settings.latest
+        return LostEvent(None if hold is None else lost_event(hold))
+
+    def locked(self) -> Answer[bool]:
+        """Return whether anybody holds the lock. Asks the server, unless this process holds it.
+
+        Await it. Raises BackendError if the server refuses or does not answer.
+        """
+        return Answer(self._locked())
+
+    async def _locked(self) -> bool:
+        return self._held_here() is not None or (await self.info()).locked
+
+    def info(self) -> Answer[LockInfo]:
+        """Return the holder and the queue of the lock, as the server knows them.
+
+        Await it. Raises BackendError if the server refuses or does not answer.
+        """
+        return Answer(self._in_thread(self._client.inspect, self.name))
+
+    def renew(self, ttl: float | None = None) -> Answer[None]:
+        """Renew the lease now, so that it lasts ``ttl`` seconds from now on.
+
+        Without ``ttl``, the lease keeps its length. Leases are renewed in the background anyway,
+        also while the loop is blocked. Await it.
+
+        Raises NotOwnedError at once if this task does not hold the lock, and ConfigurationError if
+        the ttl is not valid. Awaiting it raises LockLostError if the lease was lost, and
+        BackendError if the server refuses or does not answer.
+        """
+        hold = self._held()
+        lease_seconds = hold.lease_seconds if ttl is None else checked_ttl(ttl)
+        return Answer(self._in_thread(renew, self._settings.state, hold, lease_seconds))
+
+    async def _in_thread(self, function: Callable[..., _T], *arguments: Any) -> _T:
+        answer: _T = await session_of(self._settings.state).in_thread(function, *arguments)
+        return answer
+
+    def _session(self) -> Session | None:
+        """Return the session of the running loop, None if no loop runs in this thread."""
+        try:
+            return session_of(self._settings.state)
+        except RuntimeError:
+            return None
+
+    def _end_hold(self, hold: Hold, keep: float) -> Release:
+        keep_seconds = 0.0 if keep == 0 else checked_keep(keep)
+        return release(self._settings.state, self._session(), hold, keep_seconds)
+
+    def _caller(self, callback: Callable[..., object]) -> Callable[..., object]:
+        """Return a function that runs a callback of this handle, or a coroutine, in the loop."""
+        loop = self._loop
+        if loop is None or not (
+            callback in self._callbacks or inspect.iscoroutinefunction(callback)
+        ):
+            return partial(callback, self)
+
+        def call(*arguments: object) -> None:
+            loop.call_soon_threadsafe(_call_in_loop, self, callback, arguments)
+
+        return call
+
+
+def _call_in_loop(
+    lock: TaskLock, callback: Callable[..., object], arguments: tuple[object, ...]
+) -> None:
+    try:
+        result = callback(lock, *arguments)
+    except Exception:
+        logger.exception("fencedlock: a callback of lock %r failed", lock.name)
+        return
+    if asyncio.iscoroutine(result):
+        session_of(lock._settings.state).start(_finish(lock, result))
+
+
+async def _finish(lock: TaskLock, coroutine: Coroutine[Any, Any, object]) -> None:
+    try:
+        await coroutine
+    except Exception:
+        logger.exception("fencedlock: a callback of lock %r failed", lock.name)
+
+
+class RLock(TaskLock):
+    """A reentrant lock that tasks, threads, processes and hosts share by its name.
+
+    It belongs to the task that calls :meth:`acquire`, or awaits it if no task has called. It may be
+    made anywhere, also where no loop
+    runs, and used in any number of loops, one after another or at the same time. The arguments are
+    those of :class:`fencedlock.RLock`, with the same clients. ``on_lost``, ``on_at_risk`` and
+    ``on_safe`` may be coroutine functions. They run in the loop of the task that holds the lock.
+
+    Leases are renewed by a background thread, also while the loop is blocked. A task whose loop is
+    blocked while it waits is passed over after its span of at most 6 seconds.
+
+    Raises ConfigurationError, before any I/O, if the name, the ttl or the client is not valid.
+    """
+
+    _fair: ClassVar[bool] = False
+
+    _owner = staticmethod(current_owner)
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> Coroutine[Any, Any, bool]:
+        """Acquire the lock, or go one level deeper if the task that calls already holds it.
+
+        Await it. It returns True if the lock is held now, and False if it was not free in time.
+        ``timeout`` is in seconds, and -1 means to wait for ever. A timeout of 0 makes one attempt,
+        like ``blocking=False``. If the task is cancelled, also by ``asyncio.timeout``, nothing
+        stays on the server.
+
+        Raises BackendUnavailableError if the server does not answer within the timeout (without a
+        timeout, within the ``outage_timeout`` of the client), and BackendError if the server
+        refuses. Raises AcquireCancelledError if the client is closed meanwhile, and
+        ConfigurationError if it was closed before. Raises LockLostError if this task still holds a
+        lease that was lost. Raises WouldDeadlockError if the thread that runs the loop holds the
+        lock. For invalid arguments it raises what ``threading`` raises: ValueError, OverflowError
+        or TypeError.
+        """
+        timeout_seconds = (
+            FOR_EVER if blocking and timeout == -1 else seconds_to_wait(blocking, timeout)
+        )
+        if not own[0]:
+            become_own()
+        owner = self._owner()
+        if owner.kind == "task":
+            return self._acquire(owner, timeout_seconds)
+        return self._acquire_in_task(timeout_seconds)
+
+    def _acquire(self, owner: Owner, timeout_seconds: float) -> Coroutine[Any, Any, bool]:
+        hold = self._settings.resource.holds.get(owner.id)
+        if hold is not None and hold.state is not LeaseState.RELEASED:
+            return self._deepen(hold)
+        self._loop = asyncio.get_running_loop()
+        return acquire(self._settings, owner, timeout_seconds)
+
+    async def _acquire_in_task(self, timeout_seconds: float) -> bool:
+        """Acquire for the task that awaits, because no task has called."""
+        return await self._acquire(self._owner(), timeout_seconds)
+
+    async def _deepen(self, hold: Hold) -> bool:
+        await deepen(session_of(self._settings.state), hold)
+        return True
+
+    def release(self, *, keep: float = 0.0) -> Release:
+        """Release one level. The last release frees the lock and hands it to the next waiter.
+
+        The release is sent when it is called. Awaiting it waits for the answer, and raises
+        LockLostError if the lease ended before. With ``keep``, nobody gets the lock in the next
+        ``keep`` seconds, as with :meth:`fencedlock.RLock.release`.
+
+        Raises NotOwnedError at once if the task that calls does not hold the lock, and
+        ConfigurationError, and changes nothing, if ``keep`` is no number of seconds or if this is
+        not the last release.
+        """
+        if not own[0]:
+            become_own()
+        hold = self._owned("cannot release un-acquired lock")
+        if hold.depth == 1:
+            return self._end_hold(hold, keep)
+        if keep:
+            raise ConfigurationError(
+                f"lock {self.name!r} is held {hold.depth} times: pass keep= to the last release"
+            )
+        return undeepen(self._session(), self._settings.state, hold)
+
+
+class FairLock(RLock):
+    """A reentrant lock for tasks that serves waiters in the order in which they came.
+
+    A waiter that can't be reached is passed over. It is one lock with the
+    :class:`fencedlock.FairLock` of the same name.
+    """
+
+    _fair = True
+
+
+class Lock(TaskLock):
+    """A lock that belongs to its handle, and behaves like ``asyncio.Lock``.
+
+    Any task that has the handle may release the lock. It is not reentrant: an acquire through a
+    handle that holds the lock waits until somebody releases it. Two handles of one name exclude
+    each other, also in one task. Waiters that can be reached get the lock in the order in which
+    they came. The lock is held until it is released, or until its handle is collected, its client
+    is closed, or its process ends. The arguments are those of :class:`fencedlock.asyncio.RLock`.
+
+    Raises ConfigurationError, before any I/O, if the name, the ttl or the client is not valid.
+    """
+
+    _fair = True
+
+    def _prepare(self) -> None:
+        self._handle_owner = HandleOwner(self)
+        self._holds_by_task: dict[int, Hold] = {}
+        """Maps the id of a task's owner to the hold that its ``async with`` has entered."""
+
+    def _owner(self) -> Owner:
+        return self._handle_owner
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> Coroutine[Any, Any, bool]:
+        """Acquire the lock. Await it.
+
+        It returns True if the lock is held now, and False if it was not free in time. ``timeout``
+        is in seconds, and -1 means to wait for ever. A timeout of 0 makes one attempt, like
+        ``blocking=False``. If the task is cancelled, also by ``asyncio.timeout``, nothing stays on
+        the server. Raises what
+        :meth:`fencedlock.asyncio.RLock.acquire` raises.
+        """
+        timeout_seconds = seconds_to_wait(blocking, timeout)
+        if not own[0]:
+            become_own()
+        return self._acquire(timeout_seconds)
+
+    async def _acquire(self, timeout_seconds: float) -> bool:
+        self._loop = asyncio.get_running_loop()
+        return await acquire(self._settings, self._handle_owner.here(), timeout_seconds)
+
+    def release(self, *, keep: float = 0.0) -> Release:
+        """Free the lock and hand it to the next waiter. Any task may call this.
+
+        The release is sent when it is called. Awaiting it waits for the answer, and raises
+        LockLostError if the lease ended before. With ``keep``, nobody gets the lock in the next
+        ``keep`` seconds, as with :meth:`fencedlock.Lock.release`.
+
+        Raises NotOwnedError at once if this handle does not hold the lock, and ConfigurationError,
+        and changes nothing, if ``keep`` is no number of seconds.
+        """
+        return self._end_hold(self._owned("release unlocked lock"), keep)
+
+    def _entered(self) -> FencingToken:
+        hold = self._holds_by_task[current_owner().id] = self._owned()
+        return hold.fencing_token
+
+    def _leave(self) -> Release:
+        entered = self._holds_by_task.pop(current_owner().id, None)
+        if (
+            entered is not None
+            and entered.state is LeaseState.LOST
+            and self._hold() not in (None, entered)
+        ):
+            return Release.ended(lost_error(entered))  # another task holds the lock since
+        return self.release()
+
+    def __del__(self) -> None:
+        settings, owner = getattr(self, "_settings", None), getattr(self, "_handle_owner", None)
+        if settings is None or owner is None or not own[0]:
+            return
+        hold = settings.resource.holds.get(owner.id)
+        if hold is not None and hold.wants_beats():
+            settings.state.heartbeat.collect([hold])
+            warnings.warn(
+                f"the handle of held lock {self.name!r} was collected; it is released",
+                ResourceWarning,
+                stacklevel=2,
+                source=self,
+            )
+
+
+class Within:
+    """An ``async with`` that acquires a lock in limited time: see :meth:`TaskLock.within`."""
+
+    def __init__(self, lock: TaskLock, timeout: float) -> None:
+        self._lock = lock
+        self._timeout = timeout
+
+    async def __aenter__(self) -> FencingToken:
+        if not await self._lock.acquire(timeout=self._timeout):
+            name = self._lock.name
+            raise AcquireTimeoutError(
+                f"lock {name!r} was not free within {self._timeout:g} s", lock=name
+            )
+        return self._lock._entered()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._lock.__aexit__(kind, error, trace)

@@ -1,0 +1,205 @@
+"""What the tasks of one event loop share of one client."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from fencedlock.clock import now_seconds
+from fencedlock.core.backend import LoopCalls
+from fencedlock.core.claims import Claim
+from fencedlock.runtime.client_state import ClientState
+from fencedlock.runtime.process import become_own, own
+
+MOST_THREADS = 8
+"""The number of threads of one event loop that make the calls that block."""
+
+DRAIN_SECONDS = 0.25
+"""How long the end of an event loop waits for the answers to releases and withdrawals."""
+
+_numbers = itertools.count(1)
+
+
+class Session:
+    """The calls, the beats of waiting claims and the threads of one event loop.
+
+    The loop sends the beats of its waiting claims itself. So while it is blocked, they lose their
+    turn to waiters that can use it. The holds of its tasks are renewed by the heartbeat's thread,
+    whatever the loop does.
+    """
+
+    def __init__(self, state: ClientState, loop: asyncio.AbstractEventLoop) -> None:
+        self.state: ClientState = state
+        self.loop: asyncio.AbstractEventLoop = loop
+        self.client_id: str = f"{state.client_id}-{next(_numbers)}"
+        """The ids of the claims of the loop's tasks begin with it."""
+        self.thread_id: int = threading.get_ident()
+        self.closed: bool = False
+        self.listening: bool = False
+        """True once it was tried to open the connection on which doorbells arrive."""
+        self._opening: asyncio.Task[None] | None = None
+        self._threads = ThreadPoolExecutor(MOST_THREADS, thread_name_prefix="fencedlock-asyncio")
+        self.calls: LoopCalls = state.backend.calls_of_loop(loop, self.client_id, self._threads)
+        self._beaten: dict[Claim, float] = {}
+        """Maps each waiting claim to the local time of its next beat."""
+        self._beat_timer: asyncio.TimerHandle | None = None
+        self._beat_at = float("inf")
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._end = self._until_shutdown()
+        # The loop knows of the generator from its first step on, and ends it when it shuts down.
+        first_step: Any = self._end.__anext__()
+        try:
+            first_step.send(None)
+        except StopIteration:
+            pass
+
+    async def _until_shutdown(self) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            await self.calls.drain(DRAIN_SECONDS)
+            self.close()
+
+    def close(self) -> None:
+        """Close the connections. Called in the thread of the loop, or when the loop is closed."""
+        if self.closed:
+            return
+        self.closed = True
+        if self._beat_timer is not None:
+            self._beat_timer.cancel()
+        self.calls.close()
+        self._threads.shutdown(wait=False)
+        if self.state.sessions.get(self.loop) is self:
+            del self.state.sessions[self.loop]
+
+    def close_from_outside(self) -> None:
+        """Close the connections from any thread, as soon as the loop lets us."""
+        if not self.loop.is_closed():
+            if threading.get_ident() == self.thread_id:
+                self.close()
+                return
+            try:
+                self.loop.call_soon_threadsafe(self.close)
+                return
+            except RuntimeError:
+                pass  # it was closed meanwhile
+        self.close()
+
+    def close_if_ended(self) -> None:
+        """Close the connections, from any thread, if the loop was closed without a shutdown."""
+        if self.loop.is_closed():
+            self.close()
+
+    # --- work in the background
+
+    def start(self, coroutine: Any) -> asyncio.Task[Any]:
+        """Run a coroutine as a task that is kept until it ends."""
+        task = self.loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def in_thread(self, function: Callable[..., Any], *arguments: Any) -> asyncio.Future[Any]:
+        """Run a function that blocks in another thread, and return its future."""
+        return asyncio.wrap_future(self._threads.submit(function, *arguments), loop=self.loop)
+
+    def finish(self, future: asyncio.Future[None]) -> None:
+        """Wake whoever awaits this future. Called in any thread."""
+        if threading.get_ident() == self.thread_id:
+            _set(future)
+            return
+        try:
+            self.loop.call_soon_threadsafe(_set, future)
+        except RuntimeError:
+            pass  # the loop was closed
+
+    # --- beats of waiting claims
+
+    def keep(self, claim: Claim) -> None:
+        """Send a beat for a waiting claim now, and then regularly until it is discarded."""
+        self._beaten[claim] = 0.0
+        self._beat_by(0.0)
+
+    def discard(self, claim: Claim) -> None:
+        """Send no more beats for the claim."""
+        self._beaten.pop(claim, None)
+
+    def _beat_by(self, at: float) -> None:
+        if at < self._beat_at:
+            if self._beat_timer is not None:
+                self._beat_timer.cancel()
+            self._beat_at = at
+            self._beat_timer = self.loop.call_later(max(0.0, at - now_seconds()), self._beat_due)
+
+    def _beat_due(self) -> None:
+        self._beat_timer, self._beat_at = None, float("inf")
+        now = now_seconds()
+        due = [claim for claim, at in self._beaten.items() if at <= now]
+        for claim in due:
+            self._beaten[claim] = now + claim.beat_every_seconds
+        if due:
+            self.start(self._beat(due))
+        if self._beaten:
+            self._beat_by(min(self._beaten.values()))
+
+    async def _beat(self, claims: list[Claim]) -> None:
+        lease_seconds = min(claim.lease_seconds for claim in claims)
+        answers = await self.calls.beat(claims, self.state.request_seconds(lease_seconds))
+        for claim, answer in zip(claims, answers, strict=True):
+            with self.state.mutex:
+                if claim.closed or claim.grant is not None:
+                    self._beaten.pop(claim, None)
+                    continue
+                ring = claim.beat_answered(answer)
+            if ring:
+                claim.ring()
+
+    # --- messages
+
+    async def listen(self, timeout_seconds: float) -> None:
+        """Open the connection on which doorbells arrive, and wait for it until the timeout.
+
+        The tasks that wait for it go on in the order in which they came.
+        """
+        if self._opening is None:
+            self._opening = self.start(self.calls.listen(self.state, timeout_seconds))
+        await asyncio.wait((self._opening,), timeout=timeout_seconds)
+        self.listening = True
+
+    def reconnected(self) -> None:
+        """Send a beat for every waiting claim of the loop now. Called in any thread."""
+        try:
+            self.loop.call_soon_threadsafe(self._beat_all)
+        except RuntimeError:
+            pass  # the loop was closed
+
+    def _beat_all(self) -> None:
+        for claim in list(self.state.claims.values()):
+            if claim.issued is not None and claim.id.startswith(f"{self.client_id}/"):
+                self._beaten[claim] = 0.0
+        if self._beaten:
+            self._beat_by(0.0)
+
+
+def _set(future: asyncio.Future[None]) -> None:
+    if not future.done() and not future.get_loop().is_closed():
+        future.set_result(None)
+
+
+def session_of(state: ClientState) -> Session:
+    """Return the session of the running loop. Raises RuntimeError if no loop runs."""
+    loop = asyncio.get_running_loop()
+    if not own[0]:
+        become_own()
+    session = state.sessions.get(loop)
+    if session is not None:
+        assert isinstance(session, Session)
+        return session
+    for other in list(state.sessions.values()):
+        other.close_if_ended()
+    session = state.sessions[loop] = Session(state, loop)
+    return session
