@@ -7,11 +7,12 @@ import itertools
 import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Protocol
 
 from fencedlock.clock import now_seconds
 from fencedlock.core.backend import LoopCalls
 from fencedlock.core.claims import Claim
+from fencedlock.core.schedule import Schedules
 from fencedlock.runtime.client_state import ClientState
 from fencedlock.runtime.process import become_own, own
 
@@ -21,7 +22,17 @@ MOST_THREADS = 8
 DRAIN_SECONDS = 0.25
 """How long the end of an event loop waits for the answers to releases and withdrawals."""
 
+TICK_SECONDS = 0.5
+"""The interval at which it is looked which of the long sleeps are about to end."""
+
 _numbers = itertools.count(1)
+
+
+class Wakeable(Protocol):
+    """Sleeps, and can be woken in the thread of the loop."""
+
+    def wake(self) -> None:
+        """End the sleep."""
 
 
 class Session:
@@ -44,8 +55,10 @@ class Session:
         self._opening: asyncio.Task[None] | None = None
         self._threads = ThreadPoolExecutor(MOST_THREADS, thread_name_prefix="fencedlock-asyncio")
         self.calls: LoopCalls = state.backend.calls_of_loop(loop, self.client_id, self._threads)
-        self._beaten: dict[Claim, float] = {}
-        """Maps each waiting claim to the local time of its next beat."""
+        self._schedules = Schedules()
+        self._sleepers: dict[Wakeable, float] = {}
+        """Maps those who sleep for long to the local time until which they do."""
+        self._tick_timer: asyncio.TimerHandle | None = None
         self._beat_timer: asyncio.TimerHandle | None = None
         self._beat_at = float("inf")
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -69,8 +82,9 @@ class Session:
         if self.closed:
             return
         self.closed = True
-        if self._beat_timer is not None:
-            self._beat_timer.cancel()
+        for timer in (self._beat_timer, self._tick_timer):
+            if timer is not None:
+                timer.cancel()
         self.calls.close()
         self._threads.shutdown(wait=False)
         if self.state.sessions.get(self.loop) is self:
@@ -117,16 +131,47 @@ class Session:
         except RuntimeError:
             pass  # the loop was closed
 
+    # --- long sleeps
+
+    def wake_later(self, sleeper: Wakeable, seconds: float) -> asyncio.TimerHandle | None:
+        """Have a sleeper woken after this time, or some time before if it is long.
+
+        Return the timer to cancel if it is woken by others. Without a timer, :meth:`awake` has to
+        be called then. Most sleeps are long and end early, and a timer for each would take longer
+        than the rest of the sleep.
+        """
+        if seconds < 2 * TICK_SECONDS:
+            return self.loop.call_later(seconds, sleeper.wake)
+        self._sleepers[sleeper] = now_seconds() + seconds
+        if self._tick_timer is None:
+            self._tick_timer = self.loop.call_later(TICK_SECONDS, self._tick)
+        return None
+
+    def awake(self, sleeper: Wakeable) -> None:
+        """Record that a sleeper is awake."""
+        self._sleepers.pop(sleeper, None)
+
+    def _tick(self) -> None:
+        soon = now_seconds() + 2 * TICK_SECONDS
+        for sleeper in [sleeper for sleeper, until in self._sleepers.items() if until <= soon]:
+            sleeper.wake()
+        self._tick_timer = (
+            self.loop.call_later(TICK_SECONDS, self._tick) if self._sleepers else None
+        )
+
     # --- beats of waiting claims
 
     def keep(self, claim: Claim) -> None:
         """Send a beat for a waiting claim now, and then regularly until it is discarded."""
-        self._beaten[claim] = 0.0
+        with self.state.mutex:  # whoever closes the client discards claims, too
+            self._schedules.plan(claim, claim.beat_every_seconds, 0.0)
         self._beat_by(0.0)
 
     def discard(self, claim: Claim) -> None:
         """Send no more beats for the claim."""
-        self._beaten.pop(claim, None)
+        if self._schedules.newcomers.pop(claim, None) is None and claim.schedule is not None:
+            with self.state.mutex:
+                self._schedules.drop(claim)
 
     def _beat_by(self, at: float) -> None:
         if at < self._beat_at:
@@ -137,14 +182,13 @@ class Session:
 
     def _beat_due(self) -> None:
         self._beat_timer, self._beat_at = None, float("inf")
-        now = now_seconds()
-        due = [claim for claim, at in self._beaten.items() if at <= now]
-        for claim in due:
-            self._beaten[claim] = now + claim.beat_every_seconds
+        with self.state.mutex:
+            due: list[Claim] = self._schedules.take_due(now_seconds())
+            next_due = self._schedules.next_due()
         if due:
             self.start(self._beat(due))
-        if self._beaten:
-            self._beat_by(min(self._beaten.values()))
+        if next_due < float("inf"):
+            self._beat_by(next_due)
 
     async def _beat(self, claims: list[Claim]) -> None:
         lease_seconds = min(claim.lease_seconds for claim in claims)
@@ -152,7 +196,7 @@ class Session:
         for claim, answer in zip(claims, answers, strict=True):
             with self.state.mutex:
                 if claim.closed or claim.grant is not None:
-                    self._beaten.pop(claim, None)
+                    self.discard(claim)
                     continue
                 ring = claim.beat_answered(answer)
             if ring:
@@ -180,9 +224,7 @@ class Session:
     def _beat_all(self) -> None:
         for claim in list(self.state.claims.values()):
             if claim.issued is not None and claim.id.startswith(f"{self.client_id}/"):
-                self._beaten[claim] = 0.0
-        if self._beaten:
-            self._beat_by(0.0)
+                self.keep(claim)
 
 
 def _set(future: asyncio.Future[None]) -> None:
