@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 from fencedlock.asyncio.bell import TaskBell
 from fencedlock.asyncio.session import Session, session_of
 from fencedlock.clock import now_seconds
-from fencedlock.core.answers import ClaimAnswer, Grant, Waiting
+from fencedlock.core.answers import ClaimAnswer, Grant
 from fencedlock.core.claims import Claim
 from fencedlock.core.waiting import Ask, KeepPlace, Outcome, Pause, Sleep, Step, wait_for_grant
 from fencedlock.errors import (
@@ -55,14 +54,12 @@ async def acquire(settings: HandleSettings, owner: Owner, timeout_seconds: float
             # A fair claim takes its place by its first question, so that the tasks of a loop stand
             # in the order in which they asked.
             join = patient and (session.listening or settings.fair)
-            sleep = _FirstSleep(settings.resource, session, claim, deadline) if join else None
-            answer = await _ask(session, claim, join, seconds, sleep)
-            if type(answer) is tuple:
-                grant: Grant | None = answer
-            elif claim.grant is not None:
-                grant = claim.grant
-            else:
-                grant = await _wait(settings.resource, session, claim, answer, deadline)
+            answer = await _ask(session, claim, join, seconds)
+            grant = (
+                answer
+                if type(answer) is tuple
+                else await _wait(settings.resource, session, claim, answer, deadline)
+            )
             if grant is not None and enter(settings, owner, claim, grant):
                 if claim.bell is not None:
                     session.discard(claim)
@@ -81,11 +78,7 @@ async def acquire(settings: HandleSettings, owner: Owner, timeout_seconds: float
 
 
 async def _ask(
-    session: Session,
-    claim: Claim,
-    join: bool,
-    timeout_seconds: float,
-    sleep: _FirstSleep | None = None,
+    session: Session, claim: Claim, join: bool, timeout_seconds: float
 ) -> ClaimAnswer | BackendUnavailableError:
     """Ask for the lock once. With ``join``, take a place in its queue if it is not free."""
     # Twin of fencedlock.runtime.waiting.ask.
@@ -100,13 +93,7 @@ async def _ask(
                 )
             state.expect(claim)
         claim.may_exist = True
-        if sleep is None:
-            answer = await session.calls.acquire(claim, join, timeout_seconds)
-        else:
-            try:
-                answer = await session.calls.acquire(claim, join, timeout_seconds, sleep.begin)
-            finally:
-                sleep.end()
+        answer = await session.calls.acquire(claim, join, timeout_seconds)
         if state.outage.since is not None:
             state.outage.ended()
         return answer
@@ -119,39 +106,6 @@ async def _ask(
         raise about(error, claim) from error.__cause__
 
 
-class _FirstSleep:
-    """The first sleep of a claim, which begins without waking the task for the answer "wait".
-
-    Twin of the first ``Sleep`` of :func:`wait_for_grant`. If there is no grant after it, the steps
-    begin with the same answer.
-    """
-
-    __slots__ = ("_bell", "_claim", "_deadline", "_has_begun", "_resource", "_session")
-
-    def __init__(self, resource: Resource, session: Session, claim: Claim, deadline: float) -> None:
-        self._resource = resource
-        self._session = session
-        self._claim = claim
-        self._deadline = deadline
-        self._has_begun = False
-        self._bell = claim.bell = TaskBell(session)
-
-    def begin(self, answer: Waiting, future: asyncio.Future[Any]) -> bool:
-        claim, state = self._claim, self._session.state
-        with state.mutex:
-            claim.waiting(answer)
-        if state.closed or self._resource.holds or claim.grant is not None or claim.must_ask:
-            return False
-        beat_at = claim.alive_until - 2 * claim.beat_every_seconds
-        seconds = min(beat_at, claim.recheck_at, self._deadline) - now_seconds()
-        self._has_begun = self._bell.begin(future, seconds)
-        return self._has_begun
-
-    def end(self) -> None:
-        if self._has_begun:
-            self._bell.end()
-
-
 async def _wait(
     resource: Resource, session: Session, claim: Claim, outcome: Outcome, deadline: float
 ) -> Grant | None:
@@ -159,9 +113,7 @@ async def _wait(
     state = session.state
     if claim.patient and resource.holds:
         _raise_if_thread_holds(resource, claim)
-    bell = claim.bell
-    if not isinstance(bell, TaskBell):
-        claim.bell = bell = TaskBell(session)
+    claim.bell = bell = TaskBell(session)
     state.expect(claim)
     steps = wait_for_grant(
         claim,

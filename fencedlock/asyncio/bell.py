@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from typing import Any
 
 from fencedlock.asyncio.session import Session
 
@@ -15,12 +14,11 @@ class TaskBell:
     A ring before the sleep is not lost, and several rings count as one.
     """
 
-    __slots__ = ("_rung", "_session", "_sleep", "_timer")
+    __slots__ = ("_rung", "_session", "_sleep")
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._sleep: asyncio.Future[Any] | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._sleep: asyncio.Future[None] | None = None
         self._rung = False
 
     def ring(self) -> None:
@@ -35,40 +33,25 @@ class TaskBell:
 
     def _wake(self) -> None:
         self._rung = True
-        self.wake()
-
-    def wake(self) -> None:
-        """End the sleep without a ring, so that the task checks the state of its claim."""
         sleep = self._sleep
         if sleep is not None and not sleep.done():
             sleep.set_result(None)
 
     async def wait(self, timeout_seconds: float) -> None:
-        """Sleep until a ring or until the timeout. It may end some time before the timeout."""
-        sleep: asyncio.Future[None] = self._session.loop.create_future()
-        if self.begin(sleep, timeout_seconds):
-            try:
-                await sleep
-            finally:
-                self.end()
-
-    def begin(self, sleep: asyncio.Future[Any], timeout_seconds: float) -> bool:
-        """Have this future end by a ring or by the timeout, with the result None.
-
-        Return False if the bell has rung already, or if there is no time. Otherwise the caller
-        calls :meth:`end` after that.
-        """
+        """Sleep until a ring or until the timeout."""
         if self._rung or timeout_seconds <= 0:
             self._rung = False
-            return False
-        self._sleep = sleep
-        self._timer = self._session.wake_later(self, timeout_seconds)
-        return True
+            return
+        loop = self._session.loop
+        self._sleep = sleep = loop.create_future()
+        timer = loop.call_later(timeout_seconds, self._time_out, sleep)
+        try:
+            await sleep
+        finally:
+            timer.cancel()
+            self._sleep, self._rung = None, False
 
-    def end(self) -> None:
-        """Record that the sleep has ended, however it has."""
-        if self._timer is None:
-            self._session.awake(self)
-        else:
-            self._timer.cancel()
-        self._sleep, self._timer, self._rung = None, None, False
+    @staticmethod
+    def _time_out(sleep: asyncio.Future[None]) -> None:
+        if not sleep.done():
+            sleep.set_result(None)

@@ -150,10 +150,13 @@ class TaskLock(Handle):
         return answer
 
     def _session(self) -> Session | None:
-        """Return the session of the running loop, None if no loop runs in this thread."""
+        """Return the session of the running loop.
+
+        None if no loop runs in this thread, or if the client is closed.
+        """
         try:
             return session_of(self._settings.state)
-        except RuntimeError:
+        except (RuntimeError, ConfigurationError):
             return None
 
     def _end_hold(self, hold: Hold, keep: float) -> Release:

@@ -7,7 +7,7 @@ import itertools
 import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any
 
 from fencedlock.clock import now_seconds
 from fencedlock.core.backend import LoopCalls
@@ -22,17 +22,7 @@ MOST_THREADS = 8
 DRAIN_SECONDS = 0.25
 """How long the end of an event loop waits for the answers to releases and withdrawals."""
 
-TICK_SECONDS = 0.5
-"""The interval at which it is looked which of the long sleeps are about to end."""
-
 _numbers = itertools.count(1)
-
-
-class Wakeable(Protocol):
-    """Sleeps, and can be woken in the thread of the loop."""
-
-    def wake(self) -> None:
-        """End the sleep."""
 
 
 class Session:
@@ -56,9 +46,6 @@ class Session:
         self._threads = ThreadPoolExecutor(MOST_THREADS, thread_name_prefix="fencedlock-asyncio")
         self.calls: LoopCalls = state.backend.calls_of_loop(loop, self.client_id, self._threads)
         self._schedules = Schedules()
-        self._sleepers: dict[Wakeable, float] = {}
-        """Maps those who sleep for long to the local time until which they do."""
-        self._tick_timer: asyncio.TimerHandle | None = None
         self._beat_timer: asyncio.TimerHandle | None = None
         self._beat_at = float("inf")
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -82,9 +69,8 @@ class Session:
         if self.closed:
             return
         self.closed = True
-        for timer in (self._beat_timer, self._tick_timer):
-            if timer is not None:
-                timer.cancel()
+        if self._beat_timer is not None:
+            self._beat_timer.cancel()
         self.calls.close()
         self._threads.shutdown(wait=False)
         if self.state.sessions.get(self.loop) is self:
@@ -130,34 +116,6 @@ class Session:
             self.loop.call_soon_threadsafe(_set, future)
         except RuntimeError:
             pass  # the loop was closed
-
-    # --- long sleeps
-
-    def wake_later(self, sleeper: Wakeable, seconds: float) -> asyncio.TimerHandle | None:
-        """Have a sleeper woken after this time, or some time before if it is long.
-
-        Return the timer to cancel if it is woken by others. Without a timer, :meth:`awake` has to
-        be called then. Most sleeps are long and end early, and a timer for each would take longer
-        than the rest of the sleep.
-        """
-        if seconds < 2 * TICK_SECONDS:
-            return self.loop.call_later(seconds, sleeper.wake)
-        self._sleepers[sleeper] = now_seconds() + seconds
-        if self._tick_timer is None:
-            self._tick_timer = self.loop.call_later(TICK_SECONDS, self._tick)
-        return None
-
-    def awake(self, sleeper: Wakeable) -> None:
-        """Record that a sleeper is awake."""
-        self._sleepers.pop(sleeper, None)
-
-    def _tick(self) -> None:
-        soon = now_seconds() + 2 * TICK_SECONDS
-        for sleeper in [sleeper for sleeper, until in self._sleepers.items() if until <= soon]:
-            sleeper.wake()
-        self._tick_timer = (
-            self.loop.call_later(TICK_SECONDS, self._tick) if self._sleepers else None
-        )
 
     # --- beats of waiting claims
 
@@ -233,7 +191,10 @@ def _set(future: asyncio.Future[None]) -> None:
 
 
 def session_of(state: ClientState) -> Session:
-    """Return the session of the running loop. Raises RuntimeError if no loop runs."""
+    """Return the session of the running loop.
+
+    Raises RuntimeError if no loop runs, and ConfigurationError if the client is closed.
+    """
     loop = asyncio.get_running_loop()
     if not own[0]:
         become_own()
@@ -241,6 +202,7 @@ def session_of(state: ClientState) -> Session:
     if session is not None:
         assert isinstance(session, Session)
         return session
+    state.raise_if_closed()
     for other in list(state.sessions.values()):
         other.close_if_ended()
     session = state.sessions[loop] = Session(state, loop)

@@ -9,7 +9,7 @@ from concurrent.futures import Executor, Future
 from typing import Any
 
 from fencedlock.core.answers import ClaimAnswer, ReleaseAnswer, RenewAnswer
-from fencedlock.core.backend import Backend, Listener, Sleep
+from fencedlock.core.backend import Backend, Listener
 from fencedlock.core.claims import Claim, Hold
 from fencedlock.errors import BackendUnavailableError
 
@@ -31,13 +31,7 @@ class ThreadCalls:
     async def listen(self, listener: Listener, timeout_seconds: float) -> None:
         await self._awaited(self._submit(self._backend.listen, listener, timeout_seconds))
 
-    async def acquire(
-        self,
-        claim: Claim,
-        join: bool,
-        timeout_seconds: float,
-        sleep: Sleep | None = None,  # noqa: ARG002 - a turn of the loop is little here
-    ) -> ClaimAnswer:
+    async def acquire(self, claim: Claim, join: bool, timeout_seconds: float) -> ClaimAnswer:
         if not (claim.patient and claim.fair):
             return await self._acquire(claim, join, timeout_seconds)
         # Threads would bring the tasks of this loop to the server in any order.

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from typing import Any, Protocol, TypeAlias
 
-from fencedlock.core.answers import ClaimAnswer, ReleaseAnswer, RenewAnswer, Waiting
+from fencedlock.core.answers import ClaimAnswer, ReleaseAnswer, RenewAnswer
 from fencedlock.core.claims import BoundLock, Claim, Hold
 from fencedlock.core.roles import ThreadWaker
 
@@ -39,10 +39,6 @@ class Listener(Protocol):
         """Have :meth:`Backend.maintain` called at this local time or earlier."""
 
 
-Sleep: TypeAlias = Callable[[Waiting, Any], bool]
-"""Begins a sleep after the answer "wait", which ends a future. False if there is no sleep."""
-
-
 class LoopCalls(Protocol):
     """The calls that the tasks of one event loop make to the lock server, without blocking it.
 
@@ -53,15 +49,8 @@ class LoopCalls(Protocol):
     async def listen(self, listener: Listener, timeout_seconds: float) -> None:
         """Open the connection on which doorbells arrive, and wait for it until the timeout."""
 
-    async def acquire(
-        self, claim: Claim, join: bool, timeout_seconds: float, sleep: Sleep | None = None
-    ) -> ClaimAnswer:
-        """Ask for the lock once. With ``join``, take a place in its queue if it is not free.
-
-        If the answer is "wait", ``sleep`` may be called with it, and with the future that the
-        caller awaits. If it returns True, it sets the result of the future to None later, and this
-        method returns the answer then. That saves a turn of the loop in each hand-off.
-        """
+    async def acquire(self, claim: Claim, join: bool, timeout_seconds: float) -> ClaimAnswer:
+        """Ask for the lock once. With ``join``, take a place in its queue if it is not free."""
 
     def beat(
         self, claims: Sequence[Claim], timeout_seconds: float

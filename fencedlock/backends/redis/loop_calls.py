@@ -16,8 +16,8 @@ from fencedlock.backends.redis.scripts import Script
 from fencedlock.backends.redis.server import RedisServer
 from fencedlock.backends.redis.server_time import MOST_LATE, clock_jumps
 from fencedlock.clock import now_seconds
-from fencedlock.core.answers import ClaimAnswer, ReleaseAnswer, RenewAnswer, Waiting
-from fencedlock.core.backend import Listener, Sleep
+from fencedlock.core.answers import ClaimAnswer, ReleaseAnswer, RenewAnswer
+from fencedlock.core.backend import Listener
 from fencedlock.core.claims import Claim, Hold
 from fencedlock.errors import BackendUnavailableError, FencedLockError
 
@@ -52,9 +52,7 @@ class RedisLoopCalls:
         except RuntimeError:
             pass  # the interpreter ends, so there will be no doorbells
 
-    async def acquire(
-        self, claim: Claim, join: bool, timeout_seconds: float, sleep: Sleep | None = None
-    ) -> ClaimAnswer:
+    async def acquire(self, claim: Claim, join: bool, timeout_seconds: float) -> ClaimAnswer:
         # Twin of RedisLock.acquire.
         server, late, bound = self._server, 0, _lock_of(claim)
         ticket = claim.ticket
@@ -65,23 +63,8 @@ class RedisLoopCalls:
             not_after_us = int((asked_at + timeout_seconds) * 1e6 + server.ahead_us)
             make = partial(bound.pack_acquire, claim, not_after_us, mode)
             ticket.not_after_us = max(not_after_us, before_us)
-            future: asyncio.Future[Any] = self._loop.create_future()
-            question = Question(make, asked_at, timeout_seconds, future=future)
-            waiting: list[Waiting] = []
-            if sleep is not None:
-                question.on_line = partial(
-                    self._begin_sleep, claim, question, before_us, waiting, sleep
-                )
-            self._pipe.ask(question)
             try:
-                result = await future
-                if result is None:
-                    return waiting[0]
-                reply, sent = result
-                if type(reply) is not bytes:
-                    reply, sent = await self._call_with_text(
-                        self._scripts.acquire, make, timeout_seconds, asked_at, reply, sent
-                    )
+                reply, sent = await self._call(self._scripts.acquire, make, timeout_seconds)
             except BackendUnavailableError as error:
                 if not error.sent:
                     ticket.not_after_us = before_us
@@ -94,28 +77,6 @@ class RedisLoopCalls:
             late += 1
             timeout_seconds = left_of(timeout_seconds, asked_at)
         raise clock_jumps()
-
-    def _begin_sleep(
-        self,
-        claim: Claim,
-        question: Question,
-        before_us: int,
-        waiting: list[Waiting],
-        sleep: Sleep,
-        line: bytes,
-    ) -> bool:
-        """Begin to sleep if the reply to a question is "wait". Return False if it is not."""
-        if line[:8] != b"+waiting":
-            return False
-        try:
-            answer = self._server.read_claim_answer(claim, line, question.asked_at)
-        except FencedLockError:
-            return False  # whoever awaits the reply raises it
-        assert isinstance(answer, Waiting)
-        if question.sent == 1:
-            claim.ticket.not_after_us = before_us
-        waiting.append(answer)
-        return sleep(answer, question.future)
 
     async def beat(
         self, claims: Sequence[Claim], timeout_seconds: float

@@ -33,7 +33,7 @@ class Question:
     ``on_reply``, the reply and how often the command was sent are the result of :attr:`future`.
     """
 
-    __slots__ = ("asked_at", "future", "give_up_at", "make", "on_line", "on_reply", "sent")
+    __slots__ = ("asked_at", "future", "give_up_at", "make", "on_reply", "sent")
 
     def __init__(
         self,
@@ -42,15 +42,13 @@ class Question:
         seconds: float,
         *,
         on_reply: OnReply | None = None,
-        future: asyncio.Future[Any] | None = None,
+        future: asyncio.Future[tuple[Any, int]] | None = None,
     ) -> None:
         self.make: Callable[[], bytes] = make
         self.asked_at: float = asked_at
         self.give_up_at: float = asked_at + seconds
         self.on_reply: OnReply | None = on_reply
-        self.future: asyncio.Future[Any] | None = future
-        self.on_line: Callable[[bytes], bool] | None = None
-        """Is called with a reply that is a line, and returns True if the future goes on waiting."""
+        self.future: asyncio.Future[tuple[Any, int]] | None = future
         self.sent: int = 0
 
     @property
@@ -67,8 +65,7 @@ class Question:
                 on_reply(reply, self.sent)
         elif not future.done():
             if type(reply) is bytes:
-                if self.on_line is None or not self.on_line(reply):
-                    future.set_result((reply, self.sent))
+                future.set_result((reply, self.sent))
             elif not future.get_loop().is_closed():
                 if isinstance(reply, FencedLockError):
                     future.set_exception(reply)
