@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 
 from fencedlock.asyncio.session import Session
 
@@ -23,7 +22,7 @@ class TaskBell:
 
     def ring(self) -> None:
         """Wake the task. If it does not sleep now, its next sleep ends at once."""
-        if threading.get_ident() == self._session.thread_id:
+        if self._session.is_here():
             self._wake()
             return
         try:

@@ -172,7 +172,12 @@ class TaskLock(Handle):
             return partial(callback, self)
 
         def call(*arguments: object) -> None:
-            loop.call_soon_threadsafe(_call_in_loop, self, callback, arguments)
+            try:
+                loop.call_soon_threadsafe(_call_in_loop, self, callback, arguments)
+            except RuntimeError:  # the loop was closed
+                if inspect.iscoroutinefunction(callback):
+                    raise
+                callback(self, *arguments)
 
         return call
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -38,7 +37,6 @@ class Session:
         self.loop: asyncio.AbstractEventLoop = loop
         self.client_id: str = f"{state.client_id}-{next(_numbers)}"
         """The ids of the claims of the loop's tasks begin with it."""
-        self.thread_id: int = threading.get_ident()
         self.closed: bool = False
         self.listening: bool = False
         """True once it was tried to open the connection on which doorbells arrive."""
@@ -78,16 +76,17 @@ class Session:
 
     def close_from_outside(self) -> None:
         """Close the connections from any thread, as soon as the loop lets us."""
-        if not self.loop.is_closed():
-            if threading.get_ident() == self.thread_id:
-                self.close()
-                return
+        if self.loop.is_running() and not self.is_here():
             try:
                 self.loop.call_soon_threadsafe(self.close)
                 return
             except RuntimeError:
                 pass  # it was closed meanwhile
         self.close()
+
+    def is_here(self) -> bool:
+        """Return True if the loop runs in the calling thread."""
+        return asyncio._get_running_loop() is self.loop
 
     def close_if_ended(self) -> None:
         """Close the connections, from any thread, if the loop was closed without a shutdown."""
@@ -109,7 +108,7 @@ class Session:
 
     def finish(self, future: asyncio.Future[None]) -> None:
         """Wake whoever awaits this future. Called in any thread."""
-        if threading.get_ident() == self.thread_id:
+        if self.is_here():
             _set(future)
             return
         try:
@@ -170,6 +169,8 @@ class Session:
         if self._opening is None:
             self._opening = self.start(self.calls.listen(self.state, timeout_seconds))
         await asyncio.wait((self._opening,), timeout=timeout_seconds)
+        if self._opening.done() and not self._opening.cancelled():
+            self._opening.exception()  # without doorbells, waiters ask more often
         self.listening = True
 
     def reconnected(self) -> None:

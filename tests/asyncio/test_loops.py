@@ -174,6 +174,62 @@ def test_a_loop_that_was_closed_without_a_shutdown_leaves_nothing(
     eventually_here(lambda: backend.leftovers(name) <= {":withdrawn"})
 
 
+def test_a_closed_client_closes_the_connections_of_a_loop_that_does_not_run(
+    connect: Callable[..., Any], backend: LockServer, name: str
+) -> None:
+    client = connect(backend.url, ttl=10)
+    loop = asyncio.new_event_loop()
+    lock = FairLock(name, client=client)
+    loop.run_until_complete(loop.create_task(_visit_by_task(lock)))
+    assert client._table.sessions
+    client.close()
+    assert not client._table.sessions
+    eventually_here(
+        lambda: not any(thread.name == "fencedlock-inbox" for thread in threading.enumerate())
+    )
+    loop.close()
+
+
+async def _visit_by_task(lock: Any) -> None:
+    async with lock:
+        pass
+
+
+def test_a_loop_may_run_in_one_thread_after_another(client: fencedlock.Client, name: str) -> None:
+    loop = asyncio.new_event_loop()
+    lock = FairLock(name, client=client)
+    held: Any = Lock(name, client=client)
+
+    async def wait() -> None:
+        await held.acquire()
+        waiter = asyncio.create_task(_visit_by_task(lock))
+        await waiting(lock, 1)
+        held.release()
+        await asyncio.wait_for(waiter, 20)
+
+    for _ in range(3):
+        thread = threading.Thread(target=lambda: loop.run_until_complete(wait()))
+        thread.start()
+        thread.join()
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.close()
+    assert not client._table.sessions
+
+
+def test_on_lost_is_called_although_the_loop_is_closed(
+    connect: Callable[..., Any], backend: LockServer, name: str
+) -> None:
+    client = connect(backend.url, ttl=1)
+    told: list[str] = []
+    lock = RLock(name, client=client, on_lost=lambda _, reason: told.append(reason))
+
+    async def take() -> None:
+        await lock.acquire()
+
+    asyncio.run(take())
+    eventually_here(lambda: told == ["its task ended without a release"])
+
+
 @pytest.mark.parametrize("kind", ["uvloop", "eager tasks"])
 def test_other_kinds_of_loops(kind: str, client: fencedlock.Client, name: str) -> None:
     if kind == "uvloop":
