@@ -239,10 +239,10 @@ def on_redis_tasks(server: RedisServer, report: Report, rounds: int, seconds: fl
     measured = tasks.measure_handoff(server.socket, labels, rounds, seconds)
     title = "2 processes with a task each, empty section"
     report.add(tasks.table("tasks-handoff", title, measured, [tasks.BLOCKING, *fifo]))
-    labels = [tasks.FAIR, tasks.PLAIN, *theirs]
+    labels = [tasks.FAIR, tasks.PLAIN, tasks.FEW, tasks.MANY, *fifo]
     measured = tasks.measure_crowd(server.socket, labels, rounds, seconds, one_lock=False)
     title = "1,000 tasks of one loop, each with a lock of its own"
-    bases = [tasks.REDIS_ASYNCIO]
+    bases = [tasks.FEW, tasks.MANY]
     report.add(tasks.table("tasks-own", title, measured, bases, with_waits=False))
     labels = [tasks.FAIR, *fifo]
     measured = tasks.measure_crowd(server.socket, labels, rounds, seconds, one_lock=True)

@@ -26,6 +26,9 @@ _spawn = multiprocessing.get_context("spawn")
 FAIR, PLAIN, HANDLE = (f"fencedlock.asyncio {cls}" for cls in ("FairLock", "RLock", "Lock"))
 BLOCKING = "fencedlock FairLock, blocking"
 REDIS_ASYNCIO = "redis.asyncio Lock"
+FEW = "redis.asyncio Lock, 100 connections"
+MANY = "redis.asyncio Lock, a connection each"
+"""With the default settings, its thousand tasks get MaxConnectionsError."""
 FIFO = "redis-fifo-lock"
 WIRE = "two round trips on the loop"
 
@@ -87,23 +90,29 @@ async def blocking(path: str) -> Make:
     return make
 
 
-def _client(path: str) -> Any:
-    """Return a client whose tasks wait for one of a hundred connections."""
+async def redis_asyncio(path: str, **pool: Any) -> Make:
+    """Polls the server every 0.1 s."""
     import redis.asyncio
 
-    pool = redis.asyncio.BlockingConnectionPool(
-        connection_class=redis.asyncio.UnixDomainSocketConnection,
-        path=path,
-        max_connections=100,
-        timeout=None,
-        socket_timeout=None,
-    )
-    return redis.asyncio.Redis(connection_pool=pool)
+    client: Any
+    if pool:
+        pool |= {"connection_class": redis.asyncio.UnixDomainSocketConnection, "path": path}
+        client = redis.asyncio.Redis(connection_pool=redis.asyncio.BlockingConnectionPool(**pool))
+    else:
+        client = redis.asyncio.Redis(unix_socket_path=path)
+
+    def make(name: str) -> Lock:
+        lock = client.lock(f"redis.asyncio/{name}", timeout=LEASE_SECONDS)
+        return Lock(lock.acquire, lock.release)
+
+    return make
 
 
-async def redis_asyncio(path: str) -> Make:
-    """Polls the server every 0.1 s."""
-    client = _client(path)
+async def redis_asyncio_of_many(path: str) -> Make:
+    """The same with a connection for each task."""
+    import redis.asyncio
+
+    client: Any = redis.asyncio.Redis(unix_socket_path=path, max_connections=2 * TASKS)
 
     def make(name: str) -> Lock:
         lock = client.lock(f"redis.asyncio/{name}", timeout=LEASE_SECONDS)
@@ -114,9 +123,12 @@ async def redis_asyncio(path: str) -> Make:
 
 async def fifo_lock(path: str) -> Make:
     """Has a strict queue and a doorbell for each waiter."""
+    import redis.asyncio
     import redis_fifo_lock
 
-    client = _client(path)
+    client = redis.asyncio.Redis(
+        unix_socket_path=path, socket_timeout=None, max_connections=3 * TASKS
+    )
 
     def make(name: str) -> Lock:
         lock = redis_fifo_lock.FifoLock(client, name, lease_ms=LEASE_SECONDS * 1000)
@@ -163,6 +175,8 @@ CONTESTANTS: dict[str, Open] = {
     HANDLE: partial(ours, "Lock"),
     BLOCKING: blocking,
     REDIS_ASYNCIO: redis_asyncio,
+    FEW: partial(redis_asyncio, max_connections=100, timeout=None),
+    MANY: redis_asyncio_of_many,
     FIFO: fifo_lock,
     WIRE: wire,
 }
