@@ -6,6 +6,8 @@ import asyncio
 import contextvars
 import copy
 import pickle
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -150,6 +152,43 @@ def test_waiters_of_a_fair_lock_are_served_in_the_order_in_which_they_asked(
 
     asyncio.run(main())
     assert order == list(range(30))
+
+
+def test_the_first_tasks_of_a_loop_stand_in_the_order_in_which_they_asked(
+    client: fencedlock.Client,
+    connect: Callable[..., fencedlock.Client],
+    backend: LockServer,
+    name: str,
+) -> None:
+    """Some ask before the channel for doorbells is open, and others after that."""
+    holder, order = connect(backend.url, ttl=10).RLock(name), []
+
+    async def visit(number: int) -> None:
+        async with FairLock(name, client=client):
+            order.append(number)
+
+    async def main() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for number in range(100):
+                tasks.create_task(visit(number))
+                await asyncio.sleep(0.0005)
+            await waiting(FairLock(name, client=client), 100)
+            released.set()
+
+    released = threading.Event()
+    held = threading.Event()
+
+    def hold() -> None:
+        with holder:
+            held.set()
+            released.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    asyncio.run(main())
+    thread.join()
+    assert order == list(range(100))
 
 
 def test_the_owner_is_the_task_that_calls_acquire(client: fencedlock.Client, name: str) -> None:

@@ -13,8 +13,12 @@ import redis
 
 import fencedlock
 from fencedlock.asyncio import FairLock, Lock, RLock
+from fencedlock.asyncio.session import session_of
+from fencedlock.clock import now_seconds
+from fencedlock.core.claims import Claim
+from fencedlock.runtime.owners import current_owner
 from tests.asyncio.conftest import eventually, waiting
-from tests.proxy import HOLD, LOSE, LOSE_REPLY, SPLIT, Proxy
+from tests.proxy import HOLD, HOLD_AND_CUT, LOSE, LOSE_REPLY, SPLIT, Proxy
 from tests.servers import RedisServer
 
 REQUEST_SECONDS = 0.25
@@ -63,6 +67,129 @@ def test_a_waiter_whose_connections_are_cut_still_gets_the_lock(
         await asyncio.wait_for(waiter, 20)
 
     run(main)
+
+
+def test_a_try_that_is_cut_is_sent_again_and_its_first_copy_comes_too_late(
+    wire: Proxy, connect: Callable[..., fencedlock.Client], client: fencedlock.Client, name: str
+) -> None:
+    remote = connect(wire.url, ttl=10)
+    copies = iter([HOLD_AND_CUT])
+
+    async def main() -> None:
+        lock = RLock(name, client=remote)
+        await _visit(RLock("warm up", client=remote))
+        wire.rule = lambda request: next(copies, None) if wire.is_call(request, "acquire") else None
+        assert await lock.acquire(False)
+        await lock.release()
+        await asyncio.to_thread(wire.deliver)
+        assert not await RLock(name, client=client).locked()
+
+    run(main)
+
+
+def test_a_doorbell_that_was_lost_is_made_up_for_after_the_reconnection(
+    wire: Proxy,
+    connect: Callable[..., fencedlock.Client],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    """The next beat that is due anyway would come minutes later."""
+    monkeypatch.setattr("fencedlock.core.claims.MOST_SPAN_SECONDS", 600)
+    monkeypatch.setattr("fencedlock.backends.redis.server.MOST_SPAN_SECONDS", 600)
+    remote, other = connect(wire.url, ttl=600), connect(wire.url, ttl=600)
+
+    async def main() -> None:
+        holder = Lock(name, client=other)
+        await holder.acquire()
+        waiter = asyncio.create_task(_visit(FairLock(name, client=remote)))
+        await waiting(holder, 1)
+        lost: list[bytes] = []
+
+        def lose_doorbells(reply: bytes) -> str | None:
+            if b"message" not in reply:
+                return None
+            lost.append(reply)
+            return LOSE
+
+        wire.reply_rule = lose_doorbells
+        await holder.release()
+        await eventually(lambda: asyncio.sleep(0, lost))
+        wire.reply_rule = lambda reply: None
+        assert not waiter.done()
+        wire.cut()
+        await asyncio.wait_for(waiter, 60)
+
+    run(main)
+
+
+def test_an_inbox_that_has_become_silent_is_opened_anew(
+    wire: Proxy,
+    remote: fencedlock.Client,
+    client: fencedlock.Client,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("fencedlock.backends.redis.inbox.SILENCE_SECONDS", 0.2)
+
+    def subscriptions() -> int:
+        return sum(b"SUBSCRIBE" in request for request in wire.requests)
+
+    async def main() -> None:
+        other = Lock(name, client=client)
+        async with other:
+            waiter = asyncio.create_task(_visit(FairLock(name, client=remote)))
+            await waiting(other, 1)
+            before = subscriptions()
+            wire.forget()
+            await eventually(lambda: asyncio.sleep(0, subscriptions() > before))
+        await asyncio.wait_for(waiter, 60)
+
+    run(main)
+
+
+def test_a_waiter_whose_loop_hears_nothing_asks_more_often(
+    client: fencedlock.Client, name: str
+) -> None:
+    """Whatever the threads of its client hear."""
+    backend: Any = client._table.backend
+
+    def recheck_seconds(client_id: str) -> float:
+        bound = backend.bind_lock(name)
+        claim = Claim(f"{client_id}/1/1", bound, current_owner(), 10, fair=True, patient=True)
+        now = now_seconds()
+        answer = backend.read_claim_answer(claim, b"+waiting 5 30000\r\n", now)
+        return float(answer.recheck_at - now)
+
+    async def main() -> None:
+        client._table.listen(30)
+        session = session_of(client._table)
+        assert recheck_seconds(session.client_id) < 1
+        assert recheck_seconds(client.id) > 20
+        await session.listen(30)
+        assert recheck_seconds(session.client_id) > 20
+
+    run(main)
+
+
+def test_the_end_of_a_loop_waits_for_the_answer_to_a_release(
+    wire: Proxy,
+    client: fencedlock.Client,
+    remote: fencedlock.Client,
+    name: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def slow(_reply: bytes) -> None:
+        time.sleep(0.02)
+
+    async def main() -> None:
+        lock = RLock(name, client=remote)
+        await lock.acquire()
+        wire.reply_rule = slow
+        lock.release()
+
+    run(main)
+    assert not client.inspect(name).locked
+    assert "had no answer" not in caplog.text
 
 
 async def _visit(lock: Any) -> None:
