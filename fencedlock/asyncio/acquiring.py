@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from fencedlock.asyncio.bell import TaskBell
 from fencedlock.asyncio.session import Session, session_of
@@ -18,7 +19,7 @@ from fencedlock.errors import (
 )
 from fencedlock.runtime.acquiring import WITHDRAW_SECONDS, enter, leave, withdraw_later
 from fencedlock.runtime.client_state import LEAST_REQUEST_SECONDS, ClientState
-from fencedlock.runtime.owners import Owner, new_claim_id
+from fencedlock.runtime.owners import Owner, new_claim_id, this_thread
 from fencedlock.runtime.resources import HandleSettings, Resource
 from fencedlock.runtime.waiting import LISTENING_SECONDS, about, tell_who_holds
 
@@ -45,6 +46,7 @@ async def acquire(settings: HandleSettings, owner: Owner, timeout_seconds: float
             settings.fair,
             patient,
         )
+        claim.loop = session.loop_reference
         try:
             seconds = (
                 settings.request_seconds
@@ -84,14 +86,13 @@ async def _ask(
     # Twin of fencedlock.runtime.waiting.ask.
     state, before = session.state, claim.may_exist
     try:
-        if join:
-            if not session.listening:
-                began_at = now_seconds()
-                await session.listen(min(timeout_seconds, LISTENING_SECONDS))
-                timeout_seconds = max(
-                    LEAST_REQUEST_SECONDS, began_at + timeout_seconds - now_seconds()
-                )
-            state.expect(claim)
+        if join and not session.listening:
+            began_at = now_seconds()
+            await session.listen(min(timeout_seconds, LISTENING_SECONDS))
+            timeout_seconds = max(LEAST_REQUEST_SECONDS, began_at + timeout_seconds - now_seconds())
+        # Whoever closes the client has set this before, and then looks for claims.
+        state.expect(claim)
+        _raise_if_closed(state, claim)
         claim.may_exist = True
         answer = await session.calls.acquire(claim, join, timeout_seconds)
         if state.outage.since is not None:
@@ -112,7 +113,7 @@ async def _wait(
     """Wait for a grant after this outcome of the first question. None if there is none in time."""
     state = session.state
     if claim.patient and resource.holds:
-        _raise_if_thread_holds(resource, claim)
+        _raise_if_thread_holds(resource)
     claim.bell = bell = TaskBell(session)
     state.expect(claim)
     steps = wait_for_grant(
@@ -153,8 +154,14 @@ async def _take(session: Session, claim: Claim, bell: TaskBell, step: Step) -> O
     elif isinstance(step, KeepPlace):
         session.keep(claim)
     else:
-        session.in_thread(tell_who_holds, state, claim)
+        session.in_thread(tell_who_holds, state, claim).add_done_callback(_look_at)
     return None
+
+
+def _look_at(done: asyncio.Future[Any]) -> None:
+    """Look at the error of what nobody awaits, so that asyncio does not log it."""
+    if not done.cancelled():
+        done.exception()
 
 
 def _raise_if_closed(state: ClientState, claim: Claim) -> None:
@@ -165,12 +172,12 @@ def _raise_if_closed(state: ClientState, claim: Claim) -> None:
         )
 
 
-def _raise_if_thread_holds(resource: Resource, claim: Claim) -> None:
+def _raise_if_thread_holds(resource: Resource) -> None:
     """Raise WouldDeadlockError if the thread has acquired the lock before it began to run the loop.
 
     It can't release the lock while the loop runs.
     """
-    thread = claim.owner.thread
+    thread = this_thread.owner
     for hold in list(resource.holds.values()):
         if hold.owner is thread and hold.wants_beats() and now_seconds() < hold.deadline:
             raise WouldDeadlockError(

@@ -48,8 +48,6 @@ class TaskLock(Handle):
     """What all locks for tasks have in common."""
 
     _package = "fencedlock.asyncio"
-    _loop: asyncio.AbstractEventLoop | None = None
-    """The loop of the task that has acquired last. It runs the callbacks."""
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> Coroutine[Any, Any, bool]:
         """Acquire the lock."""
@@ -163,9 +161,9 @@ class TaskLock(Handle):
         keep_seconds = 0.0 if keep == 0 else checked_keep(keep)
         return release(self._settings.state, self._session(), hold, keep_seconds)
 
-    def _caller(self, callback: Callable[..., object]) -> Callable[..., object]:
+    def _caller(self, callback: Callable[..., object], hold: Hold) -> Callable[..., object]:
         """Return a function that runs a callback of this handle, or a coroutine, in the loop."""
-        loop = self._loop
+        loop: Any = hold.claim.loop and hold.claim.loop()
         if loop is None or not (
             callback in self._callbacks or inspect.iscoroutinefunction(callback)
         ):
@@ -182,6 +180,10 @@ class TaskLock(Handle):
         return call
 
 
+_callbacks: set[asyncio.Task[None]] = set()
+"""The tasks of callbacks, which nobody else refers to."""
+
+
 def _call_in_loop(
     lock: TaskLock, callback: Callable[..., object], arguments: tuple[object, ...]
 ) -> None:
@@ -191,7 +193,9 @@ def _call_in_loop(
         logger.exception("fencedlock: a callback of lock %r failed", lock.name)
         return
     if asyncio.iscoroutine(result):
-        session_of(lock._settings.state).start(_finish(lock, result))
+        task = asyncio.get_running_loop().create_task(_finish(lock, result))
+        _callbacks.add(task)
+        task.add_done_callback(_callbacks.discard)
 
 
 async def _finish(lock: TaskLock, coroutine: Coroutine[Any, Any, object]) -> None:
@@ -211,7 +215,7 @@ class RLock(TaskLock):
     ``on_safe`` may be coroutine functions. They run in the loop of the task that holds the lock.
 
     Leases are renewed by a background thread, also while the loop is blocked. A task whose loop is
-    blocked while it waits is passed over after its span of at most 6 seconds.
+    blocked while it waits is passed over after its span of at most 10 seconds.
 
     Raises ConfigurationError, before any I/O, if the name, the ttl or the client is not valid.
     """
@@ -246,20 +250,16 @@ class RLock(TaskLock):
             return self._acquire(owner, timeout_seconds)
         return self._acquire_in_task(timeout_seconds)
 
-    def _acquire(self, owner: Owner, timeout_seconds: float) -> Coroutine[Any, Any, bool]:
+    async def _acquire(self, owner: Owner, timeout_seconds: float) -> bool:
         hold = self._settings.resource.holds.get(owner.id)
         if hold is not None and hold.state is not LeaseState.RELEASED:
-            return self._deepen(hold)
-        self._loop = asyncio.get_running_loop()
-        return acquire(self._settings, owner, timeout_seconds)
+            await deepen(session_of(self._settings.state), hold)
+            return True
+        return await acquire(self._settings, owner, timeout_seconds)
 
     async def _acquire_in_task(self, timeout_seconds: float) -> bool:
         """Acquire for the task that awaits, because no task has called."""
         return await self._acquire(self._owner(), timeout_seconds)
-
-    async def _deepen(self, hold: Hold) -> bool:
-        await deepen(session_of(self._settings.state), hold)
-        return True
 
     def release(self, *, keep: float = 0.0) -> Release:
         """Release one level. The last release frees the lock and hands it to the next waiter.
@@ -331,7 +331,6 @@ class Lock(TaskLock):
         return self._acquire(timeout_seconds)
 
     async def _acquire(self, timeout_seconds: float) -> bool:
-        self._loop = asyncio.get_running_loop()
         return await acquire(self._settings, self._handle_owner.here(), timeout_seconds)
 
     def release(self, *, keep: float = 0.0) -> Release:
@@ -352,11 +351,7 @@ class Lock(TaskLock):
 
     def _leave(self) -> Release:
         entered = self._holds_by_task.pop(current_owner().id, None)
-        if (
-            entered is not None
-            and entered.state is LeaseState.LOST
-            and self._hold() not in (None, entered)
-        ):
+        if entered is not None and entered.state is LeaseState.LOST and self._hold() is not entered:
             return Release.ended(lost_error(entered))  # another task holds the lock since
         return self.release()
 

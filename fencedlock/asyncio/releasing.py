@@ -30,13 +30,13 @@ _HELD, _LOST, _RELEASED = LeaseState.HELD, LeaseState.LOST, LeaseState.RELEASED
 class Release:
     """A release, which was sent when it was asked for. Awaiting it tells whether the hold stood."""
 
-    __slots__ = ("_done", "_error", "_session", "_waiter")
+    __slots__ = ("_done", "_error", "_session", "_waiters")
 
     def __init__(self, session: Session | None) -> None:
         self._session = session
         self._done = session is None
         self._error: BaseException | None = None
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiters: list[asyncio.Future[None]] = []
 
     @classmethod
     def ended(cls, error: BaseException | None) -> Release:
@@ -48,18 +48,18 @@ class Release:
     def end(self, error: BaseException | None) -> None:
         """Record that the release has ended, and wake whoever awaits it. Called in any thread."""
         self._error, self._done = error, True
-        waiter = self._waiter
-        if waiter is not None:
+        for waiter in self._waiters:
             assert self._session is not None
             self._session.finish(waiter)
 
     def __await__(self) -> Generator[Any, None, None]:
         if not self._done:
             assert self._session is not None
-            self._waiter = self._session.loop.create_future()
+            waiter = self._session.loop.create_future()
+            self._waiters.append(waiter)
             if not self._done:  # another thread may have ended it meanwhile
-                yield from self._waiter
-        error, self._error = self._error, None
+                yield from waiter
+        error = self._error
         try:
             if error is not None:
                 raise error
@@ -102,7 +102,6 @@ def release(
     except BaseException as error:
         release_in_background(state, hold, keep_until, error)
         raise
-    state.heartbeat.discard(hold)
     return ending
 
 
@@ -117,6 +116,8 @@ def _answered(
         release_in_background(state, hold, keep_until, answer)
         ending.end(None)
         return
+    # Until now, whoever closes the client has waited for this hold.
+    state.heartbeat.discard(hold)
     error = error_of_answer(state, hold, answer, keep_until)
     if error is None and hold.told_at_risk:
         tell_safe(state, hold)
@@ -175,6 +176,6 @@ async def _tell(session: Session, hold: Hold) -> None:
         return
     if isinstance(answer, Renewed):
         beat_answered(state, hold, answer.deadline, operation)
-    else:
+    elif hold.state is not _RELEASED:  # otherwise the last release has come before
         report_lost(state, hold, LeaseEvent.NOT_OURS, NOT_OURS_REASON)
         raise lost_error(hold)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable
+import weakref
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -13,6 +14,7 @@ from fencedlock.core.backend import LoopCalls
 from fencedlock.core.claims import Claim
 from fencedlock.core.schedule import Schedules
 from fencedlock.runtime.client_state import ClientState
+from fencedlock.runtime.interrupts import Event
 from fencedlock.runtime.process import become_own, own
 
 MOST_THREADS = 8
@@ -35,6 +37,7 @@ class Session:
     def __init__(self, state: ClientState, loop: asyncio.AbstractEventLoop) -> None:
         self.state: ClientState = state
         self.loop: asyncio.AbstractEventLoop = loop
+        self.loop_reference: weakref.ref[Any] = weakref.ref(loop)
         self.client_id: str = f"{state.client_id}-{next(_numbers)}"
         """The ids of the claims of the loop's tasks begin with it."""
         self.closed: bool = False
@@ -47,20 +50,19 @@ class Session:
         self._beat_timer: asyncio.TimerHandle | None = None
         self._beat_at = float("inf")
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._end = self._until_shutdown()
+        self._end = self._until_shutdown() if loop not in _shut_down else None
         # The loop knows of the generator from its first step on, and ends it when it shuts down.
-        first_step: Any = self._end.__anext__()
-        try:
-            first_step.send(None)
-        except StopIteration:
-            pass
+        if self._end is not None:
+            _step(self._end.__anext__())
 
-    async def _until_shutdown(self) -> AsyncIterator[None]:
+    async def _until_shutdown(self) -> AsyncGenerator[None]:
         try:
             yield
         finally:
-            await self.calls.drain(DRAIN_SECONDS)
-            self.close()
+            if not self.closed:
+                await self.calls.drain(DRAIN_SECONDS)
+                _shut_down.add(self.loop)
+                self.close()
 
     def close(self) -> None:
         """Close the connections. Called in the thread of the loop, or when the loop is closed."""
@@ -72,17 +74,32 @@ class Session:
         self.calls.close()
         self._threads.shutdown(wait=False)
         if self.state.sessions.get(self.loop) is self:
-            del self.state.sessions[self.loop]
+            self.state.sessions.pop(self.loop, None)
+        if self._end is not None:
+            _step(self._end.aclose())  # otherwise its destructor would ask the loop to do that
 
-    def close_from_outside(self) -> None:
-        """Close the connections from any thread, as soon as the loop lets us."""
+    def close_from_outside(self, timeout_seconds: float) -> None:
+        """Close the connections from any thread, and wait for that until the timeout."""
         if self.loop.is_running() and not self.is_here():
-            try:
-                self.loop.call_soon_threadsafe(self.close)
+            done = Event()
+            if self.close_soon(done.set):
+                done.wait(timeout_seconds)
                 return
-            except RuntimeError:
-                pass  # it was closed meanwhile
         self.close()
+
+    def close_soon(self, then: Callable[[], object] | None = None) -> bool:
+        """Have the loop close the connections. Return False if it is closed. Waits for nothing."""
+
+        def close() -> None:
+            self.close()
+            if then is not None:
+                then()
+
+        try:
+            self.loop.call_soon_threadsafe(close)
+        except RuntimeError:
+            return False
+        return True
 
     def is_here(self) -> bool:
         """Return True if the loop runs in the calling thread."""
@@ -184,6 +201,18 @@ class Session:
         for claim in list(self.state.claims.values()):
             if claim.issued is not None and claim.id.startswith(f"{self.client_id}/"):
                 self.keep(claim)
+
+
+_shut_down: weakref.WeakSet[Any] = weakref.WeakSet()
+"""The loops whose shutdown has closed a session. They take no more generators."""
+
+
+def _step(generator: Any) -> None:
+    """Run a step of an asynchronous generator, which does not wait for anything."""
+    try:
+        generator.send(None)
+    except (StopIteration, StopAsyncIteration, RuntimeError):
+        pass  # it is done, or it is this generator that runs
 
 
 def _set(future: asyncio.Future[None]) -> None:

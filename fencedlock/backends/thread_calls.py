@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any
 
+from fencedlock.clock import now_seconds
 from fencedlock.core.answers import ClaimAnswer, ReleaseAnswer, RenewAnswer
 from fencedlock.core.backend import Backend, Listener
 from fencedlock.core.claims import Claim, Hold
 from fencedlock.errors import BackendUnavailableError
 
 RELEASE_ATTEMPTS = 2
+
+ENDERS = 4
+"""The number of threads of one event loop that send releases and withdrawals."""
 
 
 class ThreadCalls:
@@ -25,6 +29,8 @@ class ThreadCalls:
         self._asking: dict[Claim, Future[Any]] = {}
         """The questions of claims that are under way."""
         self._turns: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+        self._enders = ThreadPoolExecutor(ENDERS, thread_name_prefix="fencedlock-asyncio")
+        """The threads for releases and withdrawals, which do not wait behind questions."""
         self._ending: set[Future[Any]] = set()
         """The releases and withdrawals that are under way."""
 
@@ -32,17 +38,31 @@ class ThreadCalls:
         await self._awaited(self._submit(self._backend.listen, listener, timeout_seconds))
 
     async def acquire(self, claim: Claim, join: bool, timeout_seconds: float) -> ClaimAnswer:
+        give_up_at = now_seconds() + timeout_seconds
         if not (claim.patient and claim.fair):
-            return await self._acquire(claim, join, timeout_seconds)
+            return await self._acquire(claim, join, give_up_at)
         # Threads would bring the tasks of this loop to the server in any order.
         turn = self._turns.get(claim.bound.name)
         if turn is None:
             turn = self._turns[claim.bound.name] = asyncio.Lock()
-        async with turn:
-            return await self._acquire(claim, join, timeout_seconds)
+        try:
+            async with asyncio.timeout(timeout_seconds):  # wait_for() of 3.11 loses cancellations
+                await turn.acquire()
+        except TimeoutError:
+            raise _not_sent() from None
+        try:
+            return await self._acquire(claim, join, give_up_at)
+        finally:
+            turn.release()
 
-    async def _acquire(self, claim: Claim, join: bool, timeout_seconds: float) -> ClaimAnswer:
-        asking = self._submit(claim.bound.acquire, claim, join, timeout_seconds)
+    async def _acquire(self, claim: Claim, join: bool, give_up_at: float) -> ClaimAnswer:
+        def ask() -> ClaimAnswer:
+            left = give_up_at - now_seconds()  # the other threads may have been busy
+            if left <= 0:
+                raise _not_sent()
+            return claim.bound.acquire(claim, join, left)
+
+        asking = self._submit(ask)
         self._asking[claim] = asking
         asking.add_done_callback(lambda _: self._asking.pop(claim, None))
         answer: ClaimAnswer = await self._awaited(asking)
@@ -72,18 +92,16 @@ class ThreadCalls:
     ) -> None:
         bound = hold.bound
         if keep_seconds:
-            action = self._submit(bound.keep, hold, keep_seconds, timeout_seconds, RELEASE_ATTEMPTS)
+            action = self._end_by(bound.keep, hold, keep_seconds, timeout_seconds, RELEASE_ATTEMPTS)
         else:
-            action = self._submit(bound.release, hold, timeout_seconds, RELEASE_ATTEMPTS)
-        self._end_by(action)
+            action = self._end_by(bound.release, hold, timeout_seconds, RELEASE_ATTEMPTS)
         action.add_done_callback(lambda done: on_answer(done.exception() or done.result()))
 
     def withdraw(
         self, claim: Claim, timeout_seconds: float, on_end: Callable[[bool], object]
     ) -> None:
         def withdraw(_: Future[Any] | None = None) -> None:
-            action = self._submit(claim.bound.withdraw, claim, timeout_seconds)
-            self._end_by(action)
+            action = self._end_by(claim.bound.withdraw, claim, timeout_seconds)
             action.add_done_callback(lambda done: on_end(done.exception() is None))
 
         asking = self._asking.get(claim)
@@ -98,23 +116,39 @@ class ThreadCalls:
             asyncio.wrap_future(action) for action in (*self._asking.values(), *self._ending)
         ]
         if under_way:
-            await asyncio.wait(under_way, timeout=timeout_seconds)
+            done, _ = await asyncio.wait(under_way, timeout=timeout_seconds)
+            for action in done:
+                if not action.cancelled():
+                    action.exception()  # whoever began it has been told
 
     def close(self) -> None:
-        """Do nothing. Calls that are under way end by their own time limits."""
+        """Start no more threads. Calls that are under way end by their own time limits."""
+        self._enders.shutdown(wait=False)
 
-    def _submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+    def _submit(
+        self, function: Callable[..., Any], *arguments: Any, threads: Executor | None = None
+    ) -> Future[Any]:
         try:
-            return self._threads.submit(function, *arguments)
+            return (threads or self._threads).submit(function, *arguments)
         except RuntimeError as error:  # the interpreter ends, or the loop was closed
             failed: Future[Any] = Future()
             failed.set_exception(BackendUnavailableError(f"no thread can be started: {error}"))
             return failed
 
-    def _end_by(self, action: Future[Any]) -> None:
+    def _end_by(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        action = self._submit(function, *arguments, threads=self._enders)
         self._ending.add(action)
         action.add_done_callback(self._ending.discard)
+        return action
 
     @staticmethod
     def _awaited(action: Future[Any]) -> asyncio.Future[Any]:
         return asyncio.wrap_future(action)
+
+
+def _not_sent() -> BackendUnavailableError:
+    error = BackendUnavailableError(
+        "etcd gave no answer in time to the questions before this one, which was not sent"
+    )
+    error.sent = False
+    return error

@@ -105,6 +105,8 @@ class Claim:
     """Wakes the claiming thread. None until the thread has to wait."""
     schedule: Schedule | None = None
     """The schedule of the heartbeat in which the claim stands."""
+    loop: weakref.ref[Any] | None = None
+    """The event loop of the task that claims. None if a thread does."""
     may_exist: bool = False
     """True while the server may know the claim. Then the claim has to be withdrawn if it is given
     up.

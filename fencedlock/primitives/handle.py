@@ -55,7 +55,7 @@ class Handle:
     def _prepare(self) -> None:
         """Make what a class of locks needs besides. Called once, at the end of the construction."""
 
-    def _caller(self, callback: Callable[..., object]) -> Callable[..., object]:
+    def _caller(self, callback: Callable[..., object], _hold: Hold) -> Callable[..., object]:
         """Return a function that calls one of the callbacks with this lock and its arguments."""
         return partial(callback, self)
 

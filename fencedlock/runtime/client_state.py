@@ -83,8 +83,14 @@ class Beats(Protocol):
 class LoopSession(Protocol):
     """What the tasks of one event loop share of one client, as the client uses it."""
 
-    def close_from_outside(self) -> None:
-        """Close the connections of the loop, from any thread, as soon as the loop lets us."""
+    def close_from_outside(self, timeout_seconds: float) -> None:
+        """Close the connections of the loop from any thread, and wait for that."""
+
+    def close_soon(self) -> bool:
+        """Have the loop close its connections, without waiting for that."""
+
+    def is_here(self) -> bool:
+        """Return True if the loop runs in the calling thread."""
 
     def reconnected(self) -> None:
         """Send a beat for every waiting claim of the loop now, from any thread."""

@@ -126,7 +126,7 @@ def _callback(state: ClientState, hold: Hold, kind: str) -> Callable[..., object
         # The handle that took the lock is gone, and another one keeps the lock alive.
         make_handle = state.make_handle()
         handle = make_handle and make_handle(hold.bound.name)
-    return None if handle is None else handle._caller(callback)
+    return None if handle is None else handle._caller(callback, hold)
 
 
 def report_deadline_passed(state: ClientState, hold: Hold, now: float) -> None:

@@ -14,6 +14,9 @@ from fencedlock.runtime.process import become_own, in_child
 from fencedlock.runtime.releasing import release_quickly
 from fencedlock.runtime.resources import Resource
 
+SESSION_SECONDS = 0.5
+"""How long closing waits for an event loop to close its connections."""
+
 LOOK_SECONDS = 0.002
 """How often closing looks whether releases that had begun are done."""
 
@@ -78,6 +81,9 @@ class LockTable(ClientState):
         become_own()
         self.closed = True
         deadline = Deadline(CLOSE_SECONDS)
+        for session in list(self.sessions.values()):
+            if session.is_here():  # this loop runs no more until everything is closed
+                session.close_from_outside(0.0)
         if self.heartbeat.started or self.claims:
             try:
                 self.heartbeat.close_client(deadline)
@@ -114,6 +120,8 @@ class LockTable(ClientState):
             self.heartbeat.close_client(Deadline(CLOSE_SECONDS))
         else:  # so nothing is held
             self.closed = True
+            for session in list(self.sessions.values()):
+                session.close_soon()
             self.backend.close(0.0)
 
     def _end_in_background(self, deadline: Deadline) -> None:
@@ -137,8 +145,9 @@ class LockTable(ClientState):
         # What is left is being released by its owner just now, who needs a connection.
         while self.heartbeat.holds() and deadline.left() > 0:
             time.sleep(LOOK_SECONDS)
+        # What their tasks could not end is ended by the heartbeat, before it stops.
         for session in list(self.sessions.values()):
-            session.close_from_outside()
+            session.close_from_outside(min(SESSION_SECONDS, deadline.left()))
         self.heartbeat.stop(deadline)
         self.backend.close(deadline.left())
         self.calls.close()

@@ -108,6 +108,68 @@ def test_releases_that_nobody_awaits_are_sent_all_the_same(
         pass
 
 
+def test_a_release_may_be_awaited_by_several_and_in_any_order(
+    client: fencedlock.Client, name: str
+) -> None:
+    async def main() -> None:
+        lock = RLock(name, client=client)
+        async with lock:
+            pass
+        await lock.acquire()
+        await lock.acquire()
+        nested, last = lock.release(), lock.release()
+
+        async def wait(release: Any) -> None:
+            await release
+
+        await asyncio.gather(wait(last), wait(nested), wait(last), wait(last))
+        await last
+        assert not await lock.locked()
+
+    asyncio.run(main())
+
+
+def test_an_acquire_looks_whether_it_is_nested_when_it_begins(
+    client: fencedlock.Client, name: str
+) -> None:
+    async def main() -> None:
+        lock = RLock(name, client=client)
+        first, second = lock.acquire(), lock.acquire()
+        assert await first
+        assert await second
+        assert lock.depth == 2
+        third = lock.acquire()
+        await lock.release()
+        await lock.release()
+        assert await third
+        assert lock.depth == 1
+        await lock.release()
+
+    asyncio.run(main())
+
+
+def test_a_statement_that_ends_after_a_loss_says_so_whoever_held_the_lock_since(
+    client: fencedlock.Client, name: str
+) -> None:
+    async def main() -> None:
+        lock = Lock(name, client=client)
+        with pytest.raises(fencedlock.LockLostError):
+            async with lock:
+                lost = lock.lost
+                await asyncio.to_thread(client.force_release, name)
+                with pytest.raises(fencedlock.LockLostError):
+                    await lock.renew()
+                assert lost.is_set()
+                await asyncio.create_task(_take_and_release(lock))
+
+    asyncio.run(main())
+
+
+async def _take_and_release(lock: Lock) -> None:
+    async with lock:
+        pass
+
+
 def test_a_lock_belongs_to_its_handle(client: fencedlock.Client, name: str) -> None:
     async def main() -> None:
         lock = Lock(name, client=client)
@@ -377,6 +439,8 @@ def test_a_task_that_waits_for_the_thread_of_its_loop_is_told(
         assert not await lock.acquire(False)
         with pytest.raises(fencedlock.WouldDeadlockError, match="held by thread 'MainThread'"):
             await lock.acquire()
+        with pytest.raises(fencedlock.WouldDeadlockError, match="held by thread 'MainThread'"):
+            await Lock(name, client=client).acquire()
         assert lock.token == token  # the thread's hold is around all that its loop does
 
     with client.RLock(name) as token:

@@ -19,7 +19,7 @@ import pytest
 
 import fencedlock
 from fencedlock.asyncio import FairLock, Lock, RLock
-from tests.asyncio.conftest import waiting
+from tests.asyncio.conftest import eventually, waiting
 from tests.conftest import eventually as eventually_here
 from tests.servers import LockServer
 
@@ -169,7 +169,6 @@ def test_a_loop_that_was_closed_without_a_shutdown_leaves_nothing(
     asyncio.run(main())
     assert len(client._table.sessions) == 0
     gc.collect()
-    lock._loop = None
     eventually_here(lambda: (gc.collect() and False) or ended() is None)
     eventually_here(lambda: backend.leftovers(name) <= {":withdrawn"})
 
@@ -273,6 +272,7 @@ import asyncio, os, signal, sys
 import fencedlock
 from fencedlock.asyncio import FairLock, Lock, RLock
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored in background jobs
 client = fencedlock.connect(sys.argv[1], ttl=2)
 name, how = sys.argv[2], sys.argv[3]
 free = RLock(f"{name}/free", client=client)
@@ -385,3 +385,79 @@ print("done")
         check=False,
     )
     assert ended.stdout == "done\n", ended.stderr
+
+
+def test_a_closed_client_leaves_nothing_of_busy_tasks(
+    client: fencedlock.Client, connect: Callable[..., Any], backend: LockServer, name: str
+) -> None:
+    """Neither of questions and releases that are under way, nor of releases that nobody awaits."""
+
+    async def work(lock: Any) -> None:
+        while True:
+            async with lock:
+                await asyncio.sleep(0)
+            await asyncio.sleep(0)
+
+    async def main(round_number: int) -> list[str]:
+        busy = connect(backend.url, ttl=60)
+        names = [f"{name}/{round_number}/{number}" for number in range(20)]
+        tasks = [asyncio.create_task(work(RLock(each, client=busy))) for each in names]
+        released = RLock(f"{name}/{round_number}/released", client=busy)
+        await released.acquire()
+        await asyncio.sleep(0.02)
+        released.release()
+        await busy.aclose()
+        for done in await asyncio.gather(*tasks, return_exceptions=True):
+            assert isinstance(done, fencedlock.FencedLockError)
+        return [*names, released.name]
+
+    for round_number in range(5):
+        for each in asyncio.run(main(round_number)):
+            assert not client.inspect(each).locked
+
+
+def test_many_loops_leave_connections_to_the_heartbeat(
+    connect: Callable[..., Any], backend: LockServer, name: str
+) -> None:
+    client, loops = connect(backend.url, ttl=2), 40
+    everybody = threading.Barrier(loops)
+    held: list[bool] = []
+
+    async def hold(number: int) -> None:
+        async with RLock(f"{name}/{number}", client=client) as _:
+            await asyncio.to_thread(everybody.wait, 60)
+            await asyncio.sleep(3)
+            held.append(True)
+
+    threads = [
+        threading.Thread(target=lambda number=number: asyncio.run(hold(number)))
+        for number in range(loops)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(held) == loops
+
+
+def test_callbacks_run_in_the_loop_of_the_holder(client: fencedlock.Client, name: str) -> None:
+    loops: list[object] = []
+
+    async def on_lost(_lock: RLock, _reason: str) -> None:
+        loops.append(asyncio.get_running_loop())
+
+    lock = RLock(name, client=client, on_lost=on_lost)
+
+    async def attempt() -> None:
+        assert not await lock.acquire(False)
+
+    async def main() -> None:
+        await lock.acquire()
+        await asyncio.to_thread(lambda: asyncio.run(attempt()))
+        await asyncio.to_thread(client.force_release, name)
+        with pytest.raises(fencedlock.LockLostError):
+            await lock.release()
+        await eventually(lambda: asyncio.sleep(0, loops))
+        assert loops == [asyncio.get_running_loop()]
+
+    asyncio.run(main())

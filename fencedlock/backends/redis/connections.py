@@ -81,6 +81,8 @@ class Connections:
         self._idle: deque[Wire] = deque()
         self._known: list[weakref.ref[Wire]] = []
         """Every connection that may be open, idle or not."""
+        self._kept: list[weakref.ref[Wire]] = []
+        """The connections of event loops, of which there may be any number."""
         self._dials: dict[_Dial, None] = {}
         """The attempts to open a connection that have not ended, oldest first."""
         self._failed_dials = 0
@@ -295,6 +297,11 @@ class Connections:
                 raise CopiedProcessError  # the connections are the original's
             wire = self._take(until - now_seconds())
             if now_seconds() - wire.used_at <= RESTED_SECONDS:
+                with self._mutex:
+                    self._known = [known for known in self._known if known() not in (None, wire)]
+                    self._kept = [known for known in self._kept if known() is not None]
+                    self._kept.append(weakref.ref(wire))
+                self._attend()
                 return wire
             self.drop(wire)
 
@@ -393,6 +400,7 @@ class Connections:
         wire.close()
         with self._mutex:
             self._known = [known for known in self._known if known() not in (None, wire)]
+            self._kept = [known for known in self._kept if known() not in (None, wire)]
 
     def _attend(self) -> None:
         """Tell a waiting thread that a connection is idle, or that one more may be opened.
@@ -432,7 +440,7 @@ class Connections:
 
         Later questions go to wherever the server's name leads by then.
         """
-        for known in list(self._known):
+        for known in (*self._known, *self._kept):
             wire = known()
             if wire is not None:
                 wire.hang_up()
@@ -440,7 +448,7 @@ class Connections:
 
     def forget(self) -> None:
         """In a forked child, close the copies of the sockets without a word to the server."""
-        for known in self._known:
+        for known in (*self._known, *self._kept):
             wire = known()
             if wire is not None:
                 wire.forget()

@@ -136,6 +136,11 @@ class Inbox:
         if self._stream is stream and not self._closed:
             self._loop.add_reader(stream.descriptor, self._read_in_loop, stream)
 
+    def _end_if_silent(self, stream: _Stream) -> None:
+        # Only the loop uses the connection, because TLS does not stand two threads.
+        if self._stream is stream and not self._closed:
+            stream.end_if_silent(now_seconds())
+
     def _read_in_loop(self, stream: _Stream) -> None:
         stream.read_ready()
         if stream.cut:
@@ -253,7 +258,10 @@ class Inbox:
     def _look_after(self, stream: _Stream) -> None:
         """Read what is there if no thread reads. If a loop reads, check that something comes in."""
         if self._loop is not None:
-            stream.end_if_silent(now_seconds())
+            try:
+                self._loop.call_soon_threadsafe(self._end_if_silent, stream)
+            except RuntimeError:
+                pass  # the loop was closed
             if stream.cut:
                 self._keeper.wait(LONGEST_PAUSE_SECONDS)  # until the loop has let go
         elif self._turn.acquire(blocking=False):

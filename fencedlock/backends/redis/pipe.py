@@ -124,7 +124,8 @@ class Pipe:
         if not self._asked and question.asked_at - self._heard_at > RESTED_SECONDS:
             # Something on the way may have forgotten the connection.
             self._leash_at = question.asked_at + LEASH_SECONDS
-            self._wake_by(self._leash_at, question.asked_at)
+            if self._leash_at < self._timer_at:
+                self._wake_by(self._leash_at, question.asked_at)
         self._send(question)
 
     @property

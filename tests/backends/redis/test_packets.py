@@ -126,7 +126,7 @@ def test_an_answer_that_comes_in_two_pieces_is_read_as_one(
     for ask in ("acquire", "release"):
         owner.ask(ask, name)
     before = len(wire.requests)
-    wire.reply_rule = lambda reply: SPLIT if reply.startswith((b":", b"+rel")) else None
+    wire.reply_rule = lambda reply: SPLIT if reply.startswith((b":", b"+gr", b"+rel")) else None
     # There are ten rounds, because the second piece may come so soon that both are read at once.
     for ask in ("acquire", "release") * 10:
         owner.tell(ask, name)
