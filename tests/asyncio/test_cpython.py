@@ -43,7 +43,15 @@ def adapter(client: fencedlock.Client) -> SimpleNamespace:
     class Lock(fencedlock.asyncio.Lock):
         def __init__(self) -> None:
             super().__init__(f"asyncio/{next(_numbers)}", client=client)
+            self._under_way = 0
             locks.append(self)
+
+        async def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:  # noqa: ASYNC109
+            self._under_way += 1
+            try:
+                return await super().acquire(blocking, timeout)
+            finally:
+                self._under_way -= 1
 
         def locked(self) -> bool:  # type: ignore[override]
             return self.owned()
@@ -65,7 +73,9 @@ def adapter(client: fencedlock.Client) -> SimpleNamespace:
             hold = self._hold()
             info = await self.info()
             return (
-                info.owner == (hold and hold.claim_id)
+                self._under_way == len(self._claims())  # nobody connects, or asks
+                and (info.locked or not info.waiters)  # nobody is about to take it
+                and info.owner == (hold and hold.claim_id)
                 and {claim.id for claim in self._claims()} == {each.owner for each in info.waiters}
                 and hold is self._hold()
             )
@@ -76,10 +86,8 @@ def adapter(client: fencedlock.Client) -> SimpleNamespace:
         await asyncio.sleep(seconds)
         if seconds == 0:
             for lock in locks:
-                # What has just begun has to show: a task takes several turns to ask.
-                for _ in range(3):
-                    while not await lock.is_quiet():  # noqa: ASYNC110 - it asks the server
-                        await asyncio.sleep(0)
+                while not await lock.is_quiet():  # noqa: ASYNC110 - it asks the server
+                    await asyncio.sleep(0)
 
     names = {name: getattr(asyncio, name) for name in dir(asyncio) if not name.startswith("__")}
     return SimpleNamespace(**names | {"Lock": Lock, "sleep": sleep})
