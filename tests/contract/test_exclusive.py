@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
 import time
 from collections.abc import Callable
@@ -132,7 +133,7 @@ def test_a_function_may_call_itself(client: fencedlock.Client, name: str) -> Non
 
     assert asyncio.run(task_factorial(5)) == 120
     assert factorial.__name__ == "factorial"
-    assert asyncio.iscoroutinefunction(task_factorial)
+    assert inspect.iscoroutinefunction(task_factorial)
 
 
 def test_the_default_client_is_that_of_the_call(
