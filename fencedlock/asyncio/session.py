@@ -41,8 +41,11 @@ class Session:
         self.client_id: str = f"{state.client_id}-{next(_numbers)}"
         """The ids of the claims of the loop's tasks begin with it."""
         self.closed: bool = False
-        self.listening: bool = False
+        self._was_tried = False
         """True once it was tried to open the connection on which doorbells arrive."""
+        self._gate = asyncio.Lock()
+        self._coming = 0
+        """How many tasks are in :meth:`listen`."""
         self._opening: asyncio.Task[None] | None = None
         self._threads = ThreadPoolExecutor(MOST_THREADS, thread_name_prefix="fencedlock-asyncio")
         self.calls: LoopCalls = state.backend.calls_of_loop(loop, self.client_id, self._threads)
@@ -178,17 +181,30 @@ class Session:
 
     # --- messages
 
+    @property
+    def listening(self) -> bool:
+        """True once doorbells can arrive, and no task that waited for that is about to ask."""
+        return self._was_tried and not self._coming
+
     async def listen(self, timeout_seconds: float) -> None:
         """Open the connection on which doorbells arrive, and wait for it until the timeout.
 
         The tasks that wait for it go on in the order in which they came.
         """
-        if self._opening is None:
-            self._opening = self.start(self.calls.listen(self.state, timeout_seconds))
-        await asyncio.wait((self._opening,), timeout=timeout_seconds)
-        if self._opening.done() and not self._opening.cancelled():
-            self._opening.exception()  # without doorbells, waiters ask more often
-        self.listening = True
+        self._coming += 1
+        try:
+            async with asyncio.timeout(timeout_seconds), self._gate:
+                if self._opening is None:
+                    self._opening = self.start(self.calls.listen(self.state, timeout_seconds))
+                if not self._was_tried:
+                    await asyncio.wait((self._opening,))
+        except TimeoutError:
+            pass  # without doorbells, waiters ask more often
+        finally:
+            self._coming -= 1
+        self._was_tried = True
+        if self._opening is not None and self._opening.done() and not self._opening.cancelled():
+            self._opening.exception()  # the same
 
     def reconnected(self) -> None:
         """Send a beat for every waiting claim of the loop now. Called in any thread."""
