@@ -55,7 +55,7 @@ def test_a_call_holds_the_lock_that_its_arguments_name(
     assert other.ask("acquire", f"{name}/5", False) is True
 
 
-@pytest.mark.parametrize("timeout", [None, 0.05])
+@pytest.mark.parametrize("timeout", [None, 1.0])
 def test_a_busy_call_is_skipped_raises_or_waits(
     timeout: float | None, shape: str, client: fencedlock.Client, other: Contender, name: str
 ) -> None:
@@ -68,7 +68,7 @@ def test_a_busy_call_is_skipped_raises_or_waits(
     with pytest.raises(fencedlock.AcquireTimeoutError, match="was not free within"):
         refuse(2)
     if timeout is not None:
-        with pytest.raises(fencedlock.AcquireTimeoutError, match=r"was not free within 0.05 s"):
+        with pytest.raises(fencedlock.AcquireTimeoutError, match=r"was not free within 1 s"):
             wait(3)
     assert calls == []
     waiter = threading.Thread(target=made(shape, calls.append, name, client=client), args=(4,))
