@@ -166,7 +166,9 @@ def overlaps(history: History) -> Iterator[tuple[Hold, Hold, bool]]:
                 heapq.heappop(active)
             if hold.ended > hold.granted:
                 for _, _, other in active:
-                    yield other, hold, breaking.meet(other.invoked, hold.granted)
+                    # The later one may have been granted first: its owner may hear of that late.
+                    begun = min(other.invoked, hold.invoked)
+                    yield other, hold, breaking.meet(begun, hold.granted)
                 heapq.heappush(active, (hold.ended, number, hold))
 
 

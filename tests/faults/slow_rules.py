@@ -27,7 +27,9 @@ def slow_unique(history: History) -> int:
 def slow_overlaps(history: History) -> set[tuple[str, str, bool]]:
     def excused(one: Hold, other: Hold) -> bool:
         return any(
-            fault.breaks_exclusion and fault.begun <= other.granted and fault.healed >= one.invoked
+            fault.breaks_exclusion
+            and fault.begun <= other.granted
+            and fault.healed >= min(one.invoked, other.invoked)
             for fault in history.faults
         )
 

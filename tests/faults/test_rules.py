@@ -159,6 +159,17 @@ def test_a_fault_excuses_an_overlap_only_between_the_two_grants() -> None:
         assert ("exclusion" not in broken(story.history())) is excused
 
 
+def test_a_wipe_excuses_a_hold_whose_owner_heard_late_of_its_grant() -> None:
+    for begun, healed, excused in [(2.5, 3, True), (0.2, 0.5, False)]:
+        story = Story()
+        late = story.acquire("a/0", 1, 6, token=7, deadline=9)
+        new = story.acquire("b/0", 4, 5, token=8, deadline=20)
+        story.release("a/0", 8, 8.5, late, deadline=9)
+        story.release("b/0", 9, 10, new, deadline=20)
+        story.fault("wipe-server", begun, healed, "*", breaks_exclusion=True)
+        assert ("exclusion" not in broken(story.history())) is excused
+
+
 def test_on_lost_may_come_when_its_owner_holds_the_lock_again() -> None:
     story = Story()
     claim = story.acquire("a/0", 1, 2, token=7, deadline=5)
