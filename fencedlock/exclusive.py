@@ -55,7 +55,7 @@ def exclusive(
     """
     timeout_seconds = _checked_timeout(busy, timeout)
     at_least_seconds = checked_keep(at_least, "at_least") if at_least else 0.0
-    settings: dict[str, Any] = {"ttl": ttl, "max_hold": max_hold}
+    settings: dict[str, Any] = {"client": client, "ttl": ttl, "max_hold": max_hold}
 
     def decorate(function: Callable[_P, _R]) -> Callable[_P, _R]:
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
@@ -69,7 +69,7 @@ def exclusive(
 
             @functools.wraps(function)
             async def await_alone(*args: _P.args, **kwargs: _P.kwargs) -> Any:
-                lock, has_begun = task_lock(name_of(*args, **kwargs), client, **settings), False
+                lock, has_begun = task_lock(name_of(*args, **kwargs), **settings), False
                 try:
                     async with lock if timeout_seconds is None else lock.within(timeout_seconds):
                         has_begun = True
@@ -84,7 +84,7 @@ def exclusive(
 
         @functools.wraps(function)
         def call_alone(*args: _P.args, **kwargs: _P.kwargs) -> Any:
-            lock, has_begun = _ThreadLock(name_of(*args, **kwargs), client, **settings), False
+            lock, has_begun = _ThreadLock(name_of(*args, **kwargs), **settings), False
             try:
                 with lock if timeout_seconds is None else lock.within(timeout_seconds):
                     has_begun = True
@@ -125,8 +125,7 @@ class _Kept:
 
 
 class _ThreadLock(_Kept, FairLock):
-    def __init__(self, name: str, client: Home | None, **settings: Any) -> None:
-        super().__init__(name, client=client, **settings)
+    pass
 
 
 @functools.cache
@@ -135,7 +134,6 @@ def _task_lock() -> Callable[..., Any]:
     from fencedlock.asyncio import FairLock as FairTaskLock
 
     class TaskLock(_Kept, FairTaskLock):
-        def __init__(self, name: str, client: Home | None, **settings: Any) -> None:
-            super().__init__(name, client=client, **settings)
+        pass
 
     return TaskLock

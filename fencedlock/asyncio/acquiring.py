@@ -11,17 +11,18 @@ from fencedlock.clock import now_seconds
 from fencedlock.core.answers import ClaimAnswer, Grant
 from fencedlock.core.claims import Claim
 from fencedlock.core.waiting import Ask, KeepPlace, Outcome, Pause, Sleep, Step, wait_for_grant
-from fencedlock.errors import (
-    AcquireCancelledError,
-    BackendError,
-    BackendUnavailableError,
-    WouldDeadlockError,
-)
+from fencedlock.errors import BackendError, BackendUnavailableError
 from fencedlock.runtime.acquiring import WITHDRAW_SECONDS, enter, leave, withdraw_later
-from fencedlock.runtime.client_state import LEAST_REQUEST_SECONDS, ClientState
-from fencedlock.runtime.owners import Owner, new_claim_id, this_thread
+from fencedlock.runtime.client_state import LEAST_REQUEST_SECONDS
+from fencedlock.runtime.deadlocks import raise_if_held_by_thread_of_loop
+from fencedlock.runtime.owners import Owner, new_claim_id
 from fencedlock.runtime.resources import HandleSettings, Resource
-from fencedlock.runtime.waiting import LISTENING_SECONDS, about, tell_who_holds
+from fencedlock.runtime.waiting import (
+    LISTENING_SECONDS,
+    about,
+    raise_if_client_closed,
+    tell_who_holds,
+)
 
 _NEVER = float("inf")
 
@@ -76,7 +77,7 @@ async def acquire(settings: HandleSettings, owner: Owner, timeout_seconds: float
         if grant is None and (not claim.spent or now_seconds() >= deadline):
             return False
         # The client was closed, or the grant lapsed on its way. In the second case, ask anew.
-        _raise_if_closed(state, claim)
+        raise_if_client_closed(state, claim.bound.name)
 
 
 async def _ask(
@@ -92,7 +93,7 @@ async def _ask(
             timeout_seconds = max(LEAST_REQUEST_SECONDS, began_at + timeout_seconds - now_seconds())
         # Whoever closes the client has set this before, and then looks for claims.
         state.expect(claim)
-        _raise_if_closed(state, claim)
+        raise_if_client_closed(state, claim.bound.name)
         claim.may_exist = True
         answer = await session.calls.acquire(claim, join, timeout_seconds)
         if state.outage.since is not None:
@@ -113,7 +114,7 @@ async def _wait(
     """Wait for a grant after this outcome of the first question. None if there is none in time."""
     state = session.state
     if claim.patient and resource.holds:
-        _raise_if_thread_holds(resource)
+        raise_if_held_by_thread_of_loop(resource)
     claim.bell = bell = TaskBell(session)
     state.expect(claim)
     steps = wait_for_grant(
@@ -140,16 +141,18 @@ async def _wait(
 
 async def _take(session: Session, claim: Claim, bell: TaskBell, step: Step) -> Outcome | None:
     state = session.state
-    _raise_if_closed(state, claim)
+    raise_if_client_closed(state, claim.bound.name)
     if isinstance(step, (Sleep, Pause)):
         await bell.wait(step.until - now_seconds())
-        _raise_if_closed(state, claim)
+        raise_if_client_closed(state, claim.bound.name)
     elif isinstance(step, Ask):
         outcome = await _ask(
             session, claim, step.join, state.seconds_to_ask(claim, step.give_up_at)
         )
         if not isinstance(outcome, tuple):
-            _raise_if_closed(state, claim)  # closing the client withdraws its claims
+            raise_if_client_closed(
+                state, claim.bound.name
+            )  # closing the client withdraws its claims
         return outcome
     elif isinstance(step, KeepPlace):
         session.keep(claim)
@@ -162,30 +165,6 @@ def _look_at(done: asyncio.Future[Any]) -> None:
     """Look at the error of what nobody awaits, so that asyncio does not log it."""
     if not done.cancelled():
         done.exception()
-
-
-def _raise_if_closed(state: ClientState, claim: Claim) -> None:
-    if state.closed:
-        name = claim.bound.name
-        raise AcquireCancelledError(
-            f"the acquisition of {name!r} ended because its client was closed", lock=name
-        )
-
-
-def _raise_if_thread_holds(resource: Resource) -> None:
-    """Raise WouldDeadlockError if the thread has acquired the lock before it began to run the loop.
-
-    It can't release the lock while the loop runs.
-    """
-    thread = this_thread.owner
-    for hold in list(resource.holds.values()):
-        if hold.owner is thread and hold.wants_beats() and now_seconds() < hold.deadline:
-            raise WouldDeadlockError(
-                f"lock {resource.name!r} is held by {hold.owner.name()}, which runs this event "
-                "loop and can't release it while a task waits",
-                lock=resource.name,
-                owner=hold.claim_id,
-            )
 
 
 def _give_up(session: Session, claim: Claim) -> asyncio.Future[None] | None:

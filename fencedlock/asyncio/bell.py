@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from fencedlock.asyncio.loops import call_soon, finish
 from fencedlock.asyncio.session import Session
 
 
@@ -24,17 +25,13 @@ class TaskBell:
         """Wake the task. If it does not sleep now, its next sleep ends at once."""
         if self._session.is_here():
             self._wake()
-            return
-        try:
-            self._session.loop.call_soon_threadsafe(self._wake)
-        except RuntimeError:
-            pass  # the loop was closed, and the task with it
+        else:  # a loop that was closed has no task to wake
+            call_soon(self._session.loop, self._wake)
 
     def _wake(self) -> None:
         self._rung = True
-        sleep = self._sleep
-        if sleep is not None and not sleep.done():
-            sleep.set_result(None)
+        if self._sleep is not None:
+            finish(self._sleep)
 
     async def wait(self, timeout_seconds: float) -> None:
         """Sleep until a ring or until the timeout."""
@@ -43,14 +40,9 @@ class TaskBell:
             return
         loop = self._session.loop
         self._sleep = sleep = loop.create_future()
-        timer = loop.call_later(timeout_seconds, self._time_out, sleep)
+        timer = loop.call_later(timeout_seconds, finish, sleep)
         try:
             await sleep
         finally:
             timer.cancel()
             self._sleep, self._rung = None, False
-
-    @staticmethod
-    def _time_out(sleep: asyncio.Future[None]) -> None:
-        if not sleep.done():
-            sleep.set_result(None)

@@ -5,24 +5,24 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-import warnings
 from collections.abc import Callable, Coroutine, Generator
 from functools import partial
 from types import TracebackType
 from typing import Any, ClassVar, Generic, NoReturn, TypeVar
 
 from fencedlock.asyncio.acquiring import acquire
+from fencedlock.asyncio.loops import call_soon
 from fencedlock.asyncio.lost import Cancelling, LostEvent
 from fencedlock.asyncio.releasing import Release, deepen, release, undeepen
 from fencedlock.asyncio.session import Session, session_of
 from fencedlock.core.claims import Hold
 from fencedlock.core.info import LockInfo
 from fencedlock.core.lease import LeaseState, checked_keep, checked_ttl
-from fencedlock.errors import AcquireTimeoutError, ConfigurationError, FencedLockError
-from fencedlock.primitives.handle import Handle
+from fencedlock.errors import ConfigurationError, FencedLockError
+from fencedlock.primitives.handle import Handle, SelfOwned
 from fencedlock.primitives.timeouts import FOR_EVER, seconds_to_wait
 from fencedlock.runtime.holding import lost_error, lost_event, renew
-from fencedlock.runtime.owners import HandleOwner, Owner, current_owner
+from fencedlock.runtime.owners import Owner, current_owner
 from fencedlock.runtime.process import become_own, own
 from fencedlock.token import FencingToken
 
@@ -32,7 +32,7 @@ _T = TypeVar("_T")
 
 
 class Answer(Generic[_T]):
-    """The answer to a question that was asked already. Await it."""
+    """The answer to a question, which is asked when this is awaited."""
 
     def __init__(self, coroutine: Coroutine[Any, Any, _T]) -> None:
         self._coroutine = coroutine
@@ -170,12 +170,11 @@ class TaskLock(Handle):
             return partial(callback, self)
 
         def call(*arguments: object) -> None:
-            try:
-                loop.call_soon_threadsafe(_call_in_loop, self, callback, arguments)
-            except RuntimeError:  # the loop was closed
-                if inspect.iscoroutinefunction(callback):
-                    raise
-                callback(self, *arguments)
+            if call_soon(loop, _call_in_loop, self, callback, arguments):
+                return
+            if inspect.iscoroutinefunction(callback):
+                raise RuntimeError("the event loop of the holder was closed")
+            callback(self, *arguments)
 
         return call
 
@@ -278,9 +277,7 @@ class RLock(TaskLock):
         if hold.depth == 1:
             return self._end_hold(hold, keep)
         if keep:
-            raise ConfigurationError(
-                f"lock {self.name!r} is held {hold.depth} times: pass keep= to the last release"
-            )
+            raise self._keep_refused(hold.depth)
         return undeepen(self._session(), self._settings.state, hold)
 
 
@@ -294,7 +291,7 @@ class FairLock(RLock):
     _fair = True
 
 
-class Lock(TaskLock):
+class Lock(SelfOwned, TaskLock):
     """A lock that belongs to its handle, and behaves like ``asyncio.Lock``.
 
     Any task that has the handle may release the lock. It is not reentrant: an acquire through a
@@ -309,12 +306,9 @@ class Lock(TaskLock):
     _fair = True
 
     def _prepare(self) -> None:
-        self._handle_owner = HandleOwner(self)
+        super()._prepare()
         self._holds_by_task: dict[int, Hold] = {}
         """Maps the id of a task's owner to the hold that its ``async with`` has entered."""
-
-    def _owner(self) -> Owner:
-        return self._handle_owner
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> Coroutine[Any, Any, bool]:
         """Acquire the lock. Await it.
@@ -355,20 +349,6 @@ class Lock(TaskLock):
             return Release.ended(lost_error(entered))  # another task holds the lock since
         return self.release()
 
-    def __del__(self) -> None:
-        settings, owner = getattr(self, "_settings", None), getattr(self, "_handle_owner", None)
-        if settings is None or owner is None or not own[0]:
-            return
-        hold = settings.resource.holds.get(owner.id)
-        if hold is not None and hold.wants_beats():
-            settings.state.heartbeat.collect([hold])
-            warnings.warn(
-                f"the handle of held lock {self.name!r} was collected; it is released",
-                ResourceWarning,
-                stacklevel=2,
-                source=self,
-            )
-
 
 class Within:
     """An ``async with`` that acquires a lock in limited time: see :meth:`TaskLock.within`."""
@@ -379,10 +359,7 @@ class Within:
 
     async def __aenter__(self) -> FencingToken:
         if not await self._lock.acquire(timeout=self._timeout):
-            name = self._lock.name
-            raise AcquireTimeoutError(
-                f"lock {name!r} was not free within {self._timeout:g} s", lock=name
-            )
+            raise self._lock._not_in_time(self._timeout)
         return self._lock._entered()
 
     async def __aexit__(

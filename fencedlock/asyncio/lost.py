@@ -7,6 +7,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Protocol
 
+from fencedlock.asyncio.loops import call_soon, finish
 from fencedlock.core.claims import Hold
 from fencedlock.errors import LockLostError
 from fencedlock.runtime.holding import lost_error, lost_event
@@ -22,15 +23,7 @@ class _Call:
         self._function = function
 
     def release(self) -> None:
-        try:
-            self._loop.call_soon_threadsafe(self._function)
-        except RuntimeError:
-            pass  # the loop was closed
-
-
-def _finish(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_result(None)
+        call_soon(self._loop, self._function)
 
 
 class LostEvent:
@@ -50,7 +43,7 @@ class LostEvent:
         if self._event is None:
             await waiter
         else:
-            call = _Call(loop, partial(_finish, waiter))
+            call = _Call(loop, partial(finish, waiter))
             self._event.call(call)
             try:
                 await waiter

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from fencedlock.asyncio.loops import call_soon, finish
 from fencedlock.clock import now_seconds
 from fencedlock.core.backend import LoopCalls
 from fencedlock.core.claims import Claim
@@ -98,11 +99,7 @@ class Session:
             if then is not None:
                 then()
 
-        try:
-            self.loop.call_soon_threadsafe(close)
-        except RuntimeError:
-            return False
-        return True
+        return call_soon(self.loop, close)
 
     def is_here(self) -> bool:
         """Return True if the loop runs in the calling thread."""
@@ -129,12 +126,9 @@ class Session:
     def finish(self, future: asyncio.Future[None]) -> None:
         """Wake whoever awaits this future. Called in any thread."""
         if self.is_here():
-            _set(future)
-            return
-        try:
-            self.loop.call_soon_threadsafe(_set, future)
-        except RuntimeError:
-            pass  # the loop was closed
+            finish(future)
+        else:
+            call_soon(self.loop, finish, future)
 
     # --- beats of waiting claims
 
@@ -171,13 +165,8 @@ class Session:
         lease_seconds = min(claim.lease_seconds for claim in claims)
         answers = await self.calls.beat(claims, self.state.request_seconds(lease_seconds))
         for claim, answer in zip(claims, answers, strict=True):
-            with self.state.mutex:
-                if claim.closed or claim.grant is not None:
-                    self.discard(claim)
-                    continue
-                ring = claim.beat_answered(answer)
-            if ring:
-                claim.ring()
+            if not self.state.beat_answered(claim, answer):
+                self.discard(claim)
 
     # --- messages
 
@@ -208,10 +197,7 @@ class Session:
 
     def reconnected(self) -> None:
         """Send a beat for every waiting claim of the loop now. Called in any thread."""
-        try:
-            self.loop.call_soon_threadsafe(self._beat_all)
-        except RuntimeError:
-            pass  # the loop was closed
+        call_soon(self.loop, self._beat_all)
 
     def _beat_all(self) -> None:
         for claim in list(self.state.claims.values()):
@@ -229,11 +215,6 @@ def _step(generator: Any) -> None:
         generator.send(None)
     except (StopIteration, StopAsyncIteration, RuntimeError):
         pass  # it is done, or it is this generator that runs
-
-
-def _set(future: asyncio.Future[None]) -> None:
-    if not future.done() and not future.get_loop().is_closed():
-        future.set_result(None)
 
 
 def session_of(state: ClientState) -> Session:

@@ -35,7 +35,7 @@ class ThreadCalls:
         """The releases and withdrawals that are under way."""
 
     async def listen(self, listener: Listener, timeout_seconds: float) -> None:
-        await self._awaited(self._submit(self._backend.listen, listener, timeout_seconds))
+        await asyncio.wrap_future(self._submit(self._backend.listen, listener, timeout_seconds))
 
     async def acquire(self, claim: Claim, join: bool, timeout_seconds: float) -> ClaimAnswer:
         give_up_at = now_seconds() + timeout_seconds
@@ -65,20 +65,22 @@ class ThreadCalls:
         asking = self._submit(ask)
         self._asking[claim] = asking
         asking.add_done_callback(lambda _: self._asking.pop(claim, None))
-        answer: ClaimAnswer = await self._awaited(asking)
+        answer: ClaimAnswer = await asyncio.wrap_future(asking)
         return answer
 
     async def beat(
         self, claims: Sequence[Claim], timeout_seconds: float
     ) -> list[ClaimAnswer | Exception]:
-        answers: list[ClaimAnswer | Exception] = await self._awaited(
+        answers: list[ClaimAnswer | Exception] = await asyncio.wrap_future(
             self._submit(self._backend.beat, claims, timeout_seconds)
         )
         return answers
 
     async def renew(self, hold: Hold, timeout_seconds: float) -> RenewAnswer:
         answer: RenewAnswer | Exception
-        (answer,) = await self._awaited(self._submit(self._backend.renew, [hold], timeout_seconds))
+        (answer,) = await asyncio.wrap_future(
+            self._submit(self._backend.renew, [hold], timeout_seconds)
+        )
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -140,10 +142,6 @@ class ThreadCalls:
         self._ending.add(action)
         action.add_done_callback(self._ending.discard)
         return action
-
-    @staticmethod
-    def _awaited(action: Future[Any]) -> asyncio.Future[Any]:
-        return asyncio.wrap_future(action)
 
 
 def _not_sent() -> BackendUnavailableError:

@@ -42,8 +42,9 @@ class Listener(Protocol):
 class LoopCalls(Protocol):
     """The calls that the tasks of one event loop make to the lock server, without blocking it.
 
-    All methods are called in the thread of the loop. What they return can be awaited, and has
-    begun already. They raise and return what the operations of a bound lock do.
+    All methods are called in the thread of the loop. They raise and return what the operations of a
+    bound lock do. :meth:`release` and :meth:`withdraw` begin when they are called, the others when
+    they are awaited.
     """
 
     async def listen(self, listener: Listener, timeout_seconds: float) -> None:

@@ -9,7 +9,7 @@ from types import FrameType, TracebackType
 from fencedlock.core.claims import Hold
 from fencedlock.core.info import LockInfo
 from fencedlock.core.lease import checked_ttl
-from fencedlock.errors import AcquireTimeoutError, FencedLockError
+from fencedlock.errors import FencedLockError
 from fencedlock.primitives.handle import Handle
 from fencedlock.primitives.timeouts import FOR_EVER, seconds_to_wait
 from fencedlock.runtime.acquiring import acquire
@@ -173,10 +173,7 @@ class Within(WithStatement):
 
     def __enter__(self) -> FencingToken:
         if not self._lock.acquire(timeout=self._timeout):
-            name = self._lock.name
-            raise AcquireTimeoutError(
-                f"lock {name!r} was not free within {self._timeout:g} s", lock=name
-            )
+            raise self._lock._not_in_time(self._timeout)
         try:
             return self._lock._entered()
         except BaseException:  # as in NamedLock.__enter__

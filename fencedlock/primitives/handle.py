@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar, Self
@@ -9,11 +10,11 @@ from typing import Any, ClassVar, Self
 from fencedlock.clock import now_seconds
 from fencedlock.core.claims import Hold
 from fencedlock.core.lease import LeaseState, checked_max_hold, checked_ttl
-from fencedlock.errors import NotOwnedError
+from fencedlock.errors import AcquireTimeoutError, ConfigurationError, NotOwnedError
 from fencedlock.runtime.callbacks import Callbacks, LossCallback, RiskCallback, SafetyCallback
 from fencedlock.runtime.holding import raise_if_lost
 from fencedlock.runtime.home import Home, default_home
-from fencedlock.runtime.owners import Owner
+from fencedlock.runtime.owners import HandleOwner, Owner
 from fencedlock.runtime.process import become_own, own
 from fencedlock.runtime.resources import HandleSettings
 from fencedlock.token import FencingToken
@@ -58,6 +59,18 @@ class Handle:
     def _caller(self, callback: Callable[..., object], _hold: Hold) -> Callable[..., object]:
         """Return a function that calls one of the callbacks with this lock and its arguments."""
         return partial(callback, self)
+
+    def _not_in_time(self, timeout: float) -> AcquireTimeoutError:
+        """Return the error of a statement that could not acquire the lock in time."""
+        return AcquireTimeoutError(
+            f"lock {self.name!r} was not free within {timeout:g} s", lock=self.name
+        )
+
+    def _keep_refused(self, depth: int) -> ConfigurationError:
+        """Return the error of ``keep`` in a release that is not the last one."""
+        return ConfigurationError(
+            f"lock {self.name!r} is held {depth} times: pass keep= to the last release"
+        )
 
     @property
     def name(self) -> str:
@@ -190,6 +203,30 @@ class Handle:
             if hold.state is not LeaseState.LOST and now < hold.deadline:
                 return hold
         return None
+
+
+class SelfOwned(Handle):
+    """A handle that owns what is acquired through it, in whatever thread or task."""
+
+    def _prepare(self) -> None:
+        self._handle_owner = HandleOwner(self)
+
+    def _owner(self) -> HandleOwner:
+        return self._handle_owner
+
+    def __del__(self) -> None:
+        settings, owner = getattr(self, "_settings", None), getattr(self, "_handle_owner", None)
+        if settings is None or owner is None or not own[0]:
+            return
+        hold = settings.resource.holds.get(owner.id)
+        if hold is not None and hold.wants_beats():
+            settings.state.heartbeat.collect([hold])
+            warnings.warn(
+                f"the handle of held lock {self.name!r} was collected; it is released",
+                ResourceWarning,
+                stacklevel=2,
+                source=self,
+            )
 
 
 def _make_handle(cls: type[Handle], name: str, client: Home, settings: dict[str, Any]) -> Handle:

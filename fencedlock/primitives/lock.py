@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import warnings
-
 from fencedlock.core.claims import Hold
 from fencedlock.core.lease import LeaseState, checked_keep
 from fencedlock.primitives.blocking import NamedLock
+from fencedlock.primitives.handle import SelfOwned
 from fencedlock.primitives.timeouts import seconds_to_wait
 from fencedlock.runtime.acquiring import acquire
 from fencedlock.runtime.cancellation import Cancellation
 from fencedlock.runtime.holding import lost_error
-from fencedlock.runtime.owners import HandleOwner, Owner, current_owner
+from fencedlock.runtime.owners import Owner, current_owner
 from fencedlock.runtime.process import become_own, own
 from fencedlock.runtime.releasing import release
 
 
-class Lock(NamedLock):
+class Lock(SelfOwned, NamedLock):
     """A lock that belongs to its handle, and behaves like ``threading.Lock``.
 
     Any thread or task that has the handle may release the lock. So it fits where a framework runs
@@ -35,12 +34,6 @@ class Lock(NamedLock):
 
     _acquirer: Owner | None = None
     """The thread or task that has acquired the present hold."""
-
-    def _prepare(self) -> None:
-        self._handle_owner = HandleOwner(self)
-
-    def _owner(self) -> HandleOwner:
-        return self._handle_owner
 
     def acquire(
         self, blocking: bool = True, timeout: float = -1, *, cancel: Cancellation | None = None
@@ -90,17 +83,3 @@ class Lock(NamedLock):
         """Be free. In a forked child it is free already."""
         if self._is_owned():
             self.release()
-
-    def __del__(self) -> None:
-        settings, owner = getattr(self, "_settings", None), getattr(self, "_handle_owner", None)
-        if settings is None or owner is None or not own[0]:
-            return
-        hold = settings.resource.holds.get(owner.id)
-        if hold is not None and hold.wants_beats():
-            settings.state.heartbeat.collect([hold])
-            warnings.warn(
-                f"the handle of held lock {self.name!r} was collected; it is released",
-                ResourceWarning,
-                stacklevel=2,
-                source=self,
-            )

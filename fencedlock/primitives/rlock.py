@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import ClassVar
 
 from fencedlock.core.lease import LeaseState, checked_keep
-from fencedlock.errors import ConfigurationError
 from fencedlock.primitives.blocking import NamedLock
 from fencedlock.primitives.timeouts import FOR_EVER, seconds_to_wait
 from fencedlock.runtime.acquiring import acquire
@@ -102,9 +101,7 @@ class RLock(NamedLock):
             hold = self._owned("cannot release un-acquired lock")
         if hold.depth > 1:
             if keep_seconds:
-                raise ConfigurationError(
-                    f"lock {self.name!r} is held {hold.depth} times: pass keep= to the last release"
-                )
+                raise self._keep_refused(hold.depth)
             undeepen(settings.state, hold)
         else:
             release(settings.state, hold, keep_seconds)

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from fencedlock.clock import Deadline, now_seconds
+from fencedlock.core.answers import ClaimAnswer
 from fencedlock.core.backend import Backend, BackendFactory
 from fencedlock.core.claims import Claim, Hold
 from fencedlock.errors import ConfigurationError
@@ -203,6 +204,19 @@ class ClientState:
                 return
             claim.rung(token, abandoned, now_seconds())
         claim.ring()
+
+    def beat_answered(self, claim: Claim, answer: ClaimAnswer | Exception) -> bool:
+        """Record the answer to a beat, and wake the waiter if it has to look.
+
+        Return False if nobody waits for the claim any more.
+        """
+        with self.mutex:
+            if claim.closed or claim.grant is not None:
+                return False
+            ring = claim.beat_answered(answer)
+        if ring:
+            claim.ring()
+        return True
 
     def look_again(self, claim_id: str) -> None:
         """Have a claim ask again, or all claims of an owner, whose id is ``client/owner``.

@@ -7,6 +7,7 @@ from fencedlock.core.claims import Claim, Hold
 from fencedlock.core.roles import Owner
 from fencedlock.errors import FencedLockError, WouldDeadlockError
 from fencedlock.runtime.client_state import ClientState, all_states
+from fencedlock.runtime.owners import this_thread
 from fencedlock.runtime.resources import Resource
 
 SUSPICION_SECONDS = 0.1
@@ -21,6 +22,22 @@ def raise_if_deadlocked(resource: Resource, owner: Owner) -> None:
     for hold in list(resource.holds.values()):
         if _is_in_thread(hold, owner):
             raise _deadlock(hold, f"{hold.owner.name()} of this thread")
+
+
+def raise_if_held_by_thread_of_loop(resource: Resource) -> None:
+    """Raise WouldDeadlockError if the thread has acquired the lock before it began to run the loop.
+
+    It can't release the lock while the loop runs. Other tasks can, so a task may wait for them.
+    """
+    thread = this_thread.owner
+    for hold in list(resource.holds.values()):
+        if hold.owner is thread and _is_in_thread(hold, thread):
+            raise WouldDeadlockError(
+                f"lock {resource.name!r} is held by {thread.name()}, which runs this event loop "
+                "and can't release it while a task waits",
+                lock=resource.name,
+                owner=hold.claim_id,
+            )
 
 
 def raise_if_held_by_another_client(state: ClientState, claim: Claim) -> None:

@@ -314,14 +314,10 @@ class Heartbeat:
         lease_seconds = min(claim.lease_seconds for claim in claims)
         answers = self._state.backend.beat(claims, self._patience_seconds(lease_seconds))
         for claim, answer in zip(claims, answers, strict=True):
-            with self._state.mutex:
-                if claim.closed or claim.grant is not None:
-                    self.discard(claim)
-                    continue
-                ring = claim.beat_answered(answer)
-            if ring:
-                claim.ring()
-            self._beat_every(claim, claim.beat_every_seconds)
+            if self._state.beat_answered(claim, answer):
+                self._beat_every(claim, claim.beat_every_seconds)
+            else:
+                self.discard(claim)
 
     def _beat_every(self, target: Hold | Claim, delay_seconds: float) -> None:
         """Send beats with this delay from now on.

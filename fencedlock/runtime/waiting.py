@@ -91,6 +91,11 @@ def raise_if_ended(state: ClientState, name: str, cancel: Cancellation | None) -
     if state.at_exit and threading.current_thread().daemon:
         # The interpreter ends without this thread, whose error would only be a traceback.
         threading.Event().wait()
+    raise_if_client_closed(state, name)
+
+
+def raise_if_client_closed(state: ClientState, name: str) -> None:
+    """Raise AcquireCancelledError if the client was closed during this acquisition."""
     if state.closed:
         raise AcquireCancelledError(
             f"the acquisition of {name!r} ended because its client was closed", lock=name

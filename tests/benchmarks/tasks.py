@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
-import os
 import random
 import statistics
 import time
@@ -18,7 +17,7 @@ from typing import Any, NamedTuple
 from tests.benchmarks.contestants import LEASE_SECONDS
 from tests.benchmarks.handoff import Measured, Run
 from tests.benchmarks.tables import Table, ratio
-from tests.benchmarks.uncontended import pin
+from tests.benchmarks.uncontended import on_one_cpu
 from tests.servers import RedisServer
 
 _spawn = multiprocessing.get_context("spawn")
@@ -184,16 +183,8 @@ CONTESTANTS: dict[str, Open] = {
 
 def measure_free(server: RedisServer, labels: list[str], rounds: int) -> dict[str, list[float]]:
     """Return the seconds that each contestant needs for a free lock, one value for each round."""
-    assert server.process is not None
-    everywhere = os.sched_getaffinity(0)
-    one = {min(everywhere)}
-    pin(server.process.pid, one)
-    os.sched_setaffinity(0, one)
-    try:
+    with on_one_cpu(server):
         return asyncio.run(_measure_free(server.socket, labels, rounds))
-    finally:
-        pin(server.process.pid, everywhere)
-        os.sched_setaffinity(0, everywhere)
 
 
 async def _measure_free(path: str, labels: list[str], rounds: int) -> dict[str, list[float]]:

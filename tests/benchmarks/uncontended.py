@@ -8,7 +8,8 @@ import os
 import random
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests.benchmarks.contestants import CONTESTANTS, Lock
@@ -54,12 +55,7 @@ def measure(
     server: RedisServer | EtcdServer, prepare: Prepare, labels: list[str], rounds: int
 ) -> dict[str, list[float]]:
     """Return the seconds that each contestant needs, one value for each round."""
-    assert server.process is not None
-    everywhere = os.sched_getaffinity(0)
-    one = {min(everywhere)}
-    pin(server.process.pid, one)
-    os.sched_setaffinity(0, one)
-    try:
+    with on_one_cpu(server):
         measured = {}
         for label in labels:
             lock, other = (
@@ -80,12 +76,24 @@ def measure(
                 for label, seconds in blocks.items():
                     times[label].append(statistics.median(seconds))
         return times
+
+
+@contextmanager
+def on_one_cpu(server: RedisServer | EtcdServer) -> Iterator[None]:
+    """Pin the server and this process to one CPU."""
+    assert server.process is not None
+    everywhere = os.sched_getaffinity(0)
+    one = {min(everywhere)}
+    _pin(server.process.pid, one)
+    os.sched_setaffinity(0, one)
+    try:
+        yield
     finally:
-        pin(server.process.pid, everywhere)
+        _pin(server.process.pid, everywhere)
         os.sched_setaffinity(0, everywhere)
 
 
-def pin(pid: int, cpus: set[int]) -> None:
+def _pin(pid: int, cpus: set[int]) -> None:
     """Pin all threads of a process to these CPUs."""
     for thread in Path(f"/proc/{pid}/task").iterdir():
         os.sched_setaffinity(int(thread.name), cpus)

@@ -161,14 +161,13 @@ class History:
         open_holds: dict[str, Hold] = {}
         last_holds: dict[tuple[str, str], Hold] = {}
         early_losses: dict[str, float] = {}
-        """The times at which contenders were told of the loss of what they are acquiring."""
+        """Maps claims whose ``acquire`` has not returned yet to the times of their ``on_lost``.
+
+        A task may have the lock some time before the thread that asked it for that is told.
+        """
         for event in events:
             if event.phase == NOTE:
-                early = event.what == "lost" and self._is_early(event, open_operations)
-                if early:
-                    early_losses[event.who] = event.at
-                else:
-                    self._note(event, open_holds, last_holds)
+                self._note(event, open_holds, last_holds, early_losses)
                 continue
             if event.phase == INVOKE:
                 operation = Operation(event.who, event.what, event.lock, event.at, event.data)
@@ -193,7 +192,7 @@ class History:
                     depths={1},
                 )
                 hold.beliefs.append((event.at, hold.deadline))
-                hold.told_at = early_losses.pop(event.who, math.inf)
+                hold.told_at = early_losses.get(hold.claim, math.inf)
                 self.holds.append(hold)
                 open_holds[event.who] = last_holds[event.who, event.lock] = hold
             elif event.who in open_holds:
@@ -203,24 +202,12 @@ class History:
                     del open_holds[event.who]
         self._last_words(open_holds.values(), events)
 
-    def _is_early(self, event: Event, open_operations: dict[str, Operation]) -> bool:
-        """Return True if the callback is about a hold whose ``acquire`` has not returned yet.
-
-        A task may have the lock some time before the thread that asked it for that is told.
-        """
-        operation = open_operations.get(event.who)
-        return (
-            operation is not None
-            and (operation.what, operation.lock) == ("acquire", event.lock)
-            and not any(
-                (hold.who, hold.lock) == (event.who, event.lock)
-                and hold.lost_at < math.inf == hold.told_at
-                for hold in self.holds
-            )
-        )
-
     def _note(
-        self, event: Event, open_holds: dict[str, Hold], last_holds: dict[tuple[str, str], Hold]
+        self,
+        event: Event,
+        open_holds: dict[str, Hold],
+        last_holds: dict[tuple[str, str], Hold],
+        early_losses: dict[str, float],
     ) -> None:
         if event.what == "fault":
             data = event.data
@@ -252,7 +239,10 @@ class History:
                 ),
                 last_holds.get((event.who, event.lock)),
             )
-            if told is not None:
+            claim = event.data.get("claim", "")
+            if claim and all(hold.claim != claim for hold in self.holds):
+                early_losses[claim] = event.at
+            elif told is not None:
                 told.told_at = min(told.told_at, event.at)
         else:
             self.notes.append(event)

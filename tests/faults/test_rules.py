@@ -186,7 +186,7 @@ def test_on_lost_may_come_when_its_owner_holds_the_lock_again() -> None:
 def test_on_lost_may_come_before_acquire_has_returned() -> None:
     story = Story()
     story.tell(1, "a/0", INVOKE, "acquire", timeout=None, fair=True)
-    story.tell(1.5, "a/0", NOTE, "lost", reason="its lease ended")
+    story.tell(1.5, "a/0", NOTE, "lost", reason="its lease ended", claim="x")
     story.tell(2, "a/0", OK, "acquire", claim="x", token=7, deadline=1.4, abandoned=False)
     story.release("a/0", 3, 4, "x", deadline=1.4, lost=True)
     story.tell(20, "a/0", NOTE, "end")

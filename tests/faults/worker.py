@@ -32,6 +32,7 @@ import fencedlock
 import fencedlock.asyncio
 from fencedlock.backends.etcd import connections
 from fencedlock.clock import now_seconds
+from fencedlock.core.lease import LeaseState
 from tests.faults import plants
 from tests.faults.history import FAIL, INVOKE, NOTE, OK, UNKNOWN, Recorder
 from tests.faults.registers import REGISTERS, RefusedError
@@ -340,8 +341,10 @@ class Contender:
     def _lock(self, name: str) -> AnyLock:
         cls = "FairLock" if name.startswith("fair") or self.random.random() < 0.5 else "RLock"
 
-        def on_lost(lock: object, reason: str) -> None:
-            self.worker.recorder.write(self.who, NOTE, "lost", name, reason=reason)
+        def on_lost(lock: Any, reason: str) -> None:
+            latest = lock._settings.latest
+            claim = latest.claim_id if latest and latest.state is LeaseState.LOST else ""
+            self.worker.recorder.write(self.who, NOTE, "lost", name, reason=reason, claim=claim)
 
         if self._task is None:
             lock: fencedlock.RLock = getattr(self.worker.client, cls)(name, on_lost=on_lost)

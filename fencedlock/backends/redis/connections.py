@@ -298,9 +298,8 @@ class Connections:
             wire = self._take(until - now_seconds())
             if now_seconds() - wire.used_at <= RESTED_SECONDS:
                 with self._mutex:
-                    self._known = [known for known in self._known if known() not in (None, wire)]
-                    self._kept = [known for known in self._kept if known() is not None]
-                    self._kept.append(weakref.ref(wire))
+                    self._known = _others(self._known, wire)
+                    self._kept = [*_others(self._kept, wire), weakref.ref(wire)]
                 self._attend()
                 return wire
             self.drop(wire)
@@ -399,8 +398,7 @@ class Connections:
     def _end(self, wire: Wire) -> None:
         wire.close()
         with self._mutex:
-            self._known = [known for known in self._known if known() not in (None, wire)]
-            self._kept = [known for known in self._kept if known() not in (None, wire)]
+            self._known, self._kept = _others(self._known, wire), _others(self._kept, wire)
 
     def _attend(self) -> None:
         """Tell a waiting thread that a connection is idle, or that one more may be opened.
@@ -493,6 +491,11 @@ class _Dial:
             self._connections.dialled(self, self._wire, error)
         else:
             self._connections.dialled(self, self._wire, None)
+
+
+def _others(known: list[weakref.ref[Wire]], wire: Wire) -> list[weakref.ref[Wire]]:
+    """Return those of these connections that still exist, without this one."""
+    return [each for each in known if each() not in (None, wire)]
 
 
 def _do_nothing() -> None:

@@ -525,11 +525,11 @@ class _Select:
     """The part of ``select.poll`` that :class:`_Stream` needs, made with ``select.select``."""
 
     def __init__(self) -> None:
-        self.descriptors: list[int] = []
+        self._descriptors: list[int] = []
 
     def register(self, descriptor: Any, _events: int) -> None:
-        self.descriptors.append(descriptor if isinstance(descriptor, int) else descriptor.fileno())
+        self._descriptors.append(descriptor if isinstance(descriptor, int) else descriptor.fileno())
 
     def poll(self, timeout_ms: float) -> list[tuple[int, int]]:
-        ready, _, _ = select.select(self.descriptors, [], [], timeout_ms / 1000)
+        ready, _, _ = select.select(self._descriptors, [], [], timeout_ms / 1000)
         return [(descriptor, 0) for descriptor in ready]
