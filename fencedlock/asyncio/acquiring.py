@@ -150,9 +150,8 @@ async def _take(session: Session, claim: Claim, bell: TaskBell, step: Step) -> O
             session, claim, step.join, state.seconds_to_ask(claim, step.give_up_at)
         )
         if not isinstance(outcome, tuple):
-            raise_if_client_closed(
-                state, claim.bound.name
-            )  # closing the client withdraws its claims
+            # Closing the client withdraws its claims.
+            raise_if_client_closed(state, claim.bound.name)
         return outcome
     elif isinstance(step, KeepPlace):
         session.keep(claim)

@@ -53,14 +53,14 @@ def ask(
     """Ask for the lock once. With ``join``, take a place in its queue if it is not free."""
     before = claim.may_exist
     try:
-        if join:
-            if not state.listening:
-                began_at = now_seconds()
-                state.listen(min(timeout_seconds, LISTENING_SECONDS))
-                timeout_seconds = max(
-                    LEAST_REQUEST_SECONDS, began_at + timeout_seconds - now_seconds()
-                )
-            state.expect(claim)
+        if join and not state.listening:
+            began_at = now_seconds()
+            state.listen(min(timeout_seconds, LISTENING_SECONDS))
+            timeout_seconds = max(LEAST_REQUEST_SECONDS, began_at + timeout_seconds - now_seconds())
+        # Whoever closes the client has set this before, and then looks for claims.
+        state.expect(claim)
+        if state.closed:
+            raise_if_client_closed(state, claim.bound.name)
         claim.may_exist = True
         answer = claim.bound.acquire(claim, join, timeout_seconds)
         if state.outage.since is not None:
