@@ -224,8 +224,10 @@ class TestLatePackets:
         interrupter.join()
         self.next_hold_is_untouched(backend, client, wire, name)
 
+    @pytest.mark.parametrize("blocking", [True, False])
     def test_acquire_of_a_client_that_was_closed(
         self,
+        blocking: bool,
         backend: LockServer,
         client: fencedlock.Client,
         connect: Callable[..., fencedlock.Client],
@@ -240,7 +242,7 @@ class TestLatePackets:
 
         def acquire() -> None:
             try:
-                lock.acquire()
+                lock.acquire(blocking)
             except fencedlock.FencedLockError as error:
                 errors.append(error)
 
@@ -485,28 +487,3 @@ def test_closing_does_not_wait_for_each_hold_of_a_silent_server(
     begun = time.monotonic()
     client.close()
     assert time.monotonic() - begun < 3
-
-
-def test_a_try_that_is_under_way_is_withdrawn_when_its_client_is_closed(
-    remote: fencedlock.Client, client: fencedlock.Client, wire: Any, name: str
-) -> None:
-    """Whether it takes a place in the queue or not."""
-    lock = remote.RLock(name)
-    outcomes: list[object] = []
-
-    def attempt() -> None:
-        try:
-            outcomes.append(lock.acquire(False))
-        except fencedlock.FencedLockError as error:
-            outcomes.append(type(error))
-
-    wire.rule = nth(wire, 0, HOLD)
-    thread = threading.Thread(target=attempt)
-    thread.start()
-    wire.wait_for(lambda: bool(wire.held))
-    wire.rule = lambda request: None
-    remote.close()
-    wire.deliver()
-    thread.join()
-    assert outcomes in ([fencedlock.BackendUnavailableError], [fencedlock.AcquireCancelledError])
-    assert not client.inspect(name).locked
