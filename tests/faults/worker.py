@@ -247,7 +247,7 @@ class Worker:
     ) -> None:
         """Take locks until told to stop, by a task if one is given."""
         try:
-            contender = Contender(self, who, alarm, task)
+            contender = Contender(self, who, alarm, task, until)
             while not self.stopping.is_set() and now_seconds() < until:
                 contender.visit()
         except BaseException:
@@ -324,10 +324,16 @@ class Contender:
     """What one thread or task does, with the locks and registers that it uses."""
 
     def __init__(
-        self, worker: Worker, who: str, alarm: Alarm | None = None, task: Task | None = None
+        self,
+        worker: Worker,
+        who: str,
+        alarm: Alarm | None = None,
+        task: Task | None = None,
+        until: float = float("inf"),
     ) -> None:
         self.who = who
         self._task = task
+        self._until = until
         self._alarm = alarm
         self.worker = worker
         self.lease_seconds = worker.settings.lease_seconds
@@ -400,6 +406,7 @@ class Contender:
         elif kind < 0.9:
             cancel = fencedlock.Cancellation()
             timer = threading.Timer(self.random.uniform(0, self.lease_seconds), cancel.cancel)
+        timeout = self._limited(timeout)
         self.write(INVOKE, "acquire", lock, timeout=timeout, fair=lock._fair)
         if timer is not None:
             timer.start()
@@ -437,6 +444,13 @@ class Contender:
             abandoned=hold.abandoned,
         )
         return True
+
+    def _limited(self, timeout: float | None) -> float | None:
+        """Return a timeout with which the contender does not wait for long after its end."""
+        if self._until == float("inf"):
+            return timeout
+        most_seconds = max(0.0, self._until - now_seconds()) + self.lease_seconds
+        return most_seconds if timeout is None else min(timeout, most_seconds)
 
     def live(self, lock: AnyLock) -> None:
         """Do something with a held lock. Raises LockLostError as soon as a loss is noticed."""

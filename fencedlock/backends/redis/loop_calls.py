@@ -46,11 +46,16 @@ class RedisLoopCalls:
     async def listen(self, listener: Listener, timeout_seconds: float) -> None:
         self._inbox.read_in(self._loop)
         try:
-            await asyncio.wrap_future(
-                self._threads.submit(self._inbox.open, listener, timeout_seconds)
-            )
+            await asyncio.wrap_future(self._threads.submit(self._open, listener, timeout_seconds))
         except RuntimeError:
             pass  # the interpreter ends, so there will be no doorbells
+
+    def _open(self, listener: Listener, timeout_seconds: float) -> None:
+        began_at = now_seconds()
+        if not self._server.ahead_us:
+            # Otherwise the first questions would be late, and later ones would overtake them.
+            self._server.ask_time(timeout_seconds)
+        self._inbox.open(listener, left_of(timeout_seconds, began_at))
 
     async def acquire(self, claim: Claim, join: bool, timeout_seconds: float) -> ClaimAnswer:
         # Twin of RedisLock.acquire.

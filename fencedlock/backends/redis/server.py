@@ -12,7 +12,7 @@ from fencedlock.backends.redis.connections import LEAST_WAIT_SECONDS, Connection
 from fencedlock.backends.redis.connector import Connector
 from fencedlock.backends.redis.floors import MOST_TOKEN, SLACK_US, Floors
 from fencedlock.backends.redis.inbox import Inbox
-from fencedlock.backends.redis.scripts import Script, Scripts, bulks, whole_ms
+from fencedlock.backends.redis.scripts import Script, Scripts, bulks, pack, whole_ms
 from fencedlock.backends.redis.server_time import ServerTime
 from fencedlock.clock import now_seconds
 from fencedlock.core.answers import Busy, ClaimAnswer, Gone, NotOurs, RenewAnswer, Renewed, Waiting
@@ -124,6 +124,15 @@ class RedisServer(ServerTime):
             self.floors.of_all = max(self.floors.of_all, self.server_us(now_seconds()))
         for inbox in list(self._inboxes.values()):
             inbox.doubt()
+
+    def ask_time(self, timeout_seconds: float) -> None:
+        """Learn the server's time, if the server tells it."""
+        asked_at = now_seconds()
+        try:
+            seconds, micros = self.connections.ask(pack("TIME"), timeout_seconds)
+            self.learn_time(b"%d" % (int(seconds) * 10**6 + int(micros)), asked_at)
+        except (BackendError, TypeError, ValueError):
+            pass  # the first answer of a script tells it, too
 
     def _may_be_issued(self, token: int) -> bool:
         """Return False for a token that is higher than the server's clock can have made it.

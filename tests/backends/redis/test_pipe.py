@@ -414,3 +414,29 @@ def test_tls(tls: tuple[RedisServer, int, Path], connect: Callable[..., Any]) ->
         )
 
     run(main)
+
+
+def test_the_first_question_of_a_client_is_not_late(
+    server: RedisServer,
+    client: fencedlock.Client,
+    connect: Callable[..., fencedlock.Client],
+    name: str,
+) -> None:
+    """Otherwise it would be asked again, and a task that asks after it would overtake it."""
+    with client.FairLock(name):
+        pass  # the scripts are loaded
+    with server.client() as raw:
+        fresh = connect(server.url)
+
+        async def main() -> None:
+            await _visit(FairLock(f"{name}/2", client=fresh))
+
+        before = _calls(raw)
+        run(main)
+        assert _calls(raw) == before + 2
+
+
+def _calls(raw: Any) -> int:
+    """Return how many calls of scripts the server has had."""
+    stats = raw.info("commandstats")
+    return sum(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("eval", "evalsha"))
