@@ -175,6 +175,35 @@ class Client:
             on_safe=on_safe,
         )
 
+    def attach(
+        self,
+        secret: str,
+        name: str,
+        *,
+        ttl: float | None = None,
+        max_hold: float | None = None,
+        on_lost: LossCallback | None = None,
+        on_at_risk: RiskCallback | None = None,
+        on_safe: SafetyCallback | None = None,
+    ) -> _Lock:
+        """Go on holding the lock of this name that was detached with this secret.
+
+        Returns the :class:`fencedlock.Lock` that holds it now, with the token of the hold that was
+        detached. ``with client.attach(secret, name) as token:`` releases it at its end. To hold it
+        as an :class:`fencedlock.RLock`, or in a task, call ``attach(secret)`` of such a lock. The
+        other arguments and the errors are those of :class:`fencedlock.Lock` and
+        :meth:`fencedlock.Lock.attach`.
+        """
+        lock = self.Lock(
+            name,
+            ttl=ttl,
+            max_hold=max_hold,
+            on_lost=on_lost,
+            on_at_risk=on_at_risk,
+            on_safe=on_safe,
+        )
+        return lock.attach(secret)
+
     def ping(self) -> float:
         """Send one request to the server, and return how many seconds its answer took.
 

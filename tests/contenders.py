@@ -123,6 +123,12 @@ class _Orders:
     def wait_lost(self, name: str, timeout: float) -> bool:
         return self.lock(name).lost.wait(timeout)
 
+    def detach(self, name: str, **options: Any) -> str:
+        return self.lock(name).detach(**options)
+
+    def attach(self, name: str, secret: str) -> fencedlock.FencingToken:
+        return self.lock(name).attach(secret).token
+
     def count(self, name: str) -> int:
         return self.lock(name)._recursion_count()
 
@@ -232,6 +238,12 @@ class _TaskOrders:
         except TimeoutError:
             return False
         return True
+
+    async def detach(self, name: str, **options: Any) -> Any:
+        return await self.lock(name).detach(**options)
+
+    async def attach(self, name: str, secret: str) -> Any:
+        return (await self.lock(name).attach(secret)).token
 
     async def count(self, name: str) -> Any:
         return self.lock(name).depth

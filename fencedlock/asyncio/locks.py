@@ -8,9 +8,10 @@ import logging
 from collections.abc import Callable, Coroutine, Generator
 from functools import partial
 from types import TracebackType
-from typing import Any, ClassVar, Generic, NoReturn, TypeVar
+from typing import Any, ClassVar, Generic, NoReturn, Self, TypeVar
 
 from fencedlock.asyncio.acquiring import acquire
+from fencedlock.asyncio.detaching import attach, detach
 from fencedlock.asyncio.loops import call_soon
 from fencedlock.asyncio.lost import Cancelling, LostEvent
 from fencedlock.asyncio.releasing import Release, deepen, release, undeepen
@@ -49,6 +50,11 @@ class TaskLock(Handle):
 
     _package = "fencedlock.asyncio"
 
+    def _prepare(self) -> None:
+        super()._prepare()
+        self._entered_holds: dict[int, Hold] = {}
+        """Maps the id of a task's owner to the hold that its ``async with`` has entered."""
+
     def acquire(self, blocking: bool = True, timeout: float = -1) -> Coroutine[Any, Any, bool]:
         """Acquire the lock."""
         raise NotImplementedError
@@ -58,7 +64,8 @@ class TaskLock(Handle):
         raise NotImplementedError
 
     async def __aenter__(self) -> FencingToken:
-        await self.acquire()
+        if not (self._settings.attached and self._settings.take_attached(self._owner())):
+            await self.acquire()
         return self._entered()
 
     async def __aexit__(
@@ -76,11 +83,57 @@ class TaskLock(Handle):
 
     def _entered(self) -> FencingToken:
         """Return the token of the hold that an ``async with`` statement has entered."""
-        return self._owned().fencing_token
+        hold = self._owned()
+        if hold.depth == 1:
+            self._entered_holds[current_owner().id] = hold
+        return hold.fencing_token
 
     def _leave(self) -> Release:
         """Begin to end the hold that an ``async with`` statement has entered."""
+        hold = self._hold()
+        if hold is None or hold.depth == 1:
+            entered = self._entered_holds.pop(current_owner().id, None)
+            if entered is not None and entered is not hold:
+                if entered.is_detaching:
+                    return Release.ended(None)
+                if entered.state is LeaseState.LOST:
+                    return Release.ended(lost_error(entered))  # another task holds the lock since
         return self.release()
+
+    def detach(self, *, ttl: float | None = None) -> Answer[str]:
+        """Let go of a held lock without releasing it, so that somebody else can go on holding it.
+
+        Await it. It returns a secret for :meth:`attach`, or for :meth:`fencedlock.Client.attach` in
+        blocking code. See :meth:`fencedlock.RLock.detach`. An ``async with`` statement whose body
+        has detached the lock does not release it. If the task is cancelled meanwhile, the lock is
+        released in the background.
+
+        Raises NotOwnedError at once if this task does not hold the lock, and ConfigurationError,
+        and changes nothing, if the ttl is not valid or the lock is held more than once. Awaiting it
+        raises LockLostError if the lease ended before, and BackendError as there.
+        """
+        return Answer(detach(self._settings.state, *self._detachable(ttl)))
+
+    def attach(self, secret: str) -> Coroutine[Any, Any, Self]:
+        """Go on holding the lock that was detached with this secret. Await it; it returns the lock.
+
+        ``async with await lock.attach(secret) as token:`` releases the lock at its end. It raises
+        what :meth:`fencedlock.RLock.attach` raises. If the task is cancelled meanwhile, the lock
+        may be attached, and its lease runs out unless the same handle tries again.
+        """
+        if not own[0]:
+            become_own()
+        return self._attach(self._attacher(), secret)
+
+    async def _attach(self, owner: Owner | None, secret: str) -> Self:
+        self._raise_if_holding()
+        await attach(self._settings, owner or self._owner(), secret)
+        return self
+
+    def _attacher(self) -> Owner | None:
+        """Return the owner of a hold that is attached now. None if it is the task that awaits."""
+        owner = self._owner()
+        return owner if owner.kind == "task" else None
 
     def within(self, timeout: float) -> Within:
         """Return an async context manager that acquires the lock within ``timeout`` seconds.
@@ -305,11 +358,6 @@ class Lock(SelfOwned, TaskLock):
 
     _fair = True
 
-    def _prepare(self) -> None:
-        super()._prepare()
-        self._holds_by_task: dict[int, Hold] = {}
-        """Maps the id of a task's owner to the hold that its ``async with`` has entered."""
-
     def acquire(self, blocking: bool = True, timeout: float = -1) -> Coroutine[Any, Any, bool]:
         """Acquire the lock. Await it.
 
@@ -339,15 +387,8 @@ class Lock(SelfOwned, TaskLock):
         """
         return self._end_hold(self._owned("release unlocked lock"), keep)
 
-    def _entered(self) -> FencingToken:
-        hold = self._holds_by_task[current_owner().id] = self._owned()
-        return hold.fencing_token
-
-    def _leave(self) -> Release:
-        entered = self._holds_by_task.pop(current_owner().id, None)
-        if entered is not None and entered.state is LeaseState.LOST and self._hold() is not entered:
-            return Release.ended(lost_error(entered))  # another task holds the lock since
-        return self.release()
+    def _attacher(self) -> Owner:
+        return self._handle_owner.here()
 
 
 class Within:

@@ -67,6 +67,26 @@ class BoundLock(Protocol):
         The next hold does not count as the successor of an abandoned one.
         """
 
+    def detach(
+        self,
+        hold: Hold,
+        digest: str,
+        lease_seconds: float,
+        timeout_seconds: float,
+        attempts: int = 1,
+    ) -> ReleaseAnswer:
+        """Detach the hold from its claim, and let it last for this time.
+
+        Whoever knows the secret with this digest can attach it. The call may be repeated.
+        """
+
+    def attach(self, claim: Claim, digest: str, timeout_seconds: float) -> ClaimAnswer:
+        """Make the claim the owner of the hold that was detached with this digest.
+
+        The answer is a grant with the token of that hold, or that it is gone. One claim always gets
+        the same answer.
+        """
+
     def abandon(self, hold: Hold, timeout_seconds: float) -> None:
         """End the lease of a lost hold on the server, if the server does not end it by itself.
 
@@ -249,6 +269,8 @@ class Hold:
     """
     renew_until: float = float("inf")
     """The local time after which the heartbeat does not renew the lease any more."""
+    is_detaching: bool = False
+    """True once it was begun to detach the hold from its claim."""
     lost_signal: Signal | None = None
     """The signal that is set when the lease is lost. It is made on request, because few users need
     it and a hold should be small.

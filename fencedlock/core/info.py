@@ -21,7 +21,8 @@ class LockInfo:
     """The state of one lock on the server at one moment.
 
     A lock that is kept closed by ``release(keep=...)`` counts as locked, with the owner, the holder
-    and the token of the hold that has ended.
+    and the token of the hold that has ended. A detached hold has the owner and the holder that have
+    detached it.
     """
 
     name: str
@@ -43,3 +44,5 @@ class LockInfo:
     """The time at which the present hold began, in seconds since 1970: by the clock of the server
     (Redis), or by the clock of the holder (etcd). None when the lock is free.
     """
+    detached: bool = False
+    """True if the hold was detached and nobody has attached it yet, so that nobody renews it."""

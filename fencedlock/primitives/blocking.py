@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from types import FrameType, TracebackType
+from typing import Self
 
 from fencedlock.core.claims import Hold
 from fencedlock.core.info import LockInfo
@@ -14,8 +15,9 @@ from fencedlock.primitives.handle import Handle
 from fencedlock.primitives.timeouts import FOR_EVER, seconds_to_wait
 from fencedlock.runtime.acquiring import acquire
 from fencedlock.runtime.cancellation import Cancellation
+from fencedlock.runtime.detaching import attach, detach
 from fencedlock.runtime.holding import lost_event, renew, set_depth
-from fencedlock.runtime.owners import Dropped, current_owner
+from fencedlock.runtime.owners import Dropped, Owner, current_owner
 from fencedlock.runtime.releasing import release
 from fencedlock.runtime.with_statement import WithStatement
 from fencedlock.token import FencingToken
@@ -34,6 +36,49 @@ class NamedLock(WithStatement, Handle):
         """Release the lock."""
         raise NotImplementedError
 
+    def detach(self, *, ttl: float | None = None) -> str:
+        """Let go of a held lock without releasing it, so that somebody else can go on holding it.
+
+        Returns a secret. Whoever passes it to :meth:`attach`, or to
+        :meth:`fencedlock.Client.attach`, in this process or on another host, holds the lock with
+        the same token. This works once. Until then nobody renews the lease. It lasts ``ttl``
+        seconds from now on, and without ``ttl`` as long as the lease of this hold. If nobody
+        attaches the hold in time, the lock is free, and the next holder finds that it was
+        :attr:`abandoned`. A ``with`` statement whose body has detached the lock does not release
+        it.
+
+        Who knows the secret can take the lock, so keep it out of logs. The server does not know it.
+
+        Raises NotOwnedError if this thread does not hold the lock, LockLostError if the lease ended
+        before, and ConfigurationError, and changes nothing, if the ttl is not valid or the lock is
+        held more than once. Raises BackendError, and changes nothing, if the server refuses. Raises
+        BackendUnavailableError if the server does not answer. Then the lock is not held any more,
+        and a background thread releases it as soon as it can.
+        """
+        hold, lease_seconds = self._detachable(ttl)
+        return detach(self._settings.state, hold, lease_seconds)
+
+    def attach(self, secret: str) -> Self:
+        """Go on holding the lock that was detached with this secret. Returns this handle.
+
+        The token is that of the hold that was detached, and the lease is that of this handle.
+        ``with lock.attach(secret) as token:`` releases the lock at its end; the next ``with``
+        statement after a call of its own does so, too.
+
+        Raises NotOwnedError if the secret is that of another lock or was used before, if the lease
+        has ended, or if this thread holds the lock. Raises BackendUnavailableError if the server
+        does not answer within the ``outage_timeout`` of the client: then the same handle may try
+        again. Raises BackendError if the server refuses, ConfigurationError if the client is
+        closed, and TypeError if the secret is no str.
+        """
+        self._raise_if_holding()
+        attach(self._settings, self._attacher(), secret)
+        return self
+
+    def _attacher(self) -> Owner:
+        """Return the owner of a hold that is attached now."""
+        return self._owner()
+
     def within(self, timeout: float) -> Within:
         """Return a context manager that acquires the lock within ``timeout`` seconds.
 
@@ -45,7 +90,8 @@ class NamedLock(WithStatement, Handle):
         return Within(self, timeout)
 
     def __enter__(self) -> FencingToken:
-        self.acquire()
+        if not (self._settings.attached and self._settings.take_attached(self._owner())):
+            self.acquire()
         try:
             return self._entered()
         except BaseException:  # an interrupt, after which there will be no __exit__
@@ -77,6 +123,8 @@ class NamedLock(WithStatement, Handle):
         hold, depth = None, 0
         try:
             hold = self._settings.resource.holds.get(self._owner().id)
+            if hold is None and self._was_detached(exit_[0].hold if exit_ else None):
+                return
             if hold is not None:
                 depth = hold.depth
                 if exit_ and (entered := exit_[0].hold) is not hold and entered is not None:
@@ -94,6 +142,16 @@ class NamedLock(WithStatement, Handle):
         finally:
             if exit_:
                 exit_.pop().hold = None
+
+    def _was_detached(self, entered: Hold | None) -> bool:
+        """Return True if the body of a ``with`` statement that has entered this hold detached it.
+
+        An ExitStack does not tell which hold it has entered.
+        """
+        if entered is None:
+            latest = self._settings.latest
+            entered = None if latest is None or latest.owner is not self._owner() else latest
+        return entered is not None and entered.is_detaching
 
     def _raise_if_others(self, entered: Hold) -> None:
         """Raise LockLostError if the present hold is not that of whom a statement has entered."""

@@ -72,6 +72,26 @@ class Handle:
             f"lock {self.name!r} is held {depth} times: pass keep= to the last release"
         )
 
+    def _detachable(self, ttl: float | None) -> tuple[Hold, float]:
+        """Return the caller's hold, and the seconds that it is to last while it is detached."""
+        hold = self._owned("cannot detach un-acquired lock")
+        lease_seconds = hold.lease_seconds if ttl is None else checked_ttl(ttl)
+        if hold.depth > 1:
+            raise ConfigurationError(
+                f"lock {self.name!r} is held {hold.depth} times: detach it where it is held once"
+            )
+        return hold, lease_seconds
+
+    def _raise_if_holding(self) -> None:
+        """Raise an error if the caller can't attach a hold, because it has one, perhaps lost."""
+        hold = self._hold()
+        if hold is not None:
+            raise_if_lost(self._settings.state, hold)
+            raise NotOwnedError(
+                f"this {hold.owner.kind} holds lock {self.name!r}, so nobody has detached it",
+                lock=self.name,
+            )
+
     @property
     def name(self) -> str:
         """The name of the lock."""
@@ -209,6 +229,7 @@ class SelfOwned(Handle):
     """A handle that owns what is acquired through it, in whatever thread or task."""
 
     def _prepare(self) -> None:
+        super()._prepare()
         self._handle_owner = HandleOwner(self)
 
     def _owner(self) -> HandleOwner:

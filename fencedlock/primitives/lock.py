@@ -74,6 +74,10 @@ class Lock(SelfOwned, NamedLock):
         keep_seconds = 0.0 if keep == 0 else checked_keep(keep)
         release(self._settings.state, self._owned("release unlocked lock"), keep_seconds)
 
+    def _attacher(self) -> Owner:
+        self._acquirer = current_owner()
+        return self._handle_owner.here()
+
     def _raise_if_others(self, entered: Hold) -> None:
         """Raise LockLostError if the entered hold was lost, and another thread holds the lock."""
         if entered.state is LeaseState.LOST and self._acquirer is not current_owner():

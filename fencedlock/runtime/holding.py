@@ -63,6 +63,8 @@ def lost_error(hold: Hold) -> LockLostError:
 
 def report_lost(state: ClientState, hold: Hold, event: LeaseEvent, reason: str) -> None:
     """Record that the lease has ended without a release, and tell the log and ``on_lost``."""
+    if hold.is_detaching and event is LeaseEvent.NOT_OURS:
+        return  # a beat that was sent before has come after
     call = _callback(state, hold, "on_lost")
     with hold.changing:
         if not hold.happened(event, reason):

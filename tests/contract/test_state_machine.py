@@ -24,7 +24,12 @@ from hypothesis.stateful import (
 )
 
 import fencedlock
-from fencedlock import AcquireCancelledError, LockLostError, NotOwnedError
+from fencedlock import (
+    AcquireCancelledError,
+    ConfigurationError,
+    LockLostError,
+    NotOwnedError,
+)
 from fencedlock.backends.etcd import connections as calls
 from fencedlock.backends.etcd.keys import locks_prefix
 from fencedlock.backends.etcd.messages import messages
@@ -56,6 +61,8 @@ class Model:
     queue: list[int] = field(default_factory=list)
     abandoned: bool = False
     """True if the last hold ended without a release."""
+    detached: bool = False
+    """True if nobody holds the lock for which the holder has a secret."""
 
     def ask(self, owner: int, *, wait: bool) -> list[int]:
         """Let an owner without a hold ask for the lock. Return the owners that are granted it."""
@@ -83,8 +90,18 @@ class Model:
     def take(self) -> None:
         """Let the server end the hold without a release."""
         assert self.holder is not None
-        self.holds[self.holder].taken = True
-        self.holder, self.abandoned = None, True
+        if not self.detached:
+            self.holds[self.holder].taken = True
+        self.holder, self.abandoned, self.detached = None, True, False
+
+    def detach(self, owner: int) -> None:
+        """End the hold for its owner, but not on the server."""
+        del self.holds[owner]
+        self.detached = True
+
+    def attach(self, owner: int) -> None:
+        """Let an owner without a hold have the detached one."""
+        self.holder, self.holds[owner], self.detached = owner, ModelHold(), False
 
 
 class LockMachine(RuleBasedStateMachine):
@@ -103,12 +120,21 @@ class LockMachine(RuleBasedStateMachine):
         self.operator = self.clients[-1]
         self.waiting: dict[int, tuple[Future[bool], fencedlock.Cancellation]] = {}
         self.last_token = 0
+        self.secrets: list[str] = []
+        """The secrets of all holds that were detached. The last one is that of the latest."""
+        self.was_abandoned = False
+        """Whether the hold before the present one, or before the detached one, was abandoned."""
 
     def at(self, owner: int, action: Callable[[], Any]) -> Any:
         """Do something in the owner's thread, and return the result."""
         return self.threads[owner].submit(action).result(PATIENCE_SECONDS)
 
-    def expect(self, owner: int, error: type[Exception], action: Callable[[], Any]) -> None:
+    def expect(
+        self,
+        owner: int,
+        error: type[Exception] | tuple[type[Exception], ...],
+        action: Callable[[], Any],
+    ) -> None:
         with pytest.raises(error):
             self.at(owner, action)
 
@@ -122,7 +148,7 @@ class LockMachine(RuleBasedStateMachine):
             token, abandoned = self.at(owner, partial(verdict, self.locks[owner]))
             assert token > self.last_token
             assert abandoned is self.model.abandoned
-            self.last_token = token
+            self.last_token, self.was_abandoned = token, abandoned
 
     @rule(owner=st.integers(0, OWNERS - 1), rush=st.booleans())
     def tries(self, owner: int, rush: bool) -> None:
@@ -191,6 +217,38 @@ class LockMachine(RuleBasedStateMachine):
         else:
             self.at(owner, lock.renew)
 
+    @rule(owner=st.integers(0, OWNERS - 1))
+    def detaches(self, owner: int) -> None:
+        assume(owner not in self.waiting)
+        lock, hold = self.locks[owner], self.model.holds.get(owner)
+        if hold is None:
+            self.expect(owner, NotOwnedError, lock.detach)
+        elif hold.taken and hold.depth == 1:
+            self.expect(owner, LockLostError, lock.detach)
+        elif hold.depth > 1:
+            self.expect(owner, ConfigurationError, lock.detach)
+        else:
+            self.secrets.append(self.at(owner, lock.detach))
+            self.model.detach(owner)
+
+    @precondition(lambda self: self.secrets)
+    @rule(owner=st.integers(0, OWNERS - 1), data=st.data())
+    def attaches(self, owner: int, data: st.DataObject) -> None:
+        assume(owner not in self.waiting)
+        number = data.draw(st.integers(1, min(3, len(self.secrets))))
+        lock, hold = self.locks[owner], self.model.holds.get(owner)
+        attach = partial(lock.attach, self.secrets[-number])
+        if hold is not None:
+            # An owner that does not know of its loss yet believes that it holds the lock.
+            known = (LockLostError, NotOwnedError) if hold.taken else (NotOwnedError,)
+            self.expect(owner, known, attach)
+        elif not self.model.detached or number > 1:
+            self.expect(owner, NotOwnedError, attach)
+        else:
+            self.at(owner, attach)
+            self.model.attach(owner)
+            assert self.at(owner, partial(verdict, lock)) == (self.last_token, self.was_abandoned)
+
     @precondition(lambda self: self.model.holder is not None)
     @rule()
     def lease_ends(self) -> None:
@@ -216,9 +274,11 @@ class LockMachine(RuleBasedStateMachine):
     def server_says_the_same(self) -> None:
         model, info = self.model, self.operator.inspect(self.name)
         assert info.locked is (model.holder is not None)
+        assert info.detached is model.detached
         if model.holder is not None:
+            depth = 1 if model.detached else model.holds[model.holder].depth
             assert (info.owner or "").startswith(self.clients[model.holder].id)
-            assert (info.count, info.token) == (model.holds[model.holder].depth, self.last_token)
+            assert (info.count, info.token) == (depth, self.last_token)
         assert [waiter.owner.partition("/")[0] for waiter in info.waiters] == [
             self.clients[owner].id for owner in model.queue
         ]
@@ -229,6 +289,7 @@ class LockMachine(RuleBasedStateMachine):
             future.exception(PATIENCE_SECONDS)
         for owner, lock in enumerate(self.locks):
             self.at(owner, partial(unwind, lock))
+        self.operator.force_release(self.name)  # it may be detached
         assert self.server.leftovers(self.name) <= {":withdrawn"}
 
 

@@ -30,6 +30,7 @@ from fencedlock.backends.etcd.values import (
     KEPT_OPERATION,
     LockState,
     claims_in,
+    detached_owner,
     first_values_of,
     holder_value,
     place_value,
@@ -135,7 +136,7 @@ class EtcdLock:
                 state.floors,
                 abandoned=state.grant is not None,
             )
-        if state.holder is not None and read_holder(state.holder.value).claim_id == claim.id:
+        if state.holder is not None and read_holder(state.holder.value).is_held_by(claim.id):
             # An earlier copy of the question was granted, and its answer was lost.
             self._tie(state.holder, ticket.lease, give_up_at)
             abandoned = state.grant is not None and state.grant.version > 1
@@ -181,10 +182,13 @@ class EtcdLock:
         The other lease is over by our clock. The hold would end with it on the server, while we
         still believe in it. Raises LeaseGoneError if the hold has ended.
         """
-        if holder.lease == lease.id:
-            return
+        if holder.lease != lease.id:
+            self._put_over(holder, holder.value, lease, give_up_at)
+
+    def _put_over(self, holder: Any, value: bytes, lease: Lease, give_up_at: float) -> None:
+        """Write the holder's key, and tie it to this lease. Raises LeaseGoneError if it changed."""
         known = messages()
-        put = known.PutRequest(key=holder.key, value=holder.value, lease=lease.id)
+        put = known.PutRequest(key=holder.key, value=value, lease=lease.id)
         request = known.TxnRequest(
             compare=[
                 known.Compare(
@@ -314,7 +318,11 @@ class EtcdLock:
         """
         known, ticket, operation = messages(), ticket_of(hold), hold.operation
         value = holder_value(
-            operation, hold.claim_id, hold.depth, hold.owner.holder, ticket.asked_ms
+            ticket.before + operation,
+            hold.claim_id,
+            hold.depth,
+            hold.owner.holder,
+            ticket.asked_ms,
         )
         put = known.PutRequest(key=self.keys.holder, value=value, lease=lease.id)
         request = known.TxnRequest(
@@ -367,16 +375,53 @@ class EtcdLock:
     def keep(
         self, hold: Hold, keep_seconds: float, timeout_seconds: float, attempts: int = 1
     ) -> ReleaseAnswer:
+        ticket = ticket_of(hold)
+        value = holder_value(
+            KEPT_OPERATION, hold.claim_id, hold.depth, hold.owner.holder, ticket.asked_ms
+        )
+        return self._leave_key(
+            hold, value, [_delete(self.keys.grant)], keep_seconds, timeout_seconds, attempts
+        )
+
+    def detach(
+        self,
+        hold: Hold,
+        digest: str,
+        lease_seconds: float,
+        timeout_seconds: float,
+        attempts: int = 1,
+    ) -> ReleaseAnswer:
+        ticket = ticket_of(hold)
+        value = holder_value(
+            # No write of the hold that comes late is greater.
+            ticket.before + hold.operation + 1,
+            detached_owner(digest, hold.claim_id),
+            hold.depth,
+            hold.owner.holder,
+            ticket.asked_ms,
+        )
+        return self._leave_key(hold, value, [], lease_seconds, timeout_seconds, attempts)
+
+    def _leave_key(
+        self,
+        hold: Hold,
+        value: bytes,
+        more: list[Any],
+        seconds: float,
+        timeout_seconds: float,
+        attempts: int,
+    ) -> ReleaseAnswer:
+        """End the hold, but leave its key with this value for so many seconds.
+
+        ``more`` is done in the same transaction.
+        """
         known, keys, ticket = messages(), self.keys, ticket_of(hold)
         give_up_at = now_seconds() + timeout_seconds
         leases = self.cluster.leases
         # One lease, although the request may be repeated in the background.
-        lease = ticket.kept = ticket.kept or leases.unrenewed(keep_seconds, timeout_seconds)
-        value = holder_value(
-            KEPT_OPERATION, hold.claim_id, hold.depth, hold.owner.holder, ticket.asked_ms
-        )
+        lease = ticket.kept = ticket.kept or leases.unrenewed(seconds, timeout_seconds)
         look = known.RangeRequest(key=keys.grant, range_end=keys.holder_end)
-        kept = known.PutRequest(key=keys.holder, value=value, lease=lease.id)
+        put = known.PutRequest(key=keys.holder, value=value, lease=lease.id)
 
         def make(marks: list[Any]) -> Any:
             bury = [*self._leave(hold.claim, ticket.number), *marks] if marks else []
@@ -390,7 +435,7 @@ class EtcdLock:
                     ),
                     known.Compare(result=LESS, target=VALUE, key=keys.holder, value=value),
                 ],
-                success=[known.RequestOp(request_put=kept), _delete(keys.grant), *bury],
+                success=[known.RequestOp(request_put=put), *more, *bury],
                 failure=[known.RequestOp(request_range=look), *bury],
             )
 
@@ -404,11 +449,52 @@ class EtcdLock:
         if answer.succeeded:
             return RELEASED
         state = LockState(answer.responses[0].response_range.kvs, keys)
-        if state.holder is not None and state.holder.create_revision == ticket.revision:
+        if (
+            state.holder is not None
+            and state.holder.create_revision == ticket.revision
+            and state.holder.value == value
+        ):
             return RELEASED  # by an earlier copy of this request
         leases.end(lease, timeout_seconds)
         marked = state.grant is not None and state.grant.mod_revision == ticket.revision
         return NotOurs(ended=0 if marked else hold.token, replayed=sent > 1)
+
+    def attach(self, claim: Claim, digest: str, timeout_seconds: float) -> ClaimAnswer:
+        give_up_at = now_seconds() + timeout_seconds
+        for _ in range(_MOST_LEASES):
+            try:
+                return self._attach(claim, digest, give_up_at)
+            except LeaseGoneError:
+                # Our lease is gone, or somebody has changed the hold meanwhile.
+                self.cluster.leases.renew(ticket_of(claim).lease, give_up_at - now_seconds())
+        raise BackendUnavailableError("etcd has forgotten three leases in a row")
+
+    def _attach(self, claim: Claim, digest: str, give_up_at: float) -> ClaimAnswer:
+        known, keys, call = messages(), self.keys, self.cluster.connections.call
+        ticket = self._ticket_with_lease(claim, give_up_at)
+        look = known.RangeRequest(key=keys.floor, range_end=keys.holder_end)
+        state = LockState(call(RANGE, look, give_up_at - now_seconds()).kvs, keys)
+        if state.holder is None:
+            return Gone()
+        found = read_holder(state.holder.value)
+        ticket.asked_ms = found.since_ms
+        if found.is_held_by(claim.id):
+            # An earlier copy of the request has attached it, and its answer was lost.
+            ticket.before = found.operation
+            self._tie(state.holder, ticket.lease, give_up_at)
+        elif found.digest != digest:
+            return Gone()
+        else:
+            ticket.before = found.operation + 1
+            value = holder_value(
+                ticket.before, claim.id, found.depth, claim.owner.holder, found.since_ms
+            )
+            self._put_over(state.holder, value, ticket.lease, give_up_at)
+        # The mark of an abandoned hold before that of the detached hold has made another version.
+        abandoned = state.grant is not None and state.grant.version > 1
+        return self._granted(
+            claim, ticket, state.holder.create_revision, state.floors, abandoned=abandoned
+        )
 
     def abandon(self, hold: Hold, timeout_seconds: float) -> None:
         self._delete_made_at(ticket_of(hold).revision, self.keys.holder, timeout_seconds)
@@ -534,6 +620,7 @@ class EtcdLock:
             token,
             waiters,
             since,
+            detached=bool(found.digest),
         )
 
     def force_release(self, token: int, timeout_seconds: float) -> bool:

@@ -14,6 +14,7 @@ class EtcdTicket:
 
     __slots__ = (
         "asked_ms",
+        "before",
         "kept",
         "maybe_lease",
         "number",
@@ -29,7 +30,10 @@ class EtcdTicket:
         self.maybe_lease: Lease | None = None
         """None before the first request."""
         self.kept: Lease | None = None
-        """The lease that keeps the lock closed after a release, None if there is none."""
+        """The lease that keeps the lock closed after a release, or that a detached hold depends on.
+
+        None if there is none.
+        """
         self.unanswered: bool = False
         """True if a request that may grant the claim had no answer, and may still be executed."""
         self.number: int = 0
@@ -48,6 +52,8 @@ class EtcdTicket:
         """
         self.since: float = 0.0
         """A local time that is not earlier than the creation of the key of the place or hold."""
+        self.before: int = 0
+        """The number of the last operation before this claim has attached a detached hold."""
         self.written: int = 0
         """The last operation of the hold that the server has answered."""
         self.withdrawals: int = 0

@@ -12,6 +12,9 @@ from fencedlock.errors import BackendError
 class Holder(NamedTuple):
     """The parts of the value of the holder's key."""
 
+    operation: int
+    digest: str
+    """The digest of the secret with which the hold was detached. Empty if it is not detached."""
     claim_id: str
     depth: int
     holder: str
@@ -19,11 +22,23 @@ class Holder(NamedTuple):
     since_ms: int
     """The time at which the hold began, in ms since 1970, by the holder's clock."""
 
+    def is_held_by(self, claim_id: str) -> bool:
+        """Return True if this claim has the hold, and it is not detached."""
+        return self.claim_id == claim_id and not self.digest
+
 
 KEPT_OPERATION = 9_999_999_999
 """The number in place of that of an operation after a hold that has ended, while its lock is kept
 closed. No operation of the hold that comes late is greater.
 """
+
+
+_DETACHED = "detached:"
+
+
+def detached_owner(digest: str, claim_id: str) -> str:
+    """Return what is in the place of the claim id while its hold is detached."""
+    return f"{_DETACHED}{digest}:{claim_id}"
 
 
 def holder_value(operation: int, claim_id: str, depth: int, holder: str, since_ms: int) -> bytes:
@@ -38,9 +53,10 @@ def holder_value(operation: int, claim_id: str, depth: int, holder: str, since_m
 def read_holder(value: bytes) -> Holder:
     """Return the parts of the value of a holder's key. Raises BackendError if it is not one."""
     try:
-        _, claim_id, depth, rest = value.decode().split(" ", 3)
+        operation, owner, depth, rest = value.decode().split(" ", 3)
+        digest, _, claim_id = owner.removeprefix(_DETACHED).rpartition(":")
         holder, _, since_ms = rest.rpartition(" ")
-        return Holder(claim_id, int(depth), holder, int(since_ms))
+        return Holder(int(operation), digest, claim_id, int(depth), holder, int(since_ms))
     except ValueError as error:
         raise BackendError(
             f"the value of the lock's key is not that of a holder: {value!r:.200}"

@@ -157,6 +157,46 @@ class RedisLock:
             self._server.channels,
         )
 
+    def detach(
+        self,
+        hold: Hold,
+        digest: str,
+        lease_seconds: float,
+        timeout_seconds: float,
+        attempts: int = 1,
+    ) -> ReleaseAnswer:
+        packed = self._scripts.detach.pack(
+            self._keys,
+            hold.claim_id,
+            str(hold.token),
+            digest,
+            str(whole_ms(lease_seconds)),
+            str(hold.claim.ticket.not_after_us),
+            self._server.channels,
+        )
+        reply, sent = self._server.call(self._scripts.detach, packed, timeout_seconds, attempts)
+        return released_or_not(reply, sent)
+
+    def attach(self, claim: Claim, digest: str, timeout_seconds: float) -> ClaimAnswer:
+        server, lease_ms = self._server, whole_ms(claim.lease_seconds)
+        for _ in range(MOST_LATE):
+            asked_at = now_seconds()
+            packed = self._scripts.attach.pack(
+                self._keys,
+                claim.id,
+                digest,
+                str(server.server_us(asked_at + timeout_seconds)),
+                f"{lease_ms} {claim.owner.holder}",
+                str(lease_ms),
+                server.channels,
+            )
+            reply, _ = server.call(self._scripts.attach, packed, timeout_seconds)
+            answer = server.read_claim_answer(claim, reply, asked_at)
+            if answer is not None:
+                return answer
+            timeout_seconds = left_of(timeout_seconds, asked_at)
+        raise clock_jumps()
+
     def abandon(self, hold: Hold, timeout_seconds: float) -> None:
         """Do nothing, because each hold has a lease of its own."""
 
@@ -191,7 +231,7 @@ class RedisLock:
             return LockInfo(
                 name=self.name,
                 locked=bool(owner),
-                owner=owner.decode().removeprefix("kept:") or None,
+                owner=owner.decode().rpartition(":")[2] or None,
                 holder=_host_and_thread(holder) or None,
                 token=int(token) if token else None,
                 count=int(count),
@@ -200,6 +240,7 @@ class RedisLock:
                 waiters=waiters,
                 # A token is the server's time of its grant in µs, plus ahead_us.
                 held_since=(int(token) - int(ahead_us)) / 1e6 if token else None,
+                detached=owner.startswith(b"detached:"),
             )
         except (AttributeError, TypeError, ValueError) as error:
             raise BackendError(

@@ -97,6 +97,8 @@ class Scripts:
         self.renew: Script = Script("renew", 6, constants)
         self.release: Script = Script("release", 4, constants)
         self.keep: Script = Script("keep", 5, constants)
+        self.detach: Script = Script("detach", 6, constants)
+        self.attach: Script = Script("attach", 6, constants)
         self.withdraw: Script = Script("withdraw", 3, constants)
         self.force_release: Script = Script("force_release", 2, constants)
         self.inspect: Script = Script("inspect", 0, constants)

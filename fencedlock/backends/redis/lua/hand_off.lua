@@ -6,6 +6,7 @@
 -- channels: 'knows_listeners inbox_prefix' in one string. knows_listeners is 1 if the server knows
 -- who listens, and 0 if it can't know (in a cluster).
 local MOST_PLACES = 10000 -- one hand-off looks at no more places, so that loops are bounded
+local MOST_LOOKED_AT = 100 -- places, where one waiter is looked for that can be reached
 
 -- Returns for how many µs more a waiting claim counts as alive (at most its span, even if the clock
 -- was set back), its span, its floor and its holder, or nil if nothing is known of it.
@@ -34,6 +35,18 @@ end
 local function ring_to_look(channels, claim)
   local owner, client = string.match(claim, '^(([^/]*)/[^/]*)')
   ring(channels, client, owner .. ' look')
+end
+
+-- Has the first waiter that can be reached ask the server again, because the lock opens sooner than
+-- it knows. Others learn that by their beats.
+local function ring_first_to_look(channels)
+  for _, next_claim in ipairs(call('ZRANGE', queue, 0, MOST_LOOKED_AT - 1)) do
+    local left_us = waiter(next_claim)
+    if left_us and left_us > 0 and listens(channels, string.match(next_claim, '^[^/]*')) then
+      ring_to_look(channels, next_claim)
+      break
+    end
+  end
 end
 
 -- Grants the free lock to the first waiter that is alive and can be reached. Returns the id of its

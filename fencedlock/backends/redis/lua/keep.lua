@@ -11,7 +11,6 @@
 --@include keys
 --@include now
 --@include grant
-local MOST_LOOKED_AT = 100 -- places
 local claim, token, keep_ms, channels = ARGV[1], ARGV[2], ARGV[3], ARGV[5]
 local held = call('HMGET', lock, 'owner', 'token')
 local ours = held[1] == claim and held[2] == token
@@ -28,13 +27,5 @@ if not ours then
   return answer('lost', call('HGET', fence, 'ended') or '0')
 end
 --@include hand_off
--- The first waiter that can be reached has to learn when the lock opens, because it knows only when
--- the lease would have ended. Others learn it by their beats.
-for _, next_claim in ipairs(call('ZRANGE', queue, 0, MOST_LOOKED_AT - 1)) do
-  local left_us = waiter(next_claim)
-  if left_us and left_us > 0 and listens(channels, string.match(next_claim, '^[^/]*')) then
-    ring_to_look(channels, next_claim)
-    break
-  end
-end
+ring_first_to_look(channels)
 return answer('released')

@@ -2,7 +2,7 @@
 --
 -- KEYS:
 -- 1 lock       hash, which exists while the lock is held, or kept closed after a hold (see
---              keep.lua): owner (claim id), token,
+--              keep.lua): owner (claim id; 'kept:<claim id>'; 'detached:<digest>:<claim id>'), token,
 --              holder ("lease_ms host/pid/thread"), and if they matter: operation,
 --              count (if not 1), lease (in ms, if it was changed since), abandoned, ahead
 -- 2 queue      sorted set: waiting claims by ticket (order of arrival)

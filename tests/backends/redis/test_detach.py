@@ -1,0 +1,115 @@
+"""Detached holds on Redis: what the server keeps, and whom it tells."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import fencedlock
+from fencedlock.core.lease import LeaseState
+from fencedlock.runtime.detaching import digest_of
+from tests.conftest import eventually
+from tests.servers import RedisServer
+
+
+def key_of(name: str) -> str:
+    return f"fencedlock:{{{name}}}"
+
+
+def test_the_server_does_not_know_the_secret(
+    server: RedisServer, client: fencedlock.Client, name: str
+) -> None:
+    lock = client.RLock(name)
+    lock.acquire()
+    lock.renew(20)
+    owner, secret = client.inspect(name).owner, lock.detach(ttl=600)
+    with server.client() as raw:
+        found = raw.hgetall(key_of(name))
+        assert found[b"owner"].decode() == f"detached:{digest_of(secret)}:{owner}"
+        assert not any(secret.encode() in value for value in found.values())
+        assert 590_000 < raw.pttl(key_of(name)) <= 600_000
+        mine = client.attach(secret, name)
+        assert set(raw.hgetall(key_of(name))) == {b"owner", b"token", b"holder"}
+        assert raw.pttl(key_of(name)) <= 10_000
+    mine.release()
+
+
+def test_a_server_without_memory_detaches_and_attaches(
+    own_server: Callable[..., Any], connect: Callable[..., Any], name: str
+) -> None:
+    server = own_server()
+    lock, other = connect(server.url, ttl=60).RLock(name), connect(server.url, ttl=60)
+    lock.acquire()
+    with server.client() as raw:
+        raw.config_set("maxmemory", "1")
+        secret = lock.detach()
+        mine = other.attach(secret, name)
+        mine.renew()
+        mine.release()
+        raw.config_set("maxmemory", "0")
+    assert not other.inspect(name).locked
+
+
+def test_the_first_waiter_learns_that_the_lock_opens_sooner(
+    server: RedisServer, client: fencedlock.Client, name: str
+) -> None:
+    lock, key = client.RLock(name, ttl=60), key_of(name)
+    with server.client() as raw, raw.pubsub() as ears:
+        seconds, _ = raw.time()
+        ears.subscribe("fencedlock:inbox:alive")
+        assert eventually(ears.get_message)["type"] == "subscribe"
+
+        def wait() -> None:
+            raw.zadd(f"{key}:queue", {"alive/1/1": 1})
+            raw.hset(f"{key}:waiters", "alive/1/1", f"{seconds * 1_000_000} 10000 0 somebody")
+
+        def heard() -> bool:
+            message = ears.get_message(timeout=0.05)
+            return message is not None and message["data"] == b"alive/1 look"
+
+        lock.acquire()
+        wait()
+        secret = lock.detach()  # as long as before
+        assert not heard()
+        lock.attach(secret)
+        assert not heard()
+        secret = lock.detach(ttl=30)
+        assert heard()
+        client.attach(secret, name, ttl=10).release()
+        assert heard()
+
+
+def test_a_beat_between_its_detachment_and_the_answer_does_not_lose_it(
+    client: fencedlock.Client, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost: list[str] = []
+    lock = client.RLock(name, on_lost=lambda lock, reason: lost.append(reason))
+    lock.acquire()
+    hold, table = lock._owned(), client._table
+    detach, renew = type(hold.bound).detach, table.backend.renew
+    asked, beaten = threading.Event(), threading.Event()
+
+    def late(*arguments: Any) -> Any:
+        answer = detach(*arguments)
+        table.heartbeat.add(hold, 0.0)
+        beaten.wait(60)
+        return answer
+
+    def beat(*arguments: Any, **options: Any) -> Any:
+        asked.set()
+        return renew(*arguments, **options)
+
+    def maintain(_now: float) -> None:
+        if asked.is_set():
+            beaten.set()  # the answer was taken in
+
+    monkeypatch.setattr(type(hold.bound), "detach", late)
+    monkeypatch.setattr(table.backend, "renew", beat)
+    monkeypatch.setattr(table.backend, "maintain", maintain)
+    secret = lock.detach()
+    assert hold.state is LeaseState.RELEASED
+    client.attach(secret, name).release()
+    assert not lost
