@@ -19,7 +19,13 @@ from fencedlock.primitives.lock import Lock as _Lock
 from fencedlock.primitives.rlock import FairLock as _FairLock
 from fencedlock.primitives.rlock import RLock as _RLock
 from fencedlock.runtime import at_exit
-from fencedlock.runtime.callbacks import Callbacks, LossCallback, RiskCallback, SafetyCallback
+from fencedlock.runtime.callbacks import (
+    Callbacks,
+    LossCallback,
+    RequestCallback,
+    RiskCallback,
+    SafetyCallback,
+)
 from fencedlock.runtime.lock_table import LockTable
 from fencedlock.runtime.process import become_own, own
 from fencedlock.token import FencingToken
@@ -29,6 +35,10 @@ logger: logging.Logger = logging.getLogger("fencedlock")
 
 MOST_FLOOR = 2**52
 """The highest floor. Tokens above it would soon exceed what Redis' scripts can count exactly."""
+
+
+MOST_REASON = 1000
+"""The most characters of the reason of a request for a lock."""
 
 
 class Recipe(NamedTuple):
@@ -121,6 +131,7 @@ class Client:
         on_lost: LossCallback | None = None,
         on_at_risk: RiskCallback | None = None,
         on_safe: SafetyCallback | None = None,
+        on_requested: RequestCallback | None = None,
     ) -> _RLock:
         """Return a :class:`fencedlock.RLock` of this client; the arguments are the same."""
         return _RLock(
@@ -131,6 +142,7 @@ class Client:
             on_lost=on_lost,
             on_at_risk=on_at_risk,
             on_safe=on_safe,
+            on_requested=on_requested,
         )
 
     def Lock(  # noqa: N802
@@ -142,6 +154,7 @@ class Client:
         on_lost: LossCallback | None = None,
         on_at_risk: RiskCallback | None = None,
         on_safe: SafetyCallback | None = None,
+        on_requested: RequestCallback | None = None,
     ) -> _Lock:
         """Return a :class:`fencedlock.Lock` of this client."""
         return _Lock(
@@ -152,6 +165,7 @@ class Client:
             on_lost=on_lost,
             on_at_risk=on_at_risk,
             on_safe=on_safe,
+            on_requested=on_requested,
         )
 
     def FairLock(  # noqa: N802
@@ -163,6 +177,7 @@ class Client:
         on_lost: LossCallback | None = None,
         on_at_risk: RiskCallback | None = None,
         on_safe: SafetyCallback | None = None,
+        on_requested: RequestCallback | None = None,
     ) -> _FairLock:
         """Return a :class:`fencedlock.FairLock` of this client; the arguments are the same."""
         return _FairLock(
@@ -173,6 +188,7 @@ class Client:
             on_lost=on_lost,
             on_at_risk=on_at_risk,
             on_safe=on_safe,
+            on_requested=on_requested,
         )
 
     def attach(
@@ -185,6 +201,7 @@ class Client:
         on_lost: LossCallback | None = None,
         on_at_risk: RiskCallback | None = None,
         on_safe: SafetyCallback | None = None,
+        on_requested: RequestCallback | None = None,
     ) -> _Lock:
         """Go on holding the lock of this name that was detached with this secret.
 
@@ -201,6 +218,7 @@ class Client:
             on_lost=on_lost,
             on_at_risk=on_at_risk,
             on_safe=on_safe,
+            on_requested=on_requested,
         )
         return lock.attach(secret)
 
@@ -275,6 +293,33 @@ class Client:
             info.token,
         )
         return FencingToken(name, info.token)
+
+    def request_release(self, name: str, reason: str) -> bool:
+        """Ask the holder of the lock to let go of it. Returns False if nobody holds it.
+
+        Nothing is forced: the holder finds the reason in :attr:`fencedlock.RLock.wanted`, and its
+        ``on_requested(lock, reason)`` is called, when its next beat is answered. That is within a
+        third of its lease, and on Redis at once if its client has waited for a lock before. It does
+        not learn of it if its lease is not renewed any more, because of ``max_hold``. The reason is
+        for people and programs, and has 1 to 1000 characters. A later request replaces it.
+
+        Raises BackendError, and ConfigurationError if the reason is not valid or the client is
+        closed.
+        """
+        become_own()
+        self._table.raise_if_closed()
+        if not isinstance(reason, str) or not 0 < len(reason) <= MOST_REASON:
+            raise ConfigurationError(
+                f"a reason must be a str of 1 to {MOST_REASON} characters, not {reason!r:.80}"
+            )
+        try:
+            reason.encode()
+        except UnicodeEncodeError:
+            raise ConfigurationError(
+                f"a reason must be valid Unicode, not {reason!r:.80}"
+            ) from None
+        backend = self._table.backend
+        return backend.bind_lock(name).request_release(reason, backend.request_timeout_seconds)
 
     def raise_floor(self, token: FencingToken) -> None:
         """Make the server issue only tokens greater than this one for the lock ``token.lock``.

@@ -19,7 +19,13 @@ from fencedlock.core.lease import (
 )
 from fencedlock.core.names import NAMESPACE_WANTED, checked_namespace, is_namespace
 from fencedlock.errors import ConfigurationError
-from fencedlock.runtime.callbacks import Callbacks, LossCallback, RiskCallback, SafetyCallback
+from fencedlock.runtime.callbacks import (
+    Callbacks,
+    LossCallback,
+    RequestCallback,
+    RiskCallback,
+    SafetyCallback,
+)
 from fencedlock.runtime.home import find_default_by
 from fencedlock.runtime.interrupts import make_mutex
 from fencedlock.runtime.process import in_child
@@ -74,6 +80,7 @@ def connect(
     on_lost: LossCallback | None = None,
     on_at_risk: RiskCallback | None = None,
     on_safe: SafetyCallback | None = None,
+    on_requested: RequestCallback | None = None,
     socket_timeout: float = _DefaultSeconds(5.0),
     token_memory: float | None = None,
 ) -> Client:
@@ -104,7 +111,9 @@ def connect(
     - ``on_at_risk``: is called as ``on_at_risk(lock, remaining)`` when a beat for a held lock was
       not answered. ``remaining`` is the number of seconds until the lease ends. Begin no new work.
     - ``on_safe``: is called as ``on_safe(lock)`` when beats are answered again after that.
-      These three are called on a thread of their own, one after another.
+    - ``on_requested``: is called as ``on_requested(lock, reason)`` when somebody has asked for a
+      held lock, by :meth:`Client.request_release`. These four are called on a thread of their own,
+      one after another.
     - ``socket_timeout``: for how many seconds one request waits for its answer. A request about a
       short lease waits at most 0.3 of that lease.
     - ``token_memory``: for how many seconds at least a Redis server remembers the last token of a
@@ -127,7 +136,7 @@ def connect(
         "socket_timeout": socket_timeout,
         "token_memory": token_memory,
     }
-    return _connect(target, given, Callbacks(on_lost, on_at_risk, on_safe).checked())
+    return _connect(target, given, Callbacks(on_lost, on_at_risk, on_safe, on_requested).checked())
 
 
 def _connect(

@@ -123,6 +123,9 @@ class _Orders:
     def wait_lost(self, name: str, timeout: float) -> bool:
         return self.lock(name).lost.wait(timeout)
 
+    def wanted(self, name: str) -> str | None:
+        return self.lock(name).wanted
+
     def detach(self, name: str, **options: Any) -> str:
         return self.lock(name).detach(**options)
 
@@ -238,6 +241,9 @@ class _TaskOrders:
         except TimeoutError:
             return False
         return True
+
+    async def wanted(self, name: str) -> Any:
+        return self.lock(name).wanted
 
     async def detach(self, name: str, **options: Any) -> Any:
         return await self.lock(name).detach(**options)

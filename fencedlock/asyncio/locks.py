@@ -263,8 +263,9 @@ class RLock(TaskLock):
     It belongs to the task that calls :meth:`acquire`, or awaits it if no task has called. It may be
     made anywhere, also where no loop
     runs, and used in any number of loops, one after another or at the same time. The arguments are
-    those of :class:`fencedlock.RLock`, with the same clients. ``on_lost``, ``on_at_risk`` and
-    ``on_safe`` may be coroutine functions. They run in the loop of the task that holds the lock.
+    those of :class:`fencedlock.RLock`, with the same clients. ``on_lost``, ``on_at_risk``,
+    ``on_safe`` and ``on_requested`` may be coroutine functions. They run in the loop of the task
+    that holds the lock.
 
     Leases are renewed by a background thread, also while the loop is blocked. A task whose loop is
     blocked while it waits is passed over after its span of at most 10 seconds.

@@ -175,7 +175,7 @@ async def _tell(session: Session, hold: Hold) -> None:
         state.heartbeat.add(hold, 0.0)
         return
     if isinstance(answer, Renewed):
-        beat_answered(state, hold, answer.deadline, operation)
+        beat_answered(state, hold, answer, operation)
     elif hold.state is not _RELEASED:  # otherwise the last release has come before
         report_lost(state, hold, LeaseEvent.NOT_OURS, NOT_OURS_REASON)
         raise lost_error(hold)

@@ -47,6 +47,8 @@ class Renewed(NamedTuple):
     """The lease of the hold was extended until ``deadline``."""
 
     deadline: float
+    wanted: str | None = None
+    """The reason for which somebody has asked the holder to release the lock."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,6 +109,12 @@ class BoundLock(Protocol):
         Return False if that hold had already ended.
         """
 
+    def request_release(self, reason: str, timeout_seconds: float) -> bool:
+        """Ask the holder to release the lock. Return False if nobody holds it.
+
+        The holder learns of the reason by the answer to its next beat.
+        """
+
     def raise_floor(self, token: int, timeout_seconds: float) -> None:
         """Make every later token of the lock greater than this one."""
 
@@ -269,6 +275,8 @@ class Hold:
     """
     renew_until: float = float("inf")
     """The local time after which the heartbeat does not renew the lease any more."""
+    wanted: str | None = None
+    """The reason for which somebody has asked the holder to release the lock."""
     is_detaching: bool = False
     """True once it was begun to detach the hold from its claim."""
     lost_signal: Signal | None = None

@@ -46,3 +46,5 @@ class LockInfo:
     """
     detached: bool = False
     """True if the hold was detached and nobody has attached it yet, so that nobody renews it."""
+    wanted: str | None = None
+    """The reason of the last :meth:`Client.request_release` of this hold, None if there is none."""

@@ -11,7 +11,13 @@ from fencedlock.clock import now_seconds
 from fencedlock.core.claims import Hold
 from fencedlock.core.lease import LeaseState, checked_max_hold, checked_ttl
 from fencedlock.errors import AcquireTimeoutError, ConfigurationError, NotOwnedError
-from fencedlock.runtime.callbacks import Callbacks, LossCallback, RiskCallback, SafetyCallback
+from fencedlock.runtime.callbacks import (
+    Callbacks,
+    LossCallback,
+    RequestCallback,
+    RiskCallback,
+    SafetyCallback,
+)
 from fencedlock.runtime.holding import raise_if_lost
 from fencedlock.runtime.home import Home, default_home
 from fencedlock.runtime.owners import HandleOwner, Owner
@@ -41,10 +47,11 @@ class Handle:
         on_lost: LossCallback | None = None,
         on_at_risk: RiskCallback | None = None,
         on_safe: SafetyCallback | None = None,
+        on_requested: RequestCallback | None = None,
     ) -> None:
         self._client = default_home() if client is None else client
         self._ttl = None if ttl is None else checked_ttl(ttl)
-        self._callbacks = Callbacks(on_lost, on_at_risk, on_safe).checked()
+        self._callbacks = Callbacks(on_lost, on_at_risk, on_safe, on_requested).checked()
         table = self._client._table
         lease_seconds = self._ttl or table.ttl
         self._max_hold = checked_max_hold(max_hold, lease_seconds)
@@ -127,6 +134,16 @@ class Handle:
         thread does not hold the lock.
         """
         return self._held().abandoned
+
+    @property
+    def wanted(self) -> str | None:
+        """The reason for which somebody has asked this holder to let go, or None.
+
+        It is that of the last :meth:`fencedlock.Client.request_release`, of which a holder learns
+        by its next beat. Nothing else happens. Raises NotOwnedError if this thread does not hold
+        the lock.
+        """
+        return self._held().wanted
 
     def remaining(self) -> float:
         """Return the seconds left of the lease by the local clock, or 0 if it is lost.

@@ -31,8 +31,9 @@ class RLock(NamedLock):
     separate thread. ``on_at_risk(lock, remaining)`` is called there when the server does not answer
     a beat, and the lease will end after ``remaining`` seconds if it answers none. Then begin no new
     work until ``on_safe(lock)`` is called. Each call of ``on_at_risk`` is followed by one of
-    ``on_safe``, also if the lock is released, or of ``on_lost``. Callbacks that are not given are
-    those of the client.
+    ``on_safe``, also if the lock is released, or of ``on_lost``. ``on_requested(lock, reason)`` is
+    called there when somebody has asked this holder to let go, by
+    :meth:`fencedlock.Client.request_release`. Callbacks that are not given are those of the client.
 
     ``max_hold`` is the longest time, in seconds, for which the background thread renews a hold. A
     thread that hangs then loses the lock, and ``on_lost`` says why. If it is as long as the ttl,

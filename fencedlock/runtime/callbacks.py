@@ -22,12 +22,17 @@ SafetyCallback = Callable[[Any], object]
 """The type of ``on_safe``: a function that receives the lock."""
 
 
+RequestCallback = Callable[[Any, str], object]
+"""The type of ``on_requested``: a function that receives the lock and the reason."""
+
+
 class Callbacks(NamedTuple):
     """The functions of one handle, or of one client, whose handles may have none of their own."""
 
     on_lost: LossCallback | None = None
     on_at_risk: RiskCallback | None = None
     on_safe: SafetyCallback | None = None
+    on_requested: RequestCallback | None = None
 
     def checked(self) -> Callbacks:
         """Return these callbacks. Raise ConfigurationError for one that can't be called."""

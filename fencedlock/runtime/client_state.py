@@ -221,8 +221,13 @@ class ClientState:
     def look_again(self, claim_id: str) -> None:
         """Have a claim ask again, or all claims of an owner, whose id is ``client/owner``.
 
-        What they know of the lease of the holder is no longer right.
+        What they know of the lease of the holder is no longer right. The holds of the owner get a
+        beat now, because somebody may have asked for one of them.
         """
+        with self.mutex:
+            for hold in self.heartbeat.holds():
+                if hold.claim_id.startswith(f"{claim_id}/"):
+                    self.heartbeat.add(hold, 0.0)
         claim = self.claims.get(claim_id)
         claims = (
             [claim]

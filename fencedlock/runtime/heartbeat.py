@@ -274,7 +274,7 @@ class Heartbeat:
         now = now_seconds()
         for hold, answer, operation in zip(holds, answers, operations, strict=True):
             if isinstance(answer, Renewed):
-                beat_answered(self._state, hold, answer.deadline, operation)
+                beat_answered(self._state, hold, answer, operation)
                 self._beat_every(hold, hold.next_beat_seconds(now))
             elif isinstance(answer, Exception):
                 if isinstance(answer, BackendUnavailableError):

@@ -98,11 +98,27 @@ def beat_failed(state: ClientState, hold: Hold) -> None:
             hold.told_at_risk = True
 
 
-def beat_answered(state: ClientState, hold: Hold, deadline: float, operation: int) -> None:
-    """Record an answer to a beat or a nested operation, and tell ``on_safe`` if one had failed."""
-    hold.extend(deadline, operation)
+def beat_answered(state: ClientState, hold: Hold, answer: Renewed, operation: int) -> None:
+    """Record an answer to a beat or a nested operation, and tell ``on_safe`` if one had failed.
+
+    Tell ``on_requested`` if somebody has asked for the lock since the last answer.
+    """
+    hold.extend(answer.deadline, operation)
     if hold.told_at_risk:
         tell_safe(state, hold)
+    if answer.wanted is not None and answer.wanted != hold.wanted:
+        _tell_requested(state, hold, answer.wanted)
+
+
+def _tell_requested(state: ClientState, hold: Hold, reason: str) -> None:
+    call = _callback(state, hold, "on_requested")
+    with hold.changing:
+        if reason == hold.wanted or not hold.wants_beats():
+            return
+        hold.wanted = reason
+        if call is not None:
+            what = f"somebody asks for it: {reason}"
+            state.calls.add("on_requested", hold.bound.name, what, lambda: call(reason))
 
 
 def tell_safe(state: ClientState, hold: Hold) -> None:
@@ -233,7 +249,7 @@ def _tell(state: ClientState, hold: Hold, timeout_seconds: float, *, manual: boo
             break
         time.sleep(min(left, pause_seconds(failures)))
     if isinstance(answer, Renewed):
-        beat_answered(state, hold, answer.deadline, operation)
+        beat_answered(state, hold, answer, operation)
     elif isinstance(answer, Exception):
         try:
             raise answer

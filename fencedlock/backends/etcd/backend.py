@@ -186,8 +186,13 @@ class _Round:
             ours = not lease.gone and bound.write(hold, lease, self._seconds_left())
         else:
             ours = self._still_has(ticket, bound.keys.holder, ticket.revision)
+        if not ours:
+            return NotOurs()
+        wanted = None
+        if bound.keys.wanted in ticket.lease.keys:
+            wanted = bound.wanted_of(hold, self._seconds_left())
         # The deadline is that of the lease to which the key is known to be tied.
-        return Renewed(ticket.lease.deadline) if ours else NotOurs()
+        return Renewed(ticket.lease.deadline, wanted)
 
     def _refresh(self, lease: Lease) -> None:
         if lease.is_fresh(now_seconds()):

@@ -21,6 +21,11 @@ class LockKeys:
     """Exists from a grant until its release. If the next grant finds it, the hold before was
     abandoned.
     """
+    wanted: bytes
+    """Contains the reason for which somebody has asked the holder to release the lock. It depends
+    on the lease of the holder, and is between the grant and the holder, because a release deletes
+    this range.
+    """
     holder: bytes
     """Exists while the lock is held. Its ``create_revision`` is the token, unless the floor was
     raised.
@@ -76,6 +81,7 @@ def lock_keys(namespace: str, name: str) -> LockKeys:
     return LockKeys(
         own + b"floor",
         own + b"grant",
+        own + b"grant/wanted",
         own + b"holder",
         own + b"left",
         own + b"queue/",

@@ -36,6 +36,8 @@ from fencedlock.backends.etcd.values import (
     place_value,
     read_holder,
     read_place,
+    read_wanted,
+    wanted_value,
 )
 from fencedlock.clock import now_seconds
 from fencedlock.core.answers import (
@@ -185,20 +187,34 @@ class EtcdLock:
         if holder.lease != lease.id:
             self._put_over(holder, holder.value, lease, give_up_at)
 
-    def _put_over(self, holder: Any, value: bytes, lease: Lease, give_up_at: float) -> None:
-        """Write the holder's key, and tie it to this lease. Raises LeaseGoneError if it changed."""
+    def _put_over(
+        self, holder: Any, value: bytes, lease: Lease, give_up_at: float, wanted: str | None = None
+    ) -> None:
+        """Write the holder's key, and tie it to this lease. Raises LeaseGoneError if it changed.
+
+        ``wanted`` is a request to the holder, which goes with it.
+        """
         known = messages()
-        put = known.PutRequest(key=holder.key, value=value, lease=lease.id)
+        puts = [known.PutRequest(key=holder.key, value=value, lease=lease.id)]
+        if wanted is not None:
+            puts.append(self._request_to(holder, wanted, lease.id))
         request = known.TxnRequest(
             compare=[
                 known.Compare(
                     result=EQUAL, target=MOD, key=holder.key, mod_revision=holder.mod_revision
                 )
             ],
-            success=[known.RequestOp(request_put=put)],
+            success=[known.RequestOp(request_put=put) for put in puts],
         )
         if not self.cluster.connections.call(TXN, request, give_up_at - now_seconds()).succeeded:
             raise LeaseGoneError("the grant ended together with its lease")
+
+    def _request_to(self, holder: Any, reason: str, lease_id: int) -> Any:
+        return messages().PutRequest(
+            key=self.keys.wanted,
+            value=wanted_value(holder.create_revision, reason),
+            lease=lease_id,
+        )
 
     def waiting(self, recheck_at: float) -> Waiting:
         """Return the answer that the claim waits, and the time at which it should ask by itself.
@@ -380,7 +396,12 @@ class EtcdLock:
             KEPT_OPERATION, hold.claim_id, hold.depth, hold.owner.holder, ticket.asked_ms
         )
         return self._leave_key(
-            hold, value, [_delete(self.keys.grant)], keep_seconds, timeout_seconds, attempts
+            hold,
+            value,
+            [_delete(self.keys.grant), _delete(self.keys.wanted)],
+            keep_seconds,
+            timeout_seconds,
+            attempts,
         )
 
     def detach(
@@ -489,7 +510,7 @@ class EtcdLock:
             value = holder_value(
                 ticket.before, claim.id, found.depth, claim.owner.holder, found.since_ms
             )
-            self._put_over(state.holder, value, ticket.lease, give_up_at)
+            self._put_over(state.holder, value, ticket.lease, give_up_at, state.wanted)
         # The mark of an abandoned hold before that of the detached hold has made another version.
         abandoned = state.grant is not None and state.grant.version > 1
         return self._granted(
@@ -621,12 +642,47 @@ class EtcdLock:
             waiters,
             since,
             detached=bool(found.digest),
+            wanted=state.wanted,
         )
 
     def force_release(self, token: int, timeout_seconds: float) -> bool:
         give_up_at = now_seconds() + timeout_seconds
         revision = self.revision_of(token, timeout_seconds)
         return self._delete_made_at(revision, self.keys.holder, give_up_at - now_seconds())
+
+    def request_release(self, reason: str, timeout_seconds: float) -> bool:
+        give_up_at = now_seconds() + timeout_seconds
+        known, keys, call = messages(), self.keys, self.cluster.connections.call
+        look = known.RangeRequest(key=keys.holder)
+        while True:
+            kvs = call(RANGE, look, give_up_at - now_seconds()).kvs
+            if not kvs or read_holder(kvs[0].value).operation == KEPT_OPERATION:
+                return False
+            (holder,) = kvs
+            request = known.TxnRequest(
+                compare=[
+                    known.Compare(
+                        result=EQUAL,
+                        target=MOD,
+                        key=keys.holder,
+                        mod_revision=holder.mod_revision,
+                    )
+                ],
+                success=[
+                    known.RequestOp(request_put=self._request_to(holder, reason, holder.lease))
+                ],
+            )
+            try:
+                if call(TXN, request, give_up_at - now_seconds()).succeeded:
+                    return True
+            except LeaseGoneError:
+                pass  # the hold has just ended with it
+
+    def wanted_of(self, hold: Hold, timeout_seconds: float) -> str | None:
+        """Return the reason for which somebody has asked for this hold, None if nobody has."""
+        request = messages().RangeRequest(key=self.keys.wanted)
+        kvs = self.cluster.connections.call(RANGE, request, timeout_seconds).kvs
+        return read_wanted(kvs, ticket_of(hold).revision)
 
     def _delete_made_at(self, revision: int, key: bytes, timeout_seconds: float) -> bool:
         """Delete a key that was made at this revision. Return False if it was gone already.

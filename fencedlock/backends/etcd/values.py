@@ -96,13 +96,39 @@ def first_values_of(claim_id: str) -> tuple[bytes, bytes]:
     return b"%010d %b " % (0, claim_id.encode()), b"%010d %b!" % (0, claim_id.encode())
 
 
+def wanted_value(revision: int, reason: str) -> bytes:
+    """Return the value of the key of a request for the lock.
+
+    ``revision`` is the ``create_revision`` of the key of the holder that is asked.
+    """
+    return f"{revision} {reason}".encode()
+
+
+def read_wanted(kvs: Any, revision: int) -> str | None:
+    """Return the reason of a request to the holder whose key has this ``create_revision``.
+
+    ``kvs`` contains the key of the request, if there is one.
+    """
+    for kv in kvs:
+        asked, _, reason = kv.value.decode(errors="replace").partition(" ")
+        if asked == str(revision):
+            return str(reason)
+    return None
+
+
 class LockState:
     """The grant, the holder and the floors of a lock, from the keys that were read."""
 
-    __slots__ = ("floors", "grant", "holder")
+    __slots__ = ("floors", "grant", "holder", "wanted")
 
     def __init__(self, kvs: Any, keys: LockKeys) -> None:
         found = {kv.key: kv for kv in kvs}
         self.grant: Any = found.get(keys.grant)
         self.holder: Any = found.get(keys.holder)
+        wanted = found.get(keys.wanted)
+        self.wanted: str | None = (
+            None
+            if wanted is None or self.holder is None
+            else read_wanted([wanted], self.holder.create_revision)
+        )
         self.floors: FloorHistory = FloorHistory.read(found.get(keys.floor))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from urllib.parse import quote, unquote
 
 from fencedlock.backends.redis.connections import left_of
 from fencedlock.backends.redis.scripts import bulks, whole_ms
@@ -214,6 +215,12 @@ class RedisLock:
         reply, sent = self._server.call(self._scripts.force_release, packed, timeout_seconds)
         return reply == b"+forced\r\n" or sent > 1
 
+    def request_release(self, reason: str, timeout_seconds: float) -> bool:
+        script = self._scripts.request_release
+        packed = script.pack(self._keys, quote(reason, safe=""), self._server.channels)
+        reply, _ = self._server.call(script, packed, timeout_seconds, attempts=2)
+        return reply == b"+asked\r\n"
+
     def raise_floor(self, token: int, timeout_seconds: float) -> None:
         packed = self._scripts.raise_floor.pack(self._keys, str(token))
         self._server.call(self._scripts.raise_floor, packed, timeout_seconds, attempts=2)
@@ -223,7 +230,7 @@ class RedisLock:
             self._scripts.inspect, self._scripts.inspect.pack(self._keys), timeout_seconds
         )
         try:
-            owner, holder, token, count, remaining_ms, issued, ahead_us, line = reply
+            owner, holder, token, count, remaining_ms, issued, ahead_us, wanted, line = reply
             waiters = tuple(
                 Waiter(claim.decode(), _host_and_thread(text), left_ms / 1000)
                 for claim, left_ms, text in zip(line[::3], line[1::3], line[2::3], strict=True)
@@ -241,6 +248,7 @@ class RedisLock:
                 # A token is the server's time of its grant in µs, plus ahead_us.
                 held_since=(int(token) - int(ahead_us)) / 1e6 if token else None,
                 detached=owner.startswith(b"detached:"),
+                wanted=unquote(wanted.decode()) or None,
             )
         except (AttributeError, TypeError, ValueError) as error:
             raise BackendError(

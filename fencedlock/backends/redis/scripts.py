@@ -101,6 +101,7 @@ class Scripts:
         self.attach: Script = Script("attach", 6, constants)
         self.withdraw: Script = Script("withdraw", 3, constants)
         self.force_release: Script = Script("force_release", 2, constants)
+        self.request_release: Script = Script("request_release", 2, constants)
         self.inspect: Script = Script("inspect", 0, constants)
         self.raise_floor: Script = Script("raise_floor", 1, constants)
 

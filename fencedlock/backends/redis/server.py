@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import unquote
 
 from fencedlock.backends.redis.connections import LEAST_WAIT_SECONDS, Connections, left_of
 from fencedlock.backends.redis.connector import Connector
@@ -263,7 +264,8 @@ class RedisServer(ServerTime):
             words = reply.split()
             self.learn_time(words[1], asked_at)
             if words[0] == b"+renewed" and int(words[2]) <= _MOST_TTL_MS:
-                return Renewed(asked_at + int(words[2]) / 1000)
+                wanted = unquote(words[3].decode()) if len(words) > 3 else None
+                return Renewed(asked_at + int(words[2]) / 1000, wanted)
             if words[0] == b"+lost":
                 return NotOurs()
             if words[0] == b"+late":

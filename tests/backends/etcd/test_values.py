@@ -36,7 +36,7 @@ def test_two_names_never_share_a_key_and_prefixes_are_kept(one: str, two: str) -
 def test_a_later_operation_has_a_greater_value(one: int, two: int, depth: int) -> None:
     values = [holder_value(operation, "c/1/1", depth, "host/1/1", 7) for operation in (one, two)]
     assert (values[0] < values[1]) == (one < two)
-    assert read_holder(values[0]) == Holder(0, "", "c/1/1", depth, "host/1/1", 7)
+    assert read_holder(values[0]) == Holder(one, "", "c/1/1", depth, "host/1/1", 7)
     first, last = first_values_of("c/1/1")
     assert (first < values[0] < last) == (one == 0)
     assert not first < holder_value(0, "c/1/11", depth, "h", 7) < last

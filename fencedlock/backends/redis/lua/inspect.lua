@@ -2,7 +2,7 @@
 --
 -- KEYS: see keys.lua
 -- ARGV: none
--- Returns: {owner, holder, token, count, remaining_ms, issued, ahead_us,
+-- Returns: {owner, holder, token, count, remaining_ms, issued, ahead_us, wanted,
 --           {claim, remaining_ms, holder, claim, ...}}
 -- A text that is not there is ''. The inner list has three entries for each living waiter.
 --@include keys
@@ -21,5 +21,6 @@ for _, claim in ipairs(call('ZRANGE', queue, 0, MOST_PLACES)) do
 end
 return {
   held[1] or '', held[2] or '', held[3] or '', held[4] or (held[1] and '1') or '0', math.max(0, call('PTTL', lock)),
-  call('HGET', fence, 'issued') or '', call('HGET', fence, 'ahead') or '0', line,
+  call('HGET', fence, 'issued') or '', call('HGET', fence, 'ahead') or '0',
+  call('HGET', lock, 'wanted') or '', line,
 }

@@ -16,6 +16,7 @@ local held = call('HMGET', lock, 'owner', 'token')
 local ours = held[1] == claim and held[2] == token
 if ours then
   call('PEXPIRE', lock, keep_ms)
+  call('HDEL', lock, 'wanted')
   call('HSET', lock, 'owner', 'kept:' .. claim, 'lease', keep_ms)
   note_end(token)
 end

@@ -4,7 +4,8 @@
 -- 1 lock       hash, which exists while the lock is held, or kept closed after a hold (see
 --              keep.lua): owner (claim id; 'kept:<claim id>'; 'detached:<digest>:<claim id>'), token,
 --              holder ("lease_ms host/pid/thread"), and if they matter: operation,
---              count (if not 1), lease (in ms, if it was changed since), abandoned, ahead
+--              count (if not 1), lease (in ms, if it was changed since), abandoned, ahead,
+--              wanted (the reason of the last request to release it, percent-encoded)
 -- 2 queue      sorted set: waiting claims by ticket (order of arrival)
 -- 3 waiters    hash: claim -> "since_us span_ms floor holder"; a waiter counts as alive for span_ms
 --              after since_us, the time of its last beat

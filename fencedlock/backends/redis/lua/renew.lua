@@ -3,7 +3,7 @@
 --
 -- KEYS: see keys.lua
 -- ARGV: 1 claim, 2 token, 3 lease_ms, 4 not_after_us, 5 operation, 6 count
--- Answers: renewed now_us ttl_ms | lost now_us | late now_us
+-- Answers: renewed now_us ttl_ms [wanted] | lost now_us | late now_us
 -- Each change of the depth or of the lease's length has a higher operation number. A packet of the
 -- latest operation sets the lease that it asks for, even a shorter one. An older packet, which
 -- comes late, shortens nothing and stores nothing. The lease is set, and not only lengthened,
@@ -17,7 +17,7 @@ local operation, count = tonumber(ARGV[5]), ARGV[6]
 if now_us > not_after_us then
   return { ok = 'late ' .. now }
 end
-local held = call('HMGET', lock, 'owner', 'token', 'operation')
+local held = call('HMGET', lock, 'owner', 'token', 'operation', 'wanted')
 if held[1] ~= claim or held[2] ~= token then
   return { ok = 'lost ' .. now }
 end
@@ -30,4 +30,4 @@ call('PEXPIRE', fence, FENCE_TTL_MS)
 if operation > stored then
   call('HSET', lock, 'count', count, 'operation', ARGV[5], 'lease', ARGV[3])
 end
-return { ok = 'renewed ' .. now .. ' ' .. ttl_ms }
+return { ok = 'renewed ' .. now .. ' ' .. ttl_ms .. (held[4] and ' ' .. held[4] or '') }
