@@ -46,7 +46,7 @@ async def attach(settings: HandleSettings, owner: Owner, secret: str) -> None:
         claim.loop = session.loop_reference
         answer = await session.in_thread(detaching.ask_to_attach, settings, claim, secret, began_at)
         if isinstance(answer, tuple):
-            if detaching.enter_attached(settings, owner, claim, answer):
+            if detaching.enter_attached(settings, owner, claim, secret, answer):
                 return
         else:
             failures += 1

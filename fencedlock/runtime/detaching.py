@@ -23,7 +23,7 @@ from fencedlock.errors import (
 from fencedlock.runtime.acquiring import enter, leave
 from fencedlock.runtime.client_state import ClientState
 from fencedlock.runtime.holding import lost_error, raise_if_lost, report_lost
-from fencedlock.runtime.owners import Owner, current_owner
+from fencedlock.runtime.owners import Owner, current_owner, new_claim_id
 from fencedlock.runtime.process import CopiedProcessError, become_own
 from fencedlock.runtime.releasing import forget
 from fencedlock.runtime.resources import HandleSettings
@@ -105,7 +105,7 @@ def attach(settings: HandleSettings, owner: Owner, secret: str) -> None:
             owner = owner if owner.kind == "handle" else current_owner()
             continue
         if isinstance(answer, tuple):
-            if enter_attached(settings, owner, claim, answer):
+            if enter_attached(settings, owner, claim, secret, answer):
                 return
         else:
             failures += 1
@@ -113,20 +113,19 @@ def attach(settings: HandleSettings, owner: Owner, secret: str) -> None:
 
 
 def claim_to_attach(settings: HandleSettings, client_id: str, owner: Owner, secret: str) -> Claim:
-    """Return the claim for a detached hold. The same owner has the same one with each attempt.
+    """Return the claim for a detached hold.
 
-    So an attempt may be repeated whose answer was lost.
+    It has the id of an attempt before, if that had no answer, because the server may have attached
+    the hold to that claim.
     """
     settings.state.raise_if_closed()
     if not isinstance(secret, str):
         raise TypeError(f"the secret of a detached lock is a str, not {type(secret).__name__}")
+    claim_id = settings.attempts.setdefault(
+        (owner.id, digest_of(secret)), new_claim_id(client_id, owner.id)
+    )
     return Claim(
-        f"{client_id}/{owner.id}/{digest_of('claim ' + secret)[:16]}",
-        settings.resource.bound,
-        owner,
-        settings.lease_seconds,
-        settings.fair,
-        False,
+        claim_id, settings.resource.bound, owner, settings.lease_seconds, settings.fair, False
     )
 
 
@@ -153,6 +152,7 @@ def ask_to_attach(
         raise about(error, claim) from error.__cause__
     if isinstance(answer, tuple):
         return answer
+    settings.attempts.pop((claim.owner.id, digest_of(secret)), None)
     raise NotOwnedError(
         f"no hold of lock {name!r} can be attached with this secret: it belongs to another lock, "
         "it was used before, or the lease has ended meanwhile",
@@ -160,7 +160,9 @@ def ask_to_attach(
     )
 
 
-def enter_attached(settings: HandleSettings, owner: Owner, claim: Claim, grant: Grant) -> bool:
+def enter_attached(
+    settings: HandleSettings, owner: Owner, claim: Claim, secret: str, grant: Grant
+) -> bool:
     """Make an attached hold one of this process. False if its lease ended on the way to us."""
     try:
         entered = enter(settings, owner, claim, grant)
@@ -169,5 +171,6 @@ def enter_attached(settings: HandleSettings, owner: Owner, claim: Claim, grant: 
         raise
     raise_if_client_closed(settings.state, settings.resource.name)
     if entered:
+        settings.attempts.pop((owner.id, digest_of(secret)), None)
         settings.note_attached(settings.resource.holds[owner.id])
     return entered

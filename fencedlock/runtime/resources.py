@@ -51,6 +51,7 @@ class HandleSettings:
 
     __slots__ = (
         "attached",
+        "attempts",
         "fair",
         "handle",
         "latest",
@@ -80,6 +81,10 @@ class HandleSettings:
         """The latest hold that was acquired by this handle."""
         self.attached: list[Hold] = []
         """The holds that were attached by this handle and that no ``with`` statement has entered.
+        """
+        self.attempts: dict[tuple[int, str], str] = {}
+        """Maps owners and digests of secrets to the claims of attempts to attach that have had no
+        answer yet.
         """
 
     def note_attached(self, hold: Hold) -> None:

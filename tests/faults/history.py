@@ -90,7 +90,7 @@ class Hold:
     token: int
     invoked: float
     granted: float
-    """The time at which ``acquire`` returned. The hold may have begun earlier."""
+    """The time at which ``acquire`` or ``attach`` returned. The hold may have begun earlier."""
     deadline: float
     """The latest local deadline that the owner is known to have believed in."""
     over: float = math.inf
@@ -105,6 +105,8 @@ class Hold:
     """The time at which an error first told the owner of the loss."""
     told_at: float = math.inf
     """The time at which ``on_lost`` was called."""
+    is_attached: bool = False
+    """True if another owner has detached it, and this one has attached it."""
 
     @property
     def ended(self) -> float:
@@ -179,7 +181,7 @@ class History:
                 continue
             operation = open_operations.pop(event.who)
             operation.returned, operation.outcome, operation.got = event.at, event.phase, event.data
-            if operation.what == "acquire" and operation.outcome == OK:
+            if operation.what in ("acquire", "attach") and operation.outcome == OK:
                 got = operation.got
                 hold = Hold(
                     event.who,
@@ -190,6 +192,7 @@ class History:
                     event.at,
                     got["deadline"],
                     depths={1},
+                    is_attached=operation.what == "attach",
                 )
                 hold.beliefs.append((event.at, hold.deadline))
                 hold.told_at = early_losses.get(hold.claim, math.inf)
@@ -198,7 +201,9 @@ class History:
             elif event.who in open_holds:
                 hold = open_holds[event.who]
                 self._finish(hold, operation)
-                if operation.what == "release":
+                if operation.what == "release" or (
+                    operation.what == "detach" and not operation.got.get("owned")
+                ):
                     del open_holds[event.who]
         self._last_words(open_holds.values(), events)
 
@@ -262,6 +267,9 @@ class History:
         if operation.got.get("lost"):
             hold.lost_at = min(hold.lost_at, operation.returned)
             hold.over = min(hold.over, operation.returned)
+        elif operation.what == "detach":
+            if not operation.got.get("owned"):
+                hold.over = min(hold.over, operation.invoked)
         elif operation.what == "renew":
             # This is so even without an answer. The new deadline may be earlier than the last one.
             hold.deadline = operation.got["deadline"]

@@ -93,6 +93,15 @@ def last_come_first_served() -> None:
         _rewrite(script, "'ZPOPMIN'", "'ZPOPMAX'")
 
 
+def any_secret_attaches() -> None:
+    """A secret attaches whatever hold of the lock is detached, also one that was used."""
+    _rewrite(
+        SCRIPTS.attach,
+        "elseif string.sub(owner, 1, #detached) ~= detached then",
+        "elseif string.sub(owner, 1, 9) ~= 'detached:' then",
+    )
+
+
 def check_after_the_read() -> None:
     """The transaction reads before it checks the token."""
 
@@ -112,6 +121,7 @@ PLANTS: dict[str, Plant] = {
     "deadline from the reply": Plant(deadline_from_the_reply, ("delay",), ("deadlines",)),
     "retry counts twice": Plant(retry_counts_twice, ("lose-replies",), ("counts",)),
     "last come, first served": Plant(last_come_first_served, ("step-client-clock",), ("fairness",)),
+    "any secret attaches": Plant(any_secret_attaches, ("step-client-clock",), ("passing",)),
     "check after the read": Plant(
         check_after_the_read, ("wipe-server", "freeze-client"), ("read-modify-write",)
     ),

@@ -60,11 +60,11 @@ Rule = Callable[[History, Bounds], Found]
 
 
 def unique_tokens(history: History, bounds: Bounds) -> Found:
-    """Each outermost hold has a token of its own."""
+    """Each outermost hold has a token of its own, which it keeps when it goes to another owner."""
     seen: dict[tuple[str, int], Hold] = {}
     for hold in history.holds:
         other = seen.setdefault((hold.lock, hold.token), hold)
-        if other is not hold:
+        if other is not hold and not hold.is_attached:
             yield f"{_said(other)} and {_said(hold)} have one token"
 
 
@@ -108,7 +108,7 @@ def reentry(history: History, bounds: Bounds) -> Found:
         who, got = operation.who, operation.got
         if operation.outcome != OK:
             continue
-        if operation.what == "acquire":
+        if operation.what in ("acquire", "attach"):
             depth[who], token[who] = 1, got["token"]
         elif operation.what in ("nest", "unnest"):
             depth[who] += 1 if operation.what == "nest" else -1
@@ -179,6 +179,52 @@ def exclusion(history: History, bounds: Bounds) -> Found:
     for one, other, excuse in overlaps(history):
         if not excuse:
             yield f"{_said(one)} and {_said(other)}"
+
+
+def passing(history: History, bounds: Bounds) -> Found:
+    """A detached hold is attached at most once, with its token, and until its lease ends by whoever
+    has the secret. Nobody else has the lock meanwhile.
+    """
+    breaking = Windows(fault for fault in history.faults if fault.breaks_exclusion)
+    detached = {
+        operation.got["digest"]: operation
+        for operation in history.operations
+        if operation.what == "detach" and operation.outcome == OK
+    }
+    attempts: dict[str, list[Operation]] = defaultdict(list)
+    for operation in history.operations:
+        if operation.what == "attach":
+            attempts[operation.given["digest"]].append(operation)
+    for digest, tries in attempts.items():
+        detach = detached[digest]
+        done = [attach for attach in tries if attach.outcome == OK]
+        if len(done) > 1:
+            yield f"{_did(detach)} was attached by {' and by '.join(map(_did, done))}"
+        for attach in done:
+            if attach.got["token"] != detach.given["token"]:
+                yield f"{_did(attach)} got token {attach.got['token']}"
+        first = tries[0]
+        if (
+            len(tries) == 1
+            and first.outcome == FAIL
+            and first.got["why"] == "NotOwnedError"
+            and first.returned < detach.invoked + detach.given["lease"]
+            and not breaking.meet(detach.invoked, first.returned)
+        ):
+            yield f"{_did(first)} was refused, although nobody had attached it"
+    for holds in _by_lock(history.holds).values():
+        highest: Hold | None = None
+        for hold in sorted(holds, key=lambda hold: hold.granted):
+            if (
+                hold.is_attached
+                and highest is not None
+                and highest.token > hold.token
+                and hold.ended > hold.granted
+                and not breaking.meet(min(hold.invoked, highest.invoked), hold.granted)
+            ):
+                yield f"{_said(highest)} was granted before {_said(hold)} was attached"
+            if highest is None or hold.token > highest.token:
+                highest = hold
 
 
 def deadlines(history: History, bounds: Bounds) -> Found:
@@ -411,6 +457,7 @@ RULES: dict[str, Rule] = {
     "reentry": reentry,
     "counts": counts,
     "exclusion": exclusion,
+    "passing": passing,
     "deadlines": deadlines,
     "loss": loss,
     "write order": write_order,

@@ -137,6 +137,13 @@ class LockOfTask:
     def renew(self, ttl: float | None = None) -> None:
         self._task.do(lambda: self._lock.renew(ttl))
 
+    def detach(self) -> str:
+        secret: str = self._task.do(lambda: self._lock.detach())
+        return secret
+
+    def attach(self, secret: str) -> None:
+        self._task.do(lambda: self._lock.attach(secret))
+
     def ensure_held(self) -> None:
         self._task.say(self._lock.ensure_held)
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.faults import rules
-from tests.faults.history import INVOKE, NOTE, OK, Fault, History
+from tests.faults.history import FAIL, INVOKE, NOTE, OK, Fault, History
 from tests.faults.rules import RULES, Bounds, Windows
 from tests.faults.slow_rules import (
     BOUNDS,
@@ -69,6 +69,34 @@ def tells_counts_of_a_hold_that_was_released(story: Story) -> None:
 def tells_exclusion(story: Story) -> None:
     story.hold("a/0", 1, 2, 9, token=7)
     story.hold("b/0", 1, 3, 4, token=8)
+
+
+def tells_passing(story: Story) -> None:
+    claim = story.acquire("p0/0", 1, 2, 10)
+    given = {"claim": claim, "token": 10, "deadline": 1000.0, "lease": 5.0}
+    story.operation("p0/0", "detach", 3, 4, given, got={"digest": "d"})
+    for number, at in enumerate((5, 7)):
+        got = {"claim": f"c{number}", "token": 10, "deadline": 1000.0, "abandoned": False}
+        story.operation(f"p{number}/0", "attach", at, at + 1, {"digest": "d"}, got=got)
+        story.release(f"p{number}/0", at + 1.1, at + 1.2, f"c{number}")
+
+
+def tells_passing_of_a_hold_that_nobody_could_attach(story: Story) -> None:
+    claim = story.acquire("p0/0", 1, 2, 10)
+    given = {"claim": claim, "token": 10, "deadline": 1000.0, "lease": 5.0}
+    story.operation("p0/0", "detach", 3, 4, given, got={"digest": "d"})
+    got = {"why": "NotOwnedError"}
+    story.operation("p1/0", "attach", 5, 6, {"digest": "d"}, FAIL, got)
+
+
+def tells_passing_of_a_hold_that_somebody_else_has_got(story: Story) -> None:
+    claim = story.acquire("p0/0", 1, 2, 10)
+    given = {"claim": claim, "token": 10, "deadline": 1000.0, "lease": 5.0}
+    story.operation("p0/0", "detach", 3, 4, given, got={"digest": "d"})
+    story.release("p2/0", 5.2, 5.3, story.acquire("p2/0", 5, 5.1, 11))
+    got = {"claim": "c", "token": 10, "deadline": 1000.0, "abandoned": False}
+    story.operation("p1/0", "attach", 5, 6, {"digest": "d"}, got=got)
+    story.release("p1/0", 7, 7.1, "c")
 
 
 def tells_deadlines(story: Story) -> None:

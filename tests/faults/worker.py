@@ -9,6 +9,7 @@ its wall clock is ahead from now on. The process ends at the end of the input.
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import itertools
 import json
@@ -33,6 +34,7 @@ import fencedlock.asyncio
 from fencedlock.backends.etcd import connections
 from fencedlock.clock import now_seconds
 from fencedlock.core.lease import LeaseState
+from fencedlock.runtime.detaching import digest_of
 from tests.faults import plants
 from tests.faults.history import FAIL, INVOKE, NOTE, OK, UNKNOWN, Recorder
 from tests.faults.registers import REGISTERS, RefusedError
@@ -42,6 +44,10 @@ from tests.forks import fork_in_c
 AnyLock: TypeAlias = fencedlock.RLock | LockOfTask
 
 MOST_DEPTH = 4
+DETACH_SHARE = 0.05
+"""How often a contender detaches its hold instead of releasing it."""
+USED_SHARE = 0.3
+"""How often it tries a secret once more that was used."""
 MOST_CHILD_LEASES = 8
 MOST_END_SECONDS = 5
 _local = threading.local()
@@ -106,6 +112,9 @@ class Worker:
         self.settings = settings
         self.folder = Path(settings.folder)
         self.recorder = Recorder(self.folder, settings.process)
+        self.secrets = self.folder.parent / "secrets"
+        """The folder with the secrets of holds that were detached, one in each file."""
+        self.secrets.mkdir(exist_ok=True)
         self.stopping = threading.Event()
         self.client = fencedlock.connect(
             settings.url,
@@ -343,6 +352,8 @@ class Contender:
         }
         self.locks = [self._lock(name) for name in worker.settings.locks]
         self._values = itertools.count(1)
+        self._used: list[tuple[AnyLock, str]] = []
+        """The secrets that this contender has used, or has tried to use, with their locks."""
 
     def _lock(self, name: str) -> AnyLock:
         cls = "FairLock" if name.startswith("fair") or self.random.random() < 0.5 else "RLock"
@@ -382,9 +393,11 @@ class Contender:
     def visit(self) -> None:
         """Try to take a lock, live with it for a while, and give it back."""
         self.think(0.002)
-        lock = self.random.choice(self.locks)
-        if not self.acquire(lock):
-            return
+        lock = self.attached()
+        if lock is None:
+            lock = self.random.choice(self.locks)
+            if not self.acquire(lock):
+                return
         try:
             self.live(lock)
         except fencedlock.LockLostError:
@@ -392,7 +405,10 @@ class Contender:
                 # A holder that does not look may write now. The store must refuse a late write.
                 self.write_register(lock)
         while lock._is_owned():
-            self.release(lock)
+            if lock._recursion_count() == 1 and self.random.random() < DETACH_SHARE:
+                self.detach(lock)
+            else:
+                self.release(lock)
 
     def acquire(self, lock: AnyLock) -> bool:
         kind = self.random.random()
@@ -553,6 +569,79 @@ class Contender:
             self.write(OK, what, lock, answered=False, depth=hold.depth, token=hold.token)
         else:
             self.write(OK, what, lock, answered=_local.answered, depth=hold.depth, token=hold.token)
+
+    # --- holds that go from one contender to another one, of any process
+
+    def detach(self, lock: AnyLock) -> None:
+        """Detach an outermost hold, and leave its secret for somebody else."""
+        hold = lock._owned()
+        self.write(
+            INVOKE,
+            "detach",
+            lock,
+            claim=hold.claim_id,
+            token=hold.token,
+            deadline=hold.deadline,
+            lease=hold.lease_seconds,
+        )
+        try:
+            secret = self.interruptible(lock.detach)
+        except fencedlock.LockLostError:
+            self.write(FAIL, "detach", lock, lost=True, owned=lock._is_owned())
+        except (TimeLimit, TimeLimitError, fencedlock.BackendUnavailableError):
+            self.write(UNKNOWN, "detach", lock, owned=lock._is_owned())
+        except fencedlock.BackendError as error:
+            self.write(FAIL, "detach", lock, refused=str(error), owned=lock._is_owned())
+        else:
+            self.write(OK, "detach", lock, digest=digest_of(secret))
+            file = self.worker.secrets / f"{lock.name} {digest_of(secret)[:16]}"
+            unfinished = file.with_name(f".{file.name}")
+            unfinished.write_text(secret)
+            unfinished.rename(file)
+
+    def attached(self) -> AnyLock | None:
+        """Attach a hold that somebody has detached. Return its lock, or None if there is none."""
+        for file in self.worker.secrets.glob("[!.]*"):
+            mine = file.with_name(f".{file.name} {self.who.replace('/', ' ')}")
+            with contextlib.suppress(FileNotFoundError):  # somebody else was faster
+                file.rename(mine)
+                secret, name = mine.read_text(), file.name.partition(" ")[0]
+                (lock,) = (lock for lock in self.locks if lock.name == name)
+                self._used.append((lock, secret))
+                return lock if self.attach(lock, secret) else None
+        if self._used and self.random.random() < USED_SHARE:
+            lock, secret = self.random.choice(self._used[-3:])
+            return lock if self.attach(lock, secret) else None
+        return None
+
+    def attach(self, lock: AnyLock, secret: str) -> bool:
+        self.write(INVOKE, "attach", lock, digest=digest_of(secret))
+        try:
+            self.interruptible(lambda: lock.attach(secret))
+        except (TimeLimit, TimeLimitError) as error:
+            if not lock._is_owned():  # the exception may have come just after the return
+                self.write(UNKNOWN, "attach", lock, why=type(error).__name__)
+                return False
+        except fencedlock.NotOwnedError as error:
+            self.write(FAIL, "attach", lock, why=type(error).__name__)
+            return False
+        except fencedlock.BackendUnavailableError as error:
+            self.write(UNKNOWN, "attach", lock, why=type(error).__name__)
+            return False
+        except fencedlock.BackendError as error:
+            self.write(FAIL, "attach", lock, why="refused", refused=str(error))
+            return False
+        hold = lock._owned()
+        self.write(
+            OK,
+            "attach",
+            lock,
+            claim=hold.claim_id,
+            token=hold.token,
+            deadline=hold.deadline,
+            abandoned=hold.abandoned,
+        )
+        return True
 
     # --- the work that the lock protects
 
