@@ -66,12 +66,11 @@ def test_a_long_wait_names_the_holder(
         waiter = threading.Thread(target=visit)
         waiter.start()
         eventually(
-            lambda: [
-                record for record in caplog.records if "waiting for lock" in record.getMessage()
-            ]
+            lambda: [record for record in caplog.records if "waits for lock" in record.getMessage()]
         )
     waiter.join()
-    (record,) = [record for record in caplog.records if "waiting for lock" in record.getMessage()]
+    (record,) = [record for record in caplog.records if "waits for lock" in record.getMessage()]
+    assert f"/{waiter.native_id} " in record.getMessage()
     assert record.getMessage().startswith("fencedlock: ")
     assert repr(name) in record.getMessage()
     assert str(holder) in record.getMessage()

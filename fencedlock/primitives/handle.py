@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Coroutine
 from typing import Any, ClassVar, Self
 
 from fencedlock.clock import now_seconds
@@ -17,6 +16,7 @@ from fencedlock.runtime.callbacks import (
     RequestCallback,
     RiskCallback,
     SafetyCallback,
+    finish_coroutine,
 )
 from fencedlock.runtime.holding import raise_if_lost
 from fencedlock.runtime.home import Home, default_home
@@ -63,9 +63,15 @@ class Handle:
     def _prepare(self) -> None:
         """Make what a class of locks needs besides. Called once, at the end of the construction."""
 
-    def _caller(self, callback: Callable[..., object], _hold: Hold) -> Callable[..., object]:
+    def _caller(self, callback: Callable[..., object], hold: Hold) -> Callable[..., object]:
         """Return a function that calls one of the callbacks with this lock and its arguments."""
-        return partial(callback, self)
+
+        def call(*arguments: object) -> None:
+            result = callback(self, *arguments)
+            if isinstance(result, Coroutine):
+                finish_coroutine(result, hold.claim.loop and hold.claim.loop())
+
+        return call
 
     def _not_in_time(self, timeout: float) -> AcquireTimeoutError:
         """Return the error of a statement that could not acquire the lock in time."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
@@ -40,6 +41,24 @@ class Callbacks(NamedTuple):
             if callback is not None and not callable(callback):
                 raise ConfigurationError(f"{kind} must be a function, not {callback!r}")
         return self
+
+
+def finish_coroutine(coroutine: Coroutine[Any, Any, object], loop: Any) -> None:
+    """Run what a coroutine function has returned: in this event loop, or without one in a new one.
+
+    It is called on the thread of the callbacks, and does not wait for the event loop.
+    """
+    import asyncio  # only who has coroutine functions needs it here
+
+    if loop is None or not loop.is_running():
+        asyncio.run(coroutine)
+        return
+
+    def look_at(done: Future[object]) -> None:
+        if not done.cancelled() and done.exception() is not None:
+            logger.error("fencedlock: a callback failed", exc_info=done.exception())
+
+    asyncio.run_coroutine_threadsafe(coroutine, loop).add_done_callback(look_at)
 
 
 class Calls:

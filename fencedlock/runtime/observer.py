@@ -66,16 +66,18 @@ class Log:
     def waits_long(self, claim: Claim, info: LockInfo | FencedLockError) -> None:
         if isinstance(info, FencedLockError):
             logger.warning(
-                "fencedlock: waiting for lock %r for %.0f s so far, and the server does not say "
-                "who holds it: %s",
+                "fencedlock: %s (host/process/thread) waits for lock %r for %.0f s so far, and the "
+                "server does not say who holds it: %s",
+                claim.owner.holder,
                 claim.bound.name,
                 SLOW_SECONDS,
                 info,
             )
             return
         logger.warning(
-            "fencedlock: waiting for lock %r for %.0f s so far; it is held by %s "
-            "(host/process/thread), token %s, and %d wait",
+            "fencedlock: %s (host/process/thread) waits for lock %r for %.0f s so far; it is held "
+            "by %s, token %s, and %d wait",
+            claim.owner.holder,
             claim.bound.name,
             SLOW_SECONDS,
             info.holder or "nobody just now",

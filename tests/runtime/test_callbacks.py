@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import asyncio
 import gc
 import logging
 import threading
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 import fencedlock
+import fencedlock.asyncio
 from fencedlock.backends.redis.lock import RedisLock
 from fencedlock.core.lease import LeaseEvent, LeaseState
 from fencedlock.runtime.callbacks import Calls
@@ -219,3 +221,49 @@ def test_a_loss_is_recorded_when_its_client_is_closed_and_its_handle_is_gone(
     report_lost(state, hold, LeaseEvent.NOT_OURS, "it was taken")
     state.closed = False
     assert hold.state is LeaseState.LOST
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("owner", ["thread", "task", "task whose handle is gone"])
+def test_a_coroutine_function_of_a_client_is_awaited(
+    owner: str,
+    fails: bool,
+    server: RedisServer,
+    connect: Callable[..., fencedlock.Client],
+    name: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    told: list[tuple[str, Any]] = []
+
+    async def on_lost(lock: Any, reason: str) -> None:
+        await asyncio.sleep(0)
+        told.append((lock.name, asyncio.get_running_loop()))
+        if fails:
+            raise ZeroDivisionError
+
+    client = connect(server.url, ttl=1, on_lost=on_lost)
+    other = connect(server.url)
+
+    async def main() -> None:
+        handle = fencedlock.asyncio.RLock(name, client=client)
+        keeps_the_lock_alive = fencedlock.asyncio.RLock(name, client=client)
+        await handle.acquire()
+        if owner == "task whose handle is gone":
+            del handle
+        await asyncio.to_thread(other.force_release, name)
+        await asyncio.to_thread(eventually, lambda: told)
+        assert told == [(name, asyncio.get_running_loop())]
+        with pytest.raises(fencedlock.LockLostError):
+            await keeps_the_lock_alive.release()
+
+    if owner == "thread":
+        lock = client.RLock(name)
+        lock.acquire()
+        other.force_release(name)
+        eventually(lambda: told)
+        with pytest.raises(fencedlock.LockLostError):
+            lock.release()
+    else:
+        asyncio.run(main())
+    if fails:
+        eventually(lambda: "ZeroDivisionError" in caplog.text)
