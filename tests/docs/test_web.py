@@ -50,6 +50,8 @@ class Service:
             [
                 *(sys.executable, "-m", "uvicorn", "shop:app", "--port", str(self.port)),
                 *("--timeout-graceful-shutdown", "5", "--log-level", "warning"),
+                # A connection that is closed while it is used again would fail a request.
+                *("--timeout-keep-alive", "600"),
             ],
             cwd=folder,
             env=os.environ
