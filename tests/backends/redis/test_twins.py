@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest import mock
 
 import pytest
 import redis
@@ -20,6 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import fencedlock
+from fencedlock.backends.redis import server_time
 from fencedlock.backends.redis.backend import RedisBackend
 from fencedlock.backends.redis.keys import keys_of, lock_key
 from fencedlock.backends.redis.scripts import scripts_of
@@ -412,10 +414,40 @@ def test_an_answer_that_is_a_number_is_a_grant_in_few_words(
     for backend, line in zip(
         backends, (f":{token}\r\n", f"+granted {token} {token} {lease_ms} 0\r\n"), strict=True
     ):
-        backend.floors.of_all = floor
+        backend.floors.of_all, backend.ahead_us = floor, 0.0
         backend.floors.of_lifted.clear()
-        answers.append((backend.read_claim_answer(claim, line.encode(), asked_at), seen(backend)))
+        with mock.patch.object(server_time, "now_seconds", lambda: asked_at):  # it came at once
+            answer = backend.read_claim_answer(claim, line.encode(), asked_at)
+        answers.append((answer, seen(backend)))
     assert answers[0] == answers[1]
+
+
+@many
+@given(
+    ahead_us=st.floats(1e6, 8e15),
+    delays=st.lists(st.floats(0, 1e7), min_size=1, max_size=5),
+    asked_at=st.floats(1e3, 1e6),
+)
+def test_an_answer_that_took_long_does_not_put_the_server_s_time_ahead(
+    backends: tuple[RedisBackend, RedisBackend],
+    ahead_us: float,
+    delays: list[float],
+    asked_at: float,
+) -> None:
+    """Whether it was granted late, or its process was stopped before it read the answer."""
+    backend = backends[0]
+    bound: Any = backend.bind_lock("x")
+    claim = Claim("c/1/1", bound, this_thread.owner, 30, fair=True, patient=True)
+    backend.ahead_us = 0.0
+    for delay_us in delays:
+        token = int(asked_at * 1e6 + ahead_us + delay_us)
+        backend.read_claim_answer(claim, f":{token}\r\n".encode(), asked_at)
+    assert backend.ahead_us <= ahead_us + min(delays) + 10
+    now_us = asked_at * 1e6 + ahead_us
+    for line in (f"+late {now_us:.0f}", f"+granted {now_us:.0f} {now_us:.0f} 30000 0"):
+        with mock.patch.object(server_time, "now_seconds", lambda: asked_at + 5):
+            backend.read_claim_answer(claim, f"{line}\r\n".encode(), asked_at)
+        assert backend.ahead_us <= ahead_us + 10
 
 
 class _Scripted:
