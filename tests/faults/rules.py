@@ -31,6 +31,10 @@ REFUSING = ("maxmemory",)
 """The names of faults during which an acquire may be refused with an error of the server."""
 
 
+REVIVING = ("step-server-clock", "fail-over")
+"""The names of faults after which a hold that was released may live again for its lease."""
+
+
 @dataclass(frozen=True)
 class Bounds:
     """The lengths of time that promises depend on, in seconds."""
@@ -124,9 +128,10 @@ def counts(history: History, bounds: Bounds) -> Found:
     the owner any more.
 
     If the server's clock is set back, a copy of a request that was held up on its way is in time
-    again. The lock is then granted to the claim once more, and nobody renews that grant.
+    again. The lock is then granted to the claim once more, and nobody renews that grant. A replica
+    that lags behind does not know of the last releases when it takes over.
     """
-    steps = Windows(fault for fault in history.faults if fault.name == "step-server-clock")
+    steps = Windows(fault for fault in history.faults if fault.name in REVIVING)
     holds = {hold.claim: hold for hold in history.holds}
     released = {
         operation.given["claim"]: operation

@@ -416,7 +416,9 @@ def test_an_answer_that_is_a_number_is_a_grant_in_few_words(
     ):
         backend.floors.of_all, backend.ahead_us = floor, 0.0
         backend.floors.of_lifted.clear()
-        with mock.patch.object(server_time, "now_seconds", lambda: asked_at):  # it came at once
+        with mock.patch.object(
+            server_time, "now_seconds", return_value=asked_at
+        ):  # it came at once
             answer = backend.read_claim_answer(claim, line.encode(), asked_at)
         answers.append((answer, seen(backend)))
     assert answers[0] == answers[1]
@@ -445,7 +447,7 @@ def test_an_answer_that_took_long_does_not_put_the_server_s_time_ahead(
     assert backend.ahead_us <= ahead_us + min(delays) + 10
     now_us = asked_at * 1e6 + ahead_us
     for line in (f"+late {now_us:.0f}", f"+granted {now_us:.0f} {now_us:.0f} 30000 0"):
-        with mock.patch.object(server_time, "now_seconds", lambda: asked_at + 5):
+        with mock.patch.object(server_time, "now_seconds", return_value=asked_at + 5):
             backend.read_claim_answer(claim, f"{line}\r\n".encode(), asked_at)
         assert backend.ahead_us <= ahead_us + 10
 

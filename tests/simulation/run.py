@@ -1,0 +1,399 @@
+"""One simulated run: contenders in processes, nemeses and a witness, and the judgement of what they
+saw.
+
+The contenders and the rules are those of ``tests/faults``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import fencedlock
+from fencedlock.backends.redis import server
+from fencedlock.backends.redis.backend import RedisBackend
+from fencedlock.backends.redis.scripts import scripts_of
+from fencedlock.client import Client
+from fencedlock.clock import Deadline
+from fencedlock.fencing.base import stale_token
+from fencedlock.runtime.callbacks import Callbacks
+from tests.faults import registers, worker
+from tests.faults.history import NOTE, Event, History, Violation
+from tests.faults.rules import Bounds, overlaps, violations
+from tests.simulation import primitives
+from tests.simulation.primitives import Local, Mutex, Timer, here, inside, system_of
+from tests.simulation.redis_nemeses import MOST_STEP_LEASES, NEMESES, SimulatedNemesis
+from tests.simulation.redis_network import Connections, Connector, Inbox, Link, Server
+from tests.simulation.world import Process, World
+
+LEASE_SECONDS = 0.8
+SOCKET_TIMEOUT_SECONDS = 0.5
+SLOTS = 3
+THREADS = 2
+LOCKS = ("fair", "mixed")
+LOOK_SECONDS = 0.05
+BOUNDS = Bounds(
+    LEASE_SECONDS, slack_seconds=0.5, clock_step_seconds=MOST_STEP_LEASES * LEASE_SECONDS
+)
+_LOCAL_TIMES = ("deadline", "asked_at")
+"""What contenders write down by the clocks of their processes."""
+
+
+@dataclass
+class Report:
+    """The results of a run."""
+
+    seed: int
+    nemeses: tuple[str, ...]
+    operations: int
+    grants: int
+    overlaps: int
+    violations: list[Violation] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+
+    def line(self) -> str:
+        return (
+            f"seed {self.seed} {'+'.join(self.nemeses):.60}: {self.operations} operations, "
+            f"{self.grants} grants, {self.overlaps} excused overlaps, "
+            f"{len(self.violations)} violations"
+        )
+
+
+class Recorder:
+    """Writes down what one process sees, with the time of the world."""
+
+    def __init__(self, events: list[Event], process: Process | None = None) -> None:
+        self._events = events
+        self._ahead_seconds = 0.0 if process is None else process.ahead_seconds
+
+    def write(self, who: str, phase: str, what: str, lock: str = "", /, **data: Any) -> None:
+        for name in _LOCAL_TIMES:
+            if data.get(name):
+                data[name] -= self._ahead_seconds
+        self._events.append(Event(here().now, who, phase, what, lock, data))
+
+
+class Register:
+    """A value with a version and a token for each lock, in a store that all processes share."""
+
+    def __init__(self, rows: dict[str, tuple[int, str, int]], mutexes: dict[str, Mutex]) -> None:
+        self._rows = rows
+        self._mutexes = mutexes
+        self._written: dict[str, tuple[int, str, int]] = {}
+        self._mutex: Mutex | None = None
+
+    def prepare(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        self._written = {}
+        try:
+            yield
+            self._rows.update(self._written)
+        finally:
+            if self._mutex is not None and self._mutex._is_owned():
+                self._mutex.release()
+            self._mutex = None
+
+    def check_and_read(self, token: fencedlock.FencingToken) -> tuple[int, str]:
+        mutex = self._mutexes.setdefault(token.lock, Mutex())
+        if not mutex.acquire(timeout=2):
+            raise registers.RefusedError("somebody else has the row")
+        self._mutex = mutex
+        version, value, highest = self._rows.get(token.lock, (0, "", 0))
+        if highest > int(token):
+            raise stale_token(token, token.lock, highest)
+        self._token = int(token)
+        self._written[token.lock] = version, value, self._token
+        return version, value
+
+    def write(self, lock: str, version: int, value: str) -> None:
+        self._written[lock] = version, value, self._token
+
+
+class Secrets:
+    """A folder with the secrets of holds that were detached, as the contenders use it."""
+
+    def __init__(self) -> None:
+        self.texts: dict[str, str] = {}
+
+    def glob(self, _pattern: str) -> list[SecretFile]:
+        return [SecretFile(self, name) for name in sorted(self.texts) if not name.startswith(".")]
+
+    def __truediv__(self, name: str) -> SecretFile:
+        return SecretFile(self, name)
+
+
+class SecretFile:
+    def __init__(self, folder: Secrets, name: str) -> None:
+        self.folder, self.name = folder, name
+
+    def with_name(self, name: str) -> SecretFile:
+        return SecretFile(self.folder, name)
+
+    def write_text(self, text: str) -> None:
+        self.folder.texts[self.name] = text
+
+    def read_text(self) -> str:
+        return self.folder.texts[self.name]
+
+    def rename(self, other: SecretFile) -> None:
+        if self.name not in self.folder.texts:
+            raise FileNotFoundError(self.name)
+        self.folder.texts[other.name] = self.folder.texts.pop(self.name)
+
+
+class Contenders:
+    """The contenders of one process, as far as they need to know of each other."""
+
+    def __init__(self, run: Run, process: Process, link: Link) -> None:
+        self.process = process
+        self.recorder = Recorder(run.events, process)
+        self.settings = worker.Settings(
+            process=process.name,
+            folder="",
+            url="redis:",
+            seed=run.seed,
+            lease_seconds=LEASE_SECONDS,
+            socket_timeout_seconds=SOCKET_TIMEOUT_SECONDS,
+            threads=THREADS,
+            tasks=0,
+            locks=LOCKS,
+            stores={"store": run},
+        )
+        self.secrets = run.secrets
+        self.stopping = self
+        self.is_stopping = False
+        self._link = link
+        self._run = run
+
+    def begin(self) -> None:
+        """Connect, and contend in some threads. Called in a thread of the process."""
+        self.client = self._run.connect(self.process, self._link)
+        for number in range(THREADS):
+            who = f"{self.process.name}/{number}"
+            self.process.start(partial(self._contend, who), who)
+
+    def is_set(self) -> bool:
+        return self.is_stopping
+
+    def stand(self) -> None:
+        pass
+
+    def _contend(self, who: str) -> None:
+        contender = worker.Contender(self, who)  # type: ignore[arg-type]
+        while not self.is_stopping:
+            contender.visit()
+
+
+def connect(process: Process, server: Server, link: Link) -> Client:
+    """Return a client of the library, in this process."""
+
+    def make(client_id: str) -> Any:
+        connector: Any = Connector(process, server, link)
+        backend: Any = RedisBackend(
+            connector, client_id, "fencedlock", SOCKET_TIMEOUT_SECONDS, scripts_of(), lambda: None
+        )
+        backend.check_settings = lambda _seconds: []
+        return backend
+
+    return Client(
+        make,
+        ttl=LEASE_SECONDS,
+        outage_timeout=20 * LEASE_SECONDS,
+        callbacks=Callbacks(),
+        recipe=None,
+    )
+
+
+class Run:
+    """One run in a world of its own."""
+
+    def __init__(self, seed: int, nemeses: tuple[str, ...]) -> None:
+        self.seed = seed
+        self.nemeses = nemeses
+        self.lease_seconds: float = LEASE_SECONDS
+        self.events: list[Event] = []
+        self.rows: dict[str, tuple[int, str, int]] = {}
+        self.mutexes: dict[str, Mutex] = {}
+        self.secrets = Secrets()
+        self.world = World(seed)
+        self.server = Server(self.world)
+        self.slots: list[Contenders] = []
+        self.links: list[Link] = []
+        self.clients: list[Client] = []
+        self._processes: list[Process] = []
+        self._generations = Counter[int]()
+        self._recorder = Recorder(self.events)
+
+    def last(self, seconds: float) -> Report:
+        """Let everything happen for so many seconds, and judge it."""
+        world = self.world
+        with inside(world):
+            try:
+                for number in range(SLOTS):
+                    self.links.append(Link(world))
+                    self.slots.append(self._start(number))
+                witness = self._process("witness")
+                witness.start(lambda: self._look(witness), "0")
+                for nemesis in self.nemeses:
+                    self._haunt(NEMESES[nemesis], random.Random(f"{self.seed} {nemesis}"), seconds)
+                world.run(world.now + seconds)
+                self._end()
+            finally:
+                for client in self.clients:  # a heartbeat goes on after any error
+                    client._table.heartbeat._stop_by = Deadline(0.0)
+                world.close(self._processes)
+                for client in self.clients:
+                    client._table.closed = True  # nothing is left to be done at the exit
+                    del client._table
+        return self._judge()
+
+    def connect(self, process: Process, link: Link) -> Client:
+        """Return a client of the library in this process."""
+        self.clients.append(connect(process, self.server, link))
+        return self.clients[-1]
+
+    def _process(self, name: str) -> Process:
+        self._processes.append(Process(self.world, name))
+        return self._processes[-1]
+
+    def _start(self, slot: int) -> Contenders:
+        self._generations[slot] += 1
+        process = self._process(f"p{slot}.{self._generations[slot]}")
+        contenders = Contenders(self, process, self.links[slot])
+        process.start(contenders.begin, "main")
+        return contenders
+
+    def _look(self, witness: Process) -> None:
+        client = self.connect(witness, Link(self.world))
+        recorder: Any = Recorder(self.events, witness)
+        while True:
+            primitives.sleep(LOOK_SECONDS)
+            for lock in LOCKS:
+                worker.inspect(recorder, "witness/0", client, lock)
+
+    def kill(self, slot: int) -> None:
+        """Kill the process of a slot, and start another one."""
+        contenders = self.slots[slot]
+        self._recorder.write("run", NOTE, "killed", process=contenders.process.name)
+        contenders.process.kill()
+        for inboxes in list(self.server.inboxes.values()):
+            for inbox in list(inboxes):
+                if inbox._connector.process is contenders.process:
+                    inbox.cut()
+        self.slots[slot] = self._start(slot)
+
+    def _haunt(self, nemesis: SimulatedNemesis, rng: random.Random, seconds: float) -> None:
+        """Let a nemesis strike again and again, but less often if there are more nemeses."""
+        pause = LEASE_SECONDS * (0.2 + 0.25 * len(self.nemeses))
+        ends_at = self.world.now + seconds
+
+        def strike() -> None:
+            if self.world.now >= ends_at:
+                return
+            lasts = rng.uniform(*nemesis.leases) * LEASE_SECONDS
+            targets, heal = nemesis.deed(self, rng)
+            self._note(nemesis, "begin", targets)
+            self.world.after(min(lasts, max(0.0, ends_at - self.world.now)), healed, heal)
+
+        def healed(heal: Callable[[], object]) -> None:
+            heal()
+            self._note(nemesis, "end", [])
+            again()
+
+        def again() -> None:
+            self.world.after(rng.uniform(0.3, 1.7) * pause, strike)
+
+        again()
+
+    def _note(self, nemesis: SimulatedNemesis, phase: str, targets: list[str]) -> None:
+        self._recorder.write(
+            "run",
+            NOTE,
+            "fault",
+            name=nemesis.name,
+            phase=phase,
+            targets=targets,
+            breaks_exclusion=nemesis.breaks_exclusion,
+            aftermath_seconds=0.0,
+        )
+
+    def _end(self) -> None:
+        """When all faults are healed, let the contenders end, and see whether a probe gets on."""
+        world = self.world
+        for contenders in self.slots:
+            contenders.is_stopping = True
+        world.run(world.now + 20 * LEASE_SECONDS)
+        for contenders in self.slots:
+            for thread in contenders.process.threads:
+                if not thread.has_ended and "/" in thread.name:
+                    self._recorder.write(
+                        contenders.process.name, NOTE, "unexpected", text=f"{thread.name} hangs"
+                    )
+        probe = self._process("probe")
+        got: list[str] = []
+
+        def take_all() -> None:
+            client = self.connect(probe, Link(world))
+            for name in LOCKS:
+                lock = client.FairLock(name)
+                if lock.acquire(timeout=5):
+                    got.append(name)
+                    lock.release()
+
+        probe.start(take_all, "0")
+        world.run(world.now + 10 * LEASE_SECONDS + 10)
+        for name in LOCKS:
+            if name not in got:
+                text = "a probe does not get the lock"
+                self._recorder.write("run", NOTE, "unrecovered", name, text=text)
+
+    def _judge(self) -> Report:
+        history = History(self.events)
+        return Report(
+            self.seed,
+            self.nemeses,
+            len(history.operations),
+            len(history.holds),
+            sum(excused for _, _, excused in overlaps(history)),
+            violations(history, BOUNDS),
+            self.events,
+        )
+
+
+@contextlib.contextmanager
+def simulated() -> Iterator[None]:
+    """Make runs possible: the library and the contenders use the simulated system."""
+    logger = logging.getLogger("fencedlock")
+    handler, propagate = worker.NoAnswer(), logger.propagate
+    with system_of(worker), primitives.Patches() as patches:
+        patches.set(server, "Connections", Connections)
+        patches.set(server, "Inbox", Inbox)
+        patches.set(worker, "_local", Local())
+        patches.set(threading, "Timer", Timer)
+        registers.REGISTERS["store"] = lambda run: Register(run.rows, run.mutexes)
+        logger.addHandler(handler)
+        logger.propagate = False
+        try:
+            yield
+        finally:
+            logger.removeHandler(handler)
+            logger.propagate = propagate
+            del registers.REGISTERS["store"]
+
+
+def simulate(seed: int, nemeses: tuple[str, ...], seconds: float) -> Report:
+    """Run once, in the simulated system."""
+    return Run(seed, nemeses).last(seconds)
