@@ -11,6 +11,7 @@ from typing import Any
 
 from fencedlock import FencingToken
 from fencedlock.backends.redis.backend import RedisBackend
+from fencedlock.backends.redis.floors import Floors
 from fencedlock.backends.redis.scripts import Script, scripts_of
 from fencedlock.clock import now_seconds
 from fencedlock.core.answers import Renewed
@@ -102,6 +103,22 @@ def any_secret_attaches() -> None:
     )
 
 
+def floor_as_a_number() -> None:
+    """A floor that was raised does not follow the clock, so tokens that were lost are repeated."""
+    for script in (SCRIPTS.acquire, SCRIPTS.release, SCRIPTS.withdraw):
+        _rewrite(
+            script,
+            "local above = math.max(issued, tonumber(floor), now_us + ahead_us - 1)",
+            "local above = math.max(issued, ahead_us > 0 and 0 or tonumber(floor), now_us - 1)",
+        )
+    Floors.of = lambda self, name, local_us: self.of_all  # type: ignore[method-assign]
+    _rewrite(
+        SCRIPTS.raise_floor,
+        "if needed_us > ahead_us then",
+        "call('HSET', fence, 'issued', ARGV[1])\nif needed_us > ahead_us then",
+    )
+
+
 def check_after_the_read() -> None:
     """The transaction reads before it checks the token."""
 
@@ -122,6 +139,9 @@ PLANTS: dict[str, Plant] = {
     "retry counts twice": Plant(retry_counts_twice, ("lose-replies",), ("counts",)),
     "last come, first served": Plant(last_come_first_served, ("step-client-clock",), ("fairness",)),
     "any secret attaches": Plant(any_secret_attaches, ("step-client-clock",), ("passing",)),
+    "floor as a number": Plant(
+        floor_as_a_number, ("fail-over", "raise-floor"), ("unique tokens", "rising tokens")
+    ),
     "check after the read": Plant(
         check_after_the_read, ("wipe-server", "freeze-client"), ("read-modify-write",)
     ),

@@ -89,7 +89,7 @@ def rising_tokens(history: History, bounds: Bounds) -> Found:
                 if highest is None or returned[place].token > highest.token:
                     highest = returned[place]
                 place += 1
-            if highest is None or highest.token <= hold.token:
+            if highest is None or highest.token <= hold.token or hold.is_attached:
                 continue
             nobody_knows = all(
                 history.dead_at.get(process_of(each.who), math.inf) < hold.invoked
@@ -129,7 +129,7 @@ def counts(history: History, bounds: Bounds) -> Found:
 
     If the server's clock is set back, a copy of a request that was held up on its way is in time
     again. The lock is then granted to the claim once more, and nobody renews that grant. A replica
-    that lags behind does not know of the last releases when it takes over.
+    that lags behind does not know of the last grants and releases when it takes over.
     """
     steps = Windows(fault for fault in history.faults if fault.name in REVIVING)
     holds = {hold.claim: hold for hold in history.holds}
@@ -143,7 +143,7 @@ def counts(history: History, bounds: Bounds) -> Found:
         # The look may have seen an earlier grant to this claim, which lapsed on its way.
         if hold is None or look.invoked < hold.granted:
             continue
-        if hold.ended < look.invoked and steps.meet(
+        if (hold.ended < look.invoked or look.got["token"] != hold.token) and steps.meet(
             look.invoked - bounds.settle_seconds, look.invoked
         ):
             continue
@@ -203,7 +203,7 @@ def passing(history: History, bounds: Bounds) -> Found:
     for digest, tries in attempts.items():
         detach = detached[digest]
         done = [attach for attach in tries if attach.outcome == OK]
-        if len(done) > 1:
+        if len(done) > 1 and not breaking.meet(detach.invoked, done[-1].returned):
             yield f"{_did(detach)} was attached by {' and by '.join(map(_did, done))}"
         for attach in done:
             if attach.got["token"] != detach.given["token"]:

@@ -12,10 +12,12 @@ from tests.servers import any_redis_server
 
 MOST_TRIES = 30  # the first ones suffice but on a busy machine
 SECONDS = 5.0
+ONLY_SIMULATED = {"floor as a number"}
+"""The planted bugs that need a nemesis of the simulation."""
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("name", PLANTS)
+@pytest.mark.parametrize("name", sorted(set(PLANTS) - ONLY_SIMULATED))
 def test_a_planted_bug_is_caught(name: str, run: Callable[..., Report]) -> None:
     """Try several times, because random choices and the machine make each run different."""
     plant = PLANTS[name]

@@ -104,10 +104,9 @@ def silence(run: Run, rng: random.Random) -> Damage:
 def cut(run: Run, rng: random.Random) -> Damage:
     slot = rng.randrange(len(run.slots))
     run.links[slot].cuts += 1
-    for inboxes in list(run.server.inboxes.values()):
-        for inbox in list(inboxes):
-            if inbox._connector.link is run.links[slot]:
-                inbox.cut()
+    for inbox in run.server.all_inboxes():
+        if inbox._connector.link is run.links[slot]:
+            inbox.cut()
     return [f"p{slot}"], _nothing
 
 
@@ -117,9 +116,8 @@ def flush_scripts(run: Run, _rng: random.Random) -> Damage:
 
 
 def kill_inboxes(run: Run, _rng: random.Random) -> Damage:
-    for inboxes in list(run.server.inboxes.values()):
-        for inbox in list(inboxes):
-            inbox.cut()
+    for inbox in run.server.all_inboxes():
+        inbox.cut()
     return EVERYBODY, _nothing
 
 
@@ -141,6 +139,15 @@ def fail_over(run: Run, _rng: random.Random) -> Damage:
     return EVERYBODY, run.server.fail_over
 
 
+def raise_floor(run: Run, rng: random.Random) -> Damage:
+    """Nobody suffers, but the tokens of a lock are ahead of the clock afterwards.
+
+    By less than a second they can't be distinguished from an estimate of the clock that is off.
+    """
+    run.raise_floor(rng.choice(["fair", "mixed"]), rng.choice([5, 100]))
+    return [], _nothing
+
+
 NEMESES: dict[str, SimulatedNemesis] = {
     nemesis.name: nemesis
     for nemesis in (
@@ -159,6 +166,7 @@ NEMESES: dict[str, SimulatedNemesis] = {
         SimulatedNemesis(
             "fail-over", fail_over, (0, 0.5), breaks_exclusion=True, not_with=("restart-server",)
         ),
+        SimulatedNemesis("raise-floor", raise_floor, (0, 0), not_with=("wipe-server",)),
         SimulatedNemesis("flush-scripts", flush_scripts, (0, 0)),
         SimulatedNemesis("kill-inboxes", kill_inboxes, (0, 0)),
         SimulatedNemesis("cut", cut, (0, 0)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,6 +20,12 @@ from tests.simulation.world import Process, World
 
 TRIP_SECONDS = (0.00002, 0.0005)
 """The shortest and the longest time of a packet on its way, if nothing is wrong."""
+
+MOST_DOUBT_SECONDS = 0.5
+"""How long it takes at most until an inbox knows that it is connected to another server."""
+
+LEFT_SHARE = 0.5
+"""The share of the inboxes that stay connected to a server that is no longer the master."""
 
 OK, CUT, SILENT, REFUSED = "ok", "cut", "silent", "refused"
 
@@ -37,6 +43,11 @@ class Server:
         self.starts: int = 0
         """The number of its starts. A connection belongs to one of them."""
         self.inboxes: dict[str, list[Inbox]] = {}
+        """The inboxes by their channels."""
+        self.left_behind: list[Inbox] = []
+        """The inboxes that are still connected to the server before, which is a replica now.
+        Messages travel to them, but do not count them.
+        """
         self._loaded: dict[str, str] = {}
         self._postponed: list[Callable[[], object]] = []
         self.remember()
@@ -81,8 +92,9 @@ class Server:
         return len(self.inboxes.get(channel, ()))
 
     def _send(self, channel: str, message: str) -> int:
-        for inbox in self.inboxes.get(channel, []):
-            inbox.send(message.encode())
+        for inbox in [*self.inboxes.get(channel, []), *self.left_behind]:
+            if inbox.channel == channel:
+                inbox.send(message.encode())
         return self._listeners(channel)
 
     # --- faults
@@ -96,13 +108,20 @@ class Server:
         for action in postponed:
             action()
 
-    def kill(self) -> None:
-        """End the process of the server. Whoever is connected learns of that."""
+    def kill(self, but: Sequence[Inbox] = ()) -> None:
+        """End the process of the server. Whoever is connected learns of that, but these inboxes."""
         self.is_down = True
         self.thaw()  # what has arrived meanwhile learns that nobody is there
-        for inboxes in list(self.inboxes.values()):
-            for inbox in list(inboxes):
+        for inbox in self.all_inboxes():
+            if inbox not in but:
                 inbox.cut()
+
+    def all_inboxes(self) -> list[Inbox]:
+        """Return the inboxes that are connected, to this server or to the one before."""
+        return [
+            *(inbox for inboxes in self.inboxes.values() for inbox in inboxes),
+            *self.left_behind,
+        ]
 
     def start(self, *, with_data: bool = True) -> None:
         """Start again after :meth:`kill`."""
@@ -121,9 +140,17 @@ class Server:
         self._replica = copy.deepcopy((self.store.data, self.store.expires_ms))
 
     def fail_over(self) -> None:
-        """Let the replica take over, with the data that it has."""
+        """Let the replica take over, with the data that it has.
+
+        As behind an address that moves, some inboxes stay connected to the server before.
+        """
         if not self.is_down:
-            self.kill()
+            for inboxes in self.inboxes.values():
+                for inbox in list(inboxes):
+                    if self.world.rng.random() < LEFT_SHARE:
+                        inboxes.remove(inbox)
+                        self.left_behind.append(inbox)
+            self.kill(but=self.left_behind)
             self.start()
             self.store.data, self.store.expires_ms = self._replica
             self.remember()
@@ -288,7 +315,7 @@ class Inbox:
         may_be_issued: Callable[[int], bool],
     ) -> None:
         self._connector = connector
-        self._channel = channel
+        self.channel = channel
         self._may_be_issued = may_be_issued
         self._listener: Listener | None = None
         self._tried = Waiters()
@@ -320,7 +347,7 @@ class Inbox:
         if server.is_down:
             self._connector.process.call(self._failed)
             return
-        server.inboxes.setdefault(self._channel, []).append(self)
+        server.inboxes.setdefault(self.channel, []).append(self)
         self.is_open = True
         self._connector.process.call(self._subscribed)
 
@@ -338,7 +365,11 @@ class Inbox:
         """End the connection. What is on its way is lost."""
         if self.is_open:
             self.is_open = False
-            self._connector.server.inboxes[self._channel].remove(self)
+            server = self._connector.server
+            if self.is_left_behind:
+                server.left_behind.remove(self)
+            else:
+                server.inboxes[self.channel].remove(self)
             if not self._closed:
                 self._open_soon(here().rng.uniform(0.001, 0.05))
 
@@ -351,7 +382,8 @@ class Inbox:
         )
 
         def arrive() -> None:
-            if self.is_open and (link.cuts, self._connector.server.starts) == (cuts, starts):
+            here_still = starts == self._connector.server.starts or self.is_left_behind
+            if self.is_open and link.cuts == cuts and here_still:
                 self._connector.process.call(self._deliver, message)
 
         link.trip(arrive, up=False)
@@ -362,8 +394,18 @@ class Inbox:
     def wait(self, bell: Any, timeout_seconds: float) -> None:
         bell.wait(timeout_seconds)
 
+    @property
+    def is_left_behind(self) -> bool:
+        return self in self._connector.server.left_behind
+
     def doubt(self) -> None:
-        pass
+        """Leave soon a server to which calls do not go any more."""
+        if self.is_left_behind:
+            here().after(here().rng.uniform(0, MOST_DOUBT_SECONDS), self._leave)
+
+    def _leave(self) -> None:
+        if self.is_left_behind:
+            self.cut()
 
     def hang_up(self) -> None:
         self.cut()

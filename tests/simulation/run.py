@@ -289,11 +289,24 @@ class Run:
         contenders = self.slots[slot]
         self._recorder.write("run", NOTE, "killed", process=contenders.process.name)
         contenders.process.kill()
-        for inboxes in list(self.server.inboxes.values()):
-            for inbox in list(inboxes):
-                if inbox._connector.process is contenders.process:
-                    inbox.cut()
+        for inbox in self.server.all_inboxes():
+            if inbox._connector.process is contenders.process:
+                inbox.cut()
         self.slots[slot] = self._start(slot)
+
+    def raise_floor(self, lock: str, seconds: float) -> None:
+        """Have an operator put the tokens of a lock so far ahead of the last one."""
+        operator = self._process(f"operator{self.world.number('process')}")
+
+        def act() -> None:
+            client = self.connect(operator, Link(self.world))
+            with contextlib.suppress(fencedlock.BackendError):
+                issued = client.inspect(lock).issued or 0
+                floor = fencedlock.FencingToken(lock, issued + int(seconds * 1e6))
+                client.raise_floor(floor)
+                self.server.remember()  # the operator has waited for the replica
+
+        operator.start(act, "0")
 
     def _haunt(self, nemesis: SimulatedNemesis, rng: random.Random, seconds: float) -> None:
         """Let a nemesis strike again and again, but less often if there are more nemeses."""
