@@ -66,7 +66,7 @@ class Server:
         if name in ("EVALSHA", "EVAL"):
             text, count = arguments[0], int(arguments[1])
             if name == "EVAL":
-                sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+                sha = hashlib.sha1(text.encode("latin-1"), usedforsecurity=False).hexdigest()
                 self._loaded[sha] = text
             elif text in self._loaded:
                 text = self._loaded[text]

@@ -38,7 +38,7 @@ SOCKET_TIMEOUT_SECONDS = 0.5
 SLOTS = 3
 THREADS = 2
 LOCKS = ("fair", "mixed")
-LOOK_SECONDS = 0.05
+LOOK_SECONDS = 0.2
 BOUNDS = Bounds(
     LEASE_SECONDS, slack_seconds=0.5, clock_step_seconds=MOST_STEP_LEASES * LEASE_SECONDS
 )
