@@ -64,7 +64,7 @@ class TaskLock(Handle):
         raise NotImplementedError
 
     async def __aenter__(self) -> FencingToken:
-        if not (self._settings.attached and self._settings.take_attached(self._owner())):
+        if not (self._has_attached and self._settings.take_attached(self._owner())):
             await self.acquire()
         return self._entered()
 
@@ -128,6 +128,7 @@ class TaskLock(Handle):
     async def _attach(self, owner: Owner | None, secret: str) -> Self:
         self._raise_if_holding()
         await attach(self._settings, owner or self._owner(), secret)
+        self._has_attached = True
         return self
 
     def _attacher(self) -> Owner | None:

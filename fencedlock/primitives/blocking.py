@@ -73,6 +73,7 @@ class NamedLock(WithStatement, Handle):
         """
         self._raise_if_holding()
         attach(self._settings, self._attacher(), secret)
+        self._has_attached = True
         return self
 
     def _attacher(self) -> Owner:
@@ -90,7 +91,7 @@ class NamedLock(WithStatement, Handle):
         return Within(self, timeout)
 
     def __enter__(self) -> FencingToken:
-        if not (self._settings.attached and self._settings.take_attached(self._owner())):
+        if not (self._has_attached and self._settings.take_attached(self._owner())):
             self.acquire()
         try:
             return self._entered()
@@ -123,12 +124,12 @@ class NamedLock(WithStatement, Handle):
         hold, depth = None, 0
         try:
             hold = self._settings.resource.holds.get(self._owner().id)
-            if hold is None and self._was_detached(exit_[0].hold if exit_ else None):
-                return
             if hold is not None:
                 depth = hold.depth
                 if exit_ and (entered := exit_[0].hold) is not hold and entered is not None:
                     self._raise_if_others(entered)
+            elif self._was_detached(exit_[0].hold if exit_ else None):
+                return
             self.release()
         except FencedLockError as ours:
             if error is None:
