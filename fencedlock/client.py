@@ -206,9 +206,9 @@ class Client:
         """Go on holding the lock of this name that was detached with this secret.
 
         Returns the :class:`fencedlock.Lock` that holds it now, with the token of the hold that was
-        detached. ``with client.attach(secret, name) as token:`` releases it at its end. To hold it
-        as an :class:`fencedlock.RLock`, or in a task, call ``attach(secret)`` of such a lock. The
-        other arguments and the errors are those of :class:`fencedlock.Lock` and
+        detached. Release it at the end. ``with client.Lock(name).attaching(secret) as token:`` does
+        both. To hold it as an :class:`fencedlock.RLock`, or in a task, call ``attach(secret)`` of
+        such a lock. The other arguments and the errors are those of :class:`fencedlock.Lock` and
         :meth:`fencedlock.Lock.attach`.
         """
         lock = self.Lock(
@@ -220,7 +220,8 @@ class Client:
             on_safe=on_safe,
             on_requested=on_requested,
         )
-        return lock.attach(secret)
+        lock.attach(secret)
+        return lock
 
     def ping(self) -> float:
         """Send one request to the server, and return how many seconds its answer took.
@@ -301,7 +302,8 @@ class Client:
         ``on_requested(lock, reason)`` is called, when its next beat is answered. That is within a
         third of its lease, and on Redis at once if its client has waited for a lock before. It does
         not learn of it if its lease is not renewed any more, because of ``max_hold``. The reason is
-        for people and programs, and has 1 to 1000 characters. A later request replaces it.
+        for people and programs, and has 1 to 1000 characters. A later request replaces it, and the
+        callback is called again if its reason is another one.
 
         Raises BackendError, and ConfigurationError if the reason is not valid or the client is
         closed.

@@ -130,7 +130,8 @@ class _Orders:
         return self.lock(name).detach(**options)
 
     def attach(self, name: str, secret: str) -> fencedlock.FencingToken:
-        return self.lock(name).attach(secret).token
+        self.lock(name).attach(secret)
+        return self.lock(name).token
 
     def count(self, name: str) -> int:
         return self.lock(name)._recursion_count()
@@ -249,7 +250,8 @@ class _TaskOrders:
         return await self.lock(name).detach(**options)
 
     async def attach(self, name: str, secret: str) -> Any:
-        return (await self.lock(name).attach(secret)).token
+        await self.lock(name).attach(secret)
+        return self.lock(name).token
 
     async def count(self, name: str) -> Any:
         return self.lock(name).depth

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Coroutine, Generator
 from functools import partial
 from types import TracebackType
-from typing import Any, ClassVar, Generic, NoReturn, Self, TypeVar
+from typing import Any, ClassVar, Generic, NoReturn, TypeVar
 
 from fencedlock.asyncio.acquiring import acquire
 from fencedlock.asyncio.detaching import attach, detach
@@ -52,8 +52,8 @@ class TaskLock(Handle):
 
     def _prepare(self) -> None:
         super()._prepare()
-        self._entered_holds: dict[int, Hold] = {}
-        """Maps the id of a task's owner to the hold that its ``async with`` has entered."""
+        self._entered_holds: dict[int, list[Hold]] = {}
+        """Maps the id of a task's owner to the holds that its ``async with`` have entered."""
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> Coroutine[Any, Any, bool]:
         """Acquire the lock."""
@@ -64,8 +64,7 @@ class TaskLock(Handle):
         raise NotImplementedError
 
     async def __aenter__(self) -> FencingToken:
-        if not (self._has_attached and self._settings.take_attached(self._owner())):
-            await self.acquire()
+        await self.acquire()
         return self._entered()
 
     async def __aexit__(
@@ -84,21 +83,26 @@ class TaskLock(Handle):
     def _entered(self) -> FencingToken:
         """Return the token of the hold that an ``async with`` statement has entered."""
         hold = self._owned()
-        if hold.depth == 1:
-            self._entered_holds[current_owner().id] = hold
+        self._entered_holds.setdefault(current_owner().id, []).append(hold)
         return hold.fencing_token
 
     def _leave(self) -> Release:
         """Begin to end the hold that an ``async with`` statement has entered."""
-        hold = self._hold()
-        if hold is None or hold.depth == 1:
-            entered = self._entered_holds.pop(current_owner().id, None)
-            if entered is not None and entered is not hold:
-                if entered.is_detaching:
-                    return Release.ended(None)
-                if entered.state is LeaseState.LOST:
-                    return Release.ended(lost_error(entered))  # another task holds the lock since
+        owner_id = current_owner().id
+        holds = self._entered_holds.get(owner_id)
+        entered = holds.pop() if holds else None
+        if holds is not None and not holds:
+            del self._entered_holds[owner_id]
+        if entered is not None and self._hold() is not entered:
+            if entered.is_detaching:
+                return Release.ended(None)  # the present hold is none of this statement's
+            if self._is_others(entered):
+                return Release.ended(lost_error(entered))
         return self.release()
+
+    def _is_others(self, _entered: Hold) -> bool:
+        """Return True if another task may hold the lock since a statement has lost this hold."""
+        return False
 
     def detach(self, *, ttl: float | None = None) -> Answer[str]:
         """Let go of a held lock without releasing it, so that somebody else can go on holding it.
@@ -114,22 +118,27 @@ class TaskLock(Handle):
         """
         return Answer(detach(self._settings.state, *self._detachable(ttl)))
 
-    def attach(self, secret: str) -> Coroutine[Any, Any, Self]:
-        """Go on holding the lock that was detached with this secret. Await it; it returns the lock.
+    def attach(self, secret: str) -> Coroutine[Any, Any, None]:
+        """Go on holding the lock that was detached with this secret. Await it.
 
-        ``async with await lock.attach(secret) as token:`` releases the lock at its end. It raises
-        what :meth:`fencedlock.RLock.attach` raises. If the task is cancelled meanwhile, the lock
-        may be attached, and its lease runs out unless the same handle tries again.
+        It raises what :meth:`fencedlock.RLock.attach` raises. If the task is cancelled meanwhile,
+        the lock may be attached, and its lease runs out unless this client tries again.
         """
         if not own[0]:
             become_own()
         return self._attach(self._attacher(), secret)
 
-    async def _attach(self, owner: Owner | None, secret: str) -> Self:
+    async def _attach(self, owner: Owner | None, secret: str) -> None:
         self._raise_if_holding()
         await attach(self._settings, owner or self._owner(), secret)
-        self._has_attached = True
-        return self
+
+    def attaching(self, secret: str) -> Attaching:
+        """Return an async context manager that goes on with the hold of this secret.
+
+        ``async with lock.attaching(secret) as token:`` raises what :meth:`attach` raises, and
+        otherwise behaves like ``async with lock as token:``.
+        """
+        return Attaching(self, secret)
 
     def _attacher(self) -> Owner | None:
         """Return the owner of a hold that is attached now. None if it is the task that awaits."""
@@ -391,6 +400,29 @@ class Lock(SelfOwned, TaskLock):
 
     def _attacher(self) -> Owner:
         return self._handle_owner.here()
+
+    def _is_others(self, entered: Hold) -> bool:
+        return entered.state is LeaseState.LOST
+
+
+class Attaching:
+    """An ``async with`` that attaches a detached hold: see :meth:`TaskLock.attaching`."""
+
+    def __init__(self, lock: TaskLock, secret: str) -> None:
+        self._lock = lock
+        self._secret = secret
+
+    async def __aenter__(self) -> FencingToken:
+        await self._lock.attach(self._secret)
+        return self._lock._entered()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._lock.__aexit__(kind, error, trace)
 
 
 class Within:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import threading
 from types import FrameType, TracebackType
-from typing import Self
 
 from fencedlock.core.claims import Hold
 from fencedlock.core.info import LockInfo
@@ -39,13 +38,14 @@ class NamedLock(WithStatement, Handle):
     def detach(self, *, ttl: float | None = None) -> str:
         """Let go of a held lock without releasing it, so that somebody else can go on holding it.
 
-        Returns a secret. Whoever passes it to :meth:`attach`, or to
+        Returns a secret. Whoever passes it to :meth:`attach`, to :meth:`attaching`, or to
         :meth:`fencedlock.Client.attach`, in this process or on another host, holds the lock with
         the same token. This works once. Until then nobody renews the lease. It lasts ``ttl``
-        seconds from now on, and without ``ttl`` as long as the lease of this hold. If nobody
-        attaches the hold in time, the lock is free, and the next holder finds that it was
-        :attr:`abandoned`. A ``with`` statement whose body has detached the lock does not release
-        it.
+        seconds from now on, and without ``ttl`` as long as the lease of this hold. etcd rounds that
+        up to whole seconds, and to the least lease of its server. If nobody attaches the hold in
+        time, the lock is free, and the next holder finds that it was :attr:`abandoned`. A ``with``
+        statement whose body has detached the lock releases nothing, also if the body has attached
+        it again.
 
         Who knows the secret can take the lock, so keep it out of logs. The server does not know it.
 
@@ -58,23 +58,28 @@ class NamedLock(WithStatement, Handle):
         hold, lease_seconds = self._detachable(ttl)
         return detach(self._settings.state, hold, lease_seconds)
 
-    def attach(self, secret: str) -> Self:
-        """Go on holding the lock that was detached with this secret. Returns this handle.
+    def attach(self, secret: str) -> None:
+        """Go on holding the lock that was detached with this secret. Release it as any other hold.
 
-        The token is that of the hold that was detached, and the lease is that of this handle.
-        ``with lock.attach(secret) as token:`` releases the lock at its end; the next ``with``
-        statement after a call of its own does so, too.
+        The token is that of the hold that was detached, and the lease is that of this handle. For a
+        ``with`` statement, see :meth:`attaching`.
 
         Raises NotOwnedError if the secret is that of another lock or was used before, if the lease
         has ended, or if this thread holds the lock. Raises BackendUnavailableError if the server
-        does not answer within the ``outage_timeout`` of the client: then the same handle may try
-        again. Raises BackendError if the server refuses, ConfigurationError if the client is
-        closed, and TypeError if the secret is no str.
+        does not answer within the ``outage_timeout`` of the client: then this client may try again,
+        until the lease ends. Raises BackendError if the server refuses, ConfigurationError or
+        AcquireCancelledError if the client is closed, and TypeError if the secret is no str.
         """
         self._raise_if_holding()
         attach(self._settings, self._attacher(), secret)
-        self._has_attached = True
-        return self
+
+    def attaching(self, secret: str) -> Attaching:
+        """Return a context manager that goes on with the hold of this secret, and releases it.
+
+        ``with lock.attaching(secret) as token:`` raises what :meth:`attach` raises, and otherwise
+        behaves like ``with lock as token:``.
+        """
+        return Attaching(self, secret)
 
     def _attacher(self) -> Owner:
         """Return the owner of a hold that is attached now."""
@@ -91,8 +96,7 @@ class NamedLock(WithStatement, Handle):
         return Within(self, timeout)
 
     def __enter__(self) -> FencingToken:
-        if not (self._has_attached and self._settings.take_attached(self._owner())):
-            self.acquire()
+        self.acquire()
         try:
             return self._entered()
         except BaseException:  # an interrupt, after which there will be no __exit__
@@ -127,6 +131,8 @@ class NamedLock(WithStatement, Handle):
             if hold is not None:
                 depth = hold.depth
                 if exit_ and (entered := exit_[0].hold) is not hold and entered is not None:
+                    if entered.is_detaching:
+                        return  # the present hold is none of this statement's
                     self._raise_if_others(entered)
             elif self._was_detached(exit_[0].hold if exit_ else None):
                 return
@@ -233,6 +239,24 @@ class Within(WithStatement):
     def __enter__(self) -> FencingToken:
         if not self._lock.acquire(timeout=self._timeout):
             raise self._lock._not_in_time(self._timeout)
+        try:
+            return self._lock._entered()
+        except BaseException:  # as in NamedLock.__enter__
+            self._lock.release()
+            raise
+
+
+class Attaching(WithStatement):
+    """A ``with`` statement that attaches a detached hold: see :meth:`NamedLock.attaching`."""
+
+    def __init__(self, lock: NamedLock, secret: str) -> None:
+        self._lock = lock
+        self._secret = secret
+        self._settings = lock._settings
+        self._leave = lock._leave
+
+    def __enter__(self) -> FencingToken:
+        self._lock.attach(self._secret)
         try:
             return self._lock._entered()
         except BaseException:  # as in NamedLock.__enter__

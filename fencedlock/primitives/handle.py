@@ -32,8 +32,6 @@ class Handle:
     _fair: ClassVar[bool]
     _package: ClassVar[str] = "fencedlock"
     """The package from which users import the class."""
-    _has_attached: bool = False
-    """True once a hold was attached by this handle. A ``with`` statement may have to enter it."""
 
     def _owner(self) -> Owner:
         """Return the owner that acquires and releases at this moment."""

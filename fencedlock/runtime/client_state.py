@@ -147,6 +147,10 @@ class ClientState:
         self.backend: Backend = self._make_backend(self.client_id)
         self.claims: dict[str, Claim] = {}
         """The claims by their ids that a message may come for."""
+        self.attaching: set[str] = set()
+        """The digests of the secrets with which holds are being attached."""
+        self.attempts: dict[str, str] = {}
+        """Maps such digests to the claims of attempts that have had no answer yet."""
         self.calls: Calls = Calls()
         self.sessions: dict[Any, LoopSession] = {}
         """Maps each event loop whose tasks use this client to what they share."""
@@ -221,13 +225,9 @@ class ClientState:
     def look_again(self, claim_id: str) -> None:
         """Have a claim ask again, or all claims of an owner, whose id is ``client/owner``.
 
-        What they know of the lease of the holder is no longer right. The holds of the owner get a
-        beat now, because somebody may have asked for one of them.
+        What they know of the lease of the holder is no longer right. If none waits, the holds of
+        the owner get a beat now, because somebody may have asked for one of them.
         """
-        with self.mutex:
-            for hold in self.heartbeat.holds():
-                if hold.claim_id.startswith(f"{claim_id}/"):
-                    self.heartbeat.add(hold, 0.0)
         claim = self.claims.get(claim_id)
         claims = (
             [claim]
@@ -241,6 +241,11 @@ class ClientState:
                 claim.must_ask = True
             if not claim.closed:
                 claim.ring()
+        if not claims:
+            with self.mutex:
+                for hold in self.heartbeat.holds():
+                    if hold.claim_id.startswith(f"{claim_id}/"):
+                        self.heartbeat.add(hold, 0.0)
 
     def reconnected(self) -> None:
         """Send a beat for every waiting claim now, because messages may have been missed."""

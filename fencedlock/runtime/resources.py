@@ -8,7 +8,6 @@ from typing import Any
 
 from fencedlock.core.claims import BoundLock, Hold
 from fencedlock.core.lease import LeaseState
-from fencedlock.core.roles import Owner
 from fencedlock.runtime.client_state import ClientState
 from fencedlock.runtime.process import own
 
@@ -50,8 +49,6 @@ class HandleSettings:
     """
 
     __slots__ = (
-        "attached",
-        "attempts",
         "fair",
         "handle",
         "latest",
@@ -79,22 +76,3 @@ class HandleSettings:
         self.fair: bool = fair
         self.latest: Hold | None = None
         """The latest hold that was acquired by this handle."""
-        self.attached: list[Hold] = []
-        """The holds that were attached by this handle and that no ``with`` statement has entered.
-        """
-        self.attempts: dict[tuple[int, str], str] = {}
-        """Maps owners and digests of secrets to the claims of attempts to attach that have had no
-        answer yet.
-        """
-
-    def note_attached(self, hold: Hold) -> None:
-        """Let the next ``with`` statement of the owner enter this hold, and acquire nothing."""
-        self.attached = [hold, *(other for other in self.attached if other.wants_beats())]
-
-    def take_attached(self, owner: Owner) -> bool:
-        """Return True, once, if the owner has attached its present hold by this handle."""
-        for hold in self.attached:
-            if self.resource.holds.get(owner.id) is hold:
-                self.attached = [other for other in self.attached if other is not hold]
-                return True
-        return False

@@ -41,21 +41,22 @@ def test_a_statement_whose_body_detaches_it_does_not_release_it(
             with pytest.raises(NotOwnedError):
                 lock.detach()
         assert (await lock.info()).detached
-        async with await lock.attach(secret) as same:
+        async with lock.attaching(secret) as same:
             assert same == token
             assert lock.depth == 1
             secret = await lock.detach()
-        async with await lock.attach(secret):
+        async with lock.attaching(secret):
             pass
         await free(lock)
         async with lock.within(5):
             secret = await lock.detach()
-        async with await cls(name, client=client).attach(secret):
+        async with cls(name, client=client).attaching(secret):
             with pytest.raises(NotOwnedError):
                 await cls(name, client=client).attach(secret)
         async with lock.cancelling():
             secret = await lock.detach()
-        await (await lock.attach(secret)).release()
+        await lock.attach(secret)
+        await lock.release()
         await free(lock)
         assert backend.leftovers(name) == set()
 
@@ -79,7 +80,7 @@ def test_threads_and_tasks_pass_it_to_each_other(client: fencedlock.Client, name
 
     secret = asyncio.run(main(secret))
     assert client.inspect(name).remaining > 50
-    with blocking.attach(secret) as same:
+    with blocking.attaching(secret) as same:
         assert same == token
     assert not client.inspect(name).locked
 
@@ -173,7 +174,8 @@ def test_a_server_that_is_away_is_asked_again(
 
         await eventually(is_away)
         server.thaw()
-        assert (await task).token == token
+        await task
+        assert other.token == token
         client.force_release(name)
         with pytest.raises(LockLostError):
             await other.detach()
@@ -181,3 +183,99 @@ def test_a_server_that_is_away_is_asked_again(
             await other.release()
 
     asyncio.run(main())
+
+
+@CLASSES
+def test_statements_around_and_inside_of_an_attached_hold(
+    cls: Any, client: fencedlock.Client, name: str
+) -> None:
+    async def main() -> None:
+        lock = cls(name, client=client)
+        async with lock:
+            async with lock.attaching(await lock.detach()):
+                assert lock.depth == 1
+            assert not lock.owned()
+        await free(lock)
+        async with lock:
+            await lock.attach(await lock.detach())
+        assert lock.depth == 1  # the statement has released nothing
+        await lock.release()
+        await free(lock)
+        assert not lock._entered_holds
+
+    asyncio.run(main())
+
+
+def test_a_statement_after_a_loss_releases_what_its_task_has_acquired_since(
+    client: fencedlock.Client, name: str
+) -> None:
+    async def main() -> None:
+        lock = RLock(name, client=client)
+        async with lock:
+            await asyncio.to_thread(client.force_release, name)
+            with pytest.raises(LockLostError):
+                await lock.release()
+            await lock.acquire()
+        assert not lock.owned()
+        await free(lock)
+
+    asyncio.run(main())
+
+
+def test_of_two_tasks_only_one_attaches_it(client: fencedlock.Client, name: str) -> None:
+    async def main() -> None:
+        lock = Lock(name, client=client)
+        await lock.acquire()
+        secret = await lock.detach()
+        results = await asyncio.gather(
+            lock.attach(secret), lock.attach(secret), return_exceptions=True
+        )
+        assert sorted(map(type, results), key=str) == [type(None), NotOwnedError]
+        await lock.release()
+        await free(lock)
+
+    asyncio.run(main())
+
+
+def test_another_task_tries_again_after_one_was_cancelled(
+    client: fencedlock.Client, name: str
+) -> None:
+    async def main() -> None:
+        lock = RLock(name, client=client)
+        await lock.acquire()
+        secret = await lock.detach(ttl=60)
+        task = asyncio.create_task(lock.attach(secret))
+        await asyncio.sleep(0)
+        asyncio.get_running_loop().call_soon(task.cancel)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await asyncio.sleep(0.05)  # the thread of the first attempt may be on its way
+        await lock.attach(secret)
+        await lock.release()
+        await free(lock)
+
+    asyncio.run(main())
+
+
+def test_a_detach_that_is_cancelled_at_the_end_of_its_loop_is_given_up(
+    client: fencedlock.Client, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bound = client._table.resource(name).bound
+    detach, go_on = type(bound).detach, threading.Event()
+
+    def slow(*arguments: Any) -> Any:
+        go_on.wait(60)
+        return detach(*arguments)
+
+    async def main() -> None:
+        async with lock:
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(lock.detach(ttl=600), 0.05)
+
+    lock = Lock(name, client=client)
+    monkeypatch.setattr(type(bound), "detach", slow)
+    asyncio.run(main())
+    go_on.set()
+    blocking = client.FairLock(name)
+    assert blocking.acquire(timeout=60)
+    blocking.release()

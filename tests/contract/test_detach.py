@@ -7,7 +7,9 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -66,7 +68,7 @@ def test_a_hold_that_another_has_detached_is_attached_here(
     other.ask("acquire", name)
     token = other.ask("token", name)
     secret = other.ask("detach", name)
-    with client.attach(secret, name) as mine:
+    with client.Lock(name).attaching(secret) as mine:
         assert mine == token
         with pytest.raises(NotOwnedError):
             other.ask("release", name)
@@ -111,7 +113,7 @@ def test_it_can_be_passed_on_again_and_back(
     for _ in range(3):
         other.ask("attach", name, lock.detach())
         other.ask("renew", name)
-        assert lock.attach(other.ask("detach", name)) is lock
+        lock.attach(other.ask("detach", name))
         assert lock.token == token
         lock.renew()
         assert client.inspect(name).count == 1
@@ -190,42 +192,107 @@ def test_a_with_statement_whose_body_detaches_it_does_not_release_it(
     with lock as token:
         secret = lock.detach()
     assert client.inspect(name).detached
-    with lock.attach(secret) as same:
+    with lock.attaching(secret) as same:
         assert same == token
         assert lock.depth == 1
         secret = lock.detach()
-    with client.attach(secret, name) as same, contextlib.suppress(ZeroDivisionError):
+    with client.Lock(name).attaching(secret) as same, contextlib.suppress(ZeroDivisionError):
         assert same == token
         1 / 0  # noqa: B018
     assert not client.inspect(name).locked
     with contextlib.ExitStack() as stack:
         stack.enter_context(lock)
         secret = lock.detach()
-    with lock.attach(secret):
+    with lock.attaching(secret):
         pass
     assert not client.inspect(name).locked
     with lock.within(5):
         secret = lock.detach()
-    lock.attach(secret).release()
+    lock.attach(secret)
+    lock.release()
     assert not client.inspect(name).locked
 
 
-def test_only_one_with_statement_enters_an_attached_hold(
+def test_statements_around_and_inside_of_an_attached_hold(
     client: fencedlock.Client, name: str
 ) -> None:
     lock = client.RLock(name)
-    lock.acquire()
-    with lock.attach(lock.detach()):
-        assert lock.depth == 1
-        with lock:
-            assert lock.depth == 2
-    assert not lock.owned()
-    lock.acquire()
-    lock.attach(lock.detach())
+    with lock:
+        with lock.attaching(lock.detach()):
+            with lock:
+                assert lock.depth == 2
+            assert lock.depth == 1
+        assert not lock.owned()
+    with lock:
+        lock.attach(lock.detach())
+    assert lock.depth == 1  # the hold of the statement was detached, so it has released nothing
+    with lock:
+        assert lock.depth == 2
     lock.release()
-    with lock:  # acquires it anew
-        assert lock.depth == 1
     assert not client.inspect(name).locked
+
+
+@CLASSES
+def test_a_statement_leaves_the_hold_alone_that_another_thread_has_attached_by_its_handle(
+    cls: str, client: fencedlock.Client, name: str
+) -> None:
+    lock = getattr(client, cls)(name)
+    attached, go_on = threading.Event(), threading.Event()
+    owned: list[bool] = []
+
+    def attach(secret: str) -> None:
+        lock.attach(secret)
+        attached.set()
+        go_on.wait(60)
+        owned.append(lock.owned())
+        lock.release()
+
+    with lock:
+        thread = threading.Thread(target=attach, args=(lock.detach(),))
+        thread.start()
+        attached.wait(60)
+    assert client.inspect(name).locked
+    go_on.set()
+    thread.join(60)
+    assert owned == [True]
+
+
+def at_once(*actions: Callable[[], Any]) -> list[Any]:
+    """Do all this in threads at the same time. Return the results and errors."""
+    barrier, results = threading.Barrier(len(actions)), []
+
+    def act(action: Callable[[], Any]) -> None:
+        barrier.wait()
+        try:
+            results.append(action())
+        except fencedlock.FencedLockError as error:
+            results.append(error)
+
+    threads = [threading.Thread(target=act, args=(action,)) for action in actions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    return results
+
+
+def test_of_two_threads_only_one_attaches_it_and_only_one_detaches_it(
+    client: fencedlock.Client, name: str
+) -> None:
+    lost: list[str] = []
+    lock = client.Lock(name, on_lost=lambda lock, reason: lost.append(reason))
+    lock.acquire()
+    token, secret = lock.token, lock.detach()
+    for _ in range(20):
+        results = at_once(*2 * [partial(lock.attach, secret)])
+        assert sorted(map(type, results), key=str) == [type(None), NotOwnedError]
+        results = at_once(lock.detach, lock.detach)
+        (secret,) = [result for result in results if isinstance(result, str)]
+        assert {NotOwnedError} == {type(result) for result in results} - {str}
+    lock.attach(secret)
+    assert lock.token == token
+    lock.release()
+    assert not lost
 
 
 def test_what_can_not_be_detached(client: fencedlock.Client, name: str) -> None:
@@ -303,7 +370,7 @@ def test_a_detached_lock_outlives_its_client(
     lock.acquire()
     token, secret = lock.token, lock.detach()
     mine.close()
-    with client.attach(secret, name) as same:
+    with client.Lock(name).attaching(secret) as same:
         assert same == token
     with pytest.raises(fencedlock.ConfigurationError):
         mine.attach(secret, name)
@@ -366,6 +433,7 @@ class TestPackets:
         with lock:
             lock.renew()
             lock.attach(lock.detach())
+        lock.release()
         return remote
 
     @staticmethod
@@ -388,7 +456,7 @@ class TestPackets:
         token = lock.token
         self.lose(wire, 1)
         secret = lock.detach()
-        with client.attach(secret, name) as same:
+        with client.Lock(name).attaching(secret) as same:
             assert same == token
 
     def test_detach_has_no_answer(
@@ -415,7 +483,7 @@ class TestPackets:
         lock.acquire()
         token, secret = lock.token, lock.detach(ttl=60)
         self.lose(wire, 1)
-        with remote.attach(secret, name) as same:
+        with remote.Lock(name).attaching(secret) as same:
             assert same == token
             with pytest.raises(NotOwnedError):
                 client.attach(secret, name)
@@ -436,7 +504,7 @@ class TestPackets:
         eventually(lambda: wire.held)
         wire.rule = lambda request: None
         secret = lock.detach(ttl=60)
-        with client.attach(secret, name) as same:
+        with client.Lock(name).attaching(secret) as same:
             wire.deliver()
             beat.join(60)
             info = client.inspect(name)
@@ -478,9 +546,33 @@ def test_the_server_stays_away(
     secret = lock.detach(ttl=60)
     other = connect(server.url, ttl=30, socket_timeout=0.2, outage_timeout=0.5)
     server.freeze()
-    mine = other.Lock(name)
-    with pytest.raises(fencedlock.BackendUnavailableError):
-        mine.attach(secret)
+    for _ in range(2):
+        with pytest.raises(fencedlock.BackendUnavailableError):
+            other.attach(secret, name)
     server.thaw()
-    mine.attach(secret).release()
+    other.attach(secret, name).release()
     assert not client.inspect(name).locked
+
+
+def test_a_client_that_is_closed_while_it_attaches_leaves_it_detached(
+    client: fencedlock.Client, connect: Callable[..., Any], backend: LockServer, name: str
+) -> None:
+    lock, other = client.RLock(name), connect(backend.url, ttl=30)
+    lock.acquire()
+    token, secret = lock.token, lock.detach(ttl=60)
+    mine = other.Lock(name)
+    attach = type(mine._settings.resource.bound).attach
+
+    def close_and_attach(*arguments: Any) -> Any:
+        answer = attach(*arguments)
+        other._table.closed = True
+        return answer
+
+    with (
+        mock.patch.object(type(mine._settings.resource.bound), "attach", close_and_attach),
+        pytest.raises(fencedlock.AcquireCancelledError),
+    ):
+        mine.attach(secret)
+    with client.Lock(name).attaching(secret) as same:
+        assert same == token
+    other._table.closed = False

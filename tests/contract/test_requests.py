@@ -116,6 +116,33 @@ def test_the_next_holder_is_not_meant(
     eventually(lambda: backend.leftovers(name) == set())
 
 
+def test_it_is_told_after_the_lease_has_another_length(
+    client: fencedlock.Client, name: str
+) -> None:
+    """On etcd, it depends on the lease before."""
+    lock = client.RLock(name)
+    with lock:
+        client.request_release(name, "please")
+        lock.renew(60)
+        assert lock.wanted == "please"
+
+
+def test_it_outlives_the_client_that_has_detached_the_hold(
+    client: fencedlock.Client, connect: Callable[..., Any], backend: LockServer, name: str
+) -> None:
+    mine = connect(backend.url, ttl=10)
+    lock = mine.RLock(name)
+    lock.acquire()
+    client.request_release(name, "please")
+    secret = lock.detach(ttl=60)
+    mine.close()
+    assert client.inspect(name).wanted == "please"
+    other = client.attach(secret, name)
+    other.renew()
+    assert other.wanted == "please"
+    other.release()
+
+
 def test_it_is_told_to_whoever_attaches_the_hold(
     client: fencedlock.Client, connect: Callable[..., Any], backend: LockServer, name: str
 ) -> None:

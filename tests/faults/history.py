@@ -105,6 +105,8 @@ class Hold:
     """The time at which an error first told the owner of the loss."""
     told_at: float = math.inf
     """The time at which ``on_lost`` was called."""
+    was_open: bool = False
+    """True if its owner has ended without a word about its end."""
     is_attached: bool = False
     """True if another owner has detached it, and this one has attached it."""
 
@@ -283,4 +285,4 @@ class History:
         """End the holds that are still open when their owners were last heard of."""
         heard = {event.who: event.at for event in events}
         for hold in holds:
-            hold.over = min(hold.over, heard[hold.who])
+            hold.over, hold.was_open = min(hold.over, heard[hold.who]), True

@@ -398,6 +398,8 @@ def stalls(history: History) -> Iterator[tuple[float, float, str]]:
     for hold in history.holds:
         # A hold was renewed even while its holder did not look.
         until = hold.over if hold.lost_at == float("inf") else hold.ended
+        if hold.was_open and hold.lost_at == float("inf"):
+            until = max(until, history.dead_at.get(process_of(hold.who), until))
         if until > hold.granted:
             changes[hold.lock] += [(hold.granted, 0, 1), (until, 0, -1)]
     for lock, deltas in changes.items():
@@ -415,8 +417,12 @@ def stalls(history: History) -> Iterator[tuple[float, float, str]]:
 
 def progress(history: History, bounds: Bounds) -> Found:
     """A crash blocks others for at most one lease."""
+    crashes = sorted(fault.begun for fault in history.faults if fault.name == "kill-client")
     for begun, ended, lock in stalls(history):
-        allowed = bounds.lease_seconds + bounds.expiry_seconds + bounds.slack_seconds
+        # A process may crash after it was granted the lock and before anybody heard of that.
+        first, last = (bisect.bisect(crashes, at) for at in (begun - bounds.lease_seconds, ended))
+        leases = max(1, last - first) * bounds.lease_seconds
+        allowed = leases + bounds.expiry_seconds + bounds.slack_seconds
         if ended - begun > allowed:
             excused = sum(
                 max(0.0, min(ended, fault.healed + bounds.settle_seconds) - max(begun, fault.begun))

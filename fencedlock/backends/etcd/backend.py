@@ -182,14 +182,16 @@ class _Round:
         ticket, bound = ticket_of(hold), _lock_of(hold)
         if ticket.revision < bound.last_grant:
             return NotOurs()  # another thread of this client has it
-        if hold.operation != ticket.written or lease is not ticket.lease:
+        # A request that the holder has not heard of depends on the lease before.
+        moves = lease is not ticket.lease
+        if hold.operation != ticket.written or moves:
             ours = not lease.gone and bound.write(hold, lease, self._seconds_left())
         else:
             ours = self._still_has(ticket, bound.keys.holder, ticket.revision)
         if not ours:
             return NotOurs()
         wanted = None
-        if bound.keys.wanted in ticket.lease.keys:
+        if moves or bound.keys.wanted in ticket.lease.keys:
             wanted = bound.wanted_of(hold, self._seconds_left())
         # The deadline is that of the lease to which the key is known to be tied.
         return Renewed(ticket.lease.deadline, wanted)

@@ -152,7 +152,7 @@ class Leases:
                     self._alone(lease.length, 0.0, partial(self._give_up_if_over, lease))
         while self._unended and now >= self._end_at:
             try:
-                self._revoke(self._unended[0], END_SECONDS)
+                self._revoke(self._unended[0].id, END_SECONDS)
             except BackendUnavailableError:
                 self._end_at = now_seconds() + END_SECONDS
             else:
@@ -203,10 +203,10 @@ class Leases:
         """
         return self._grant(self.length(seconds), timeout_seconds)
 
-    def end(self, lease: Lease, timeout_seconds: float) -> None:
+    def end(self, lease_id: int, timeout_seconds: float) -> None:
         """End a lease on the server that no key depends on. If it does not answer, it runs out."""
         with suppress(BackendUnavailableError):
-            self._revoke(lease, timeout_seconds)
+            self._revoke(lease_id, timeout_seconds)
 
     def forget_shared(self) -> None:
         """Ask for the shared leases again before their next use, because they may be gone."""
@@ -223,15 +223,15 @@ class Leases:
         for lease in leases:
             lease.gone = True
             try:
-                self._revoke(lease, timeout_seconds)
+                self._revoke(lease.id, timeout_seconds)
             except BackendUnavailableError:
                 return
 
-    def _revoke(self, lease: Lease, timeout_seconds: float) -> None:
+    def _revoke(self, lease_id: int, timeout_seconds: float) -> None:
         """End a lease on the server, if it still exists. Raises BackendUnavailableError."""
         try:
             self._connections.call(
-                LEASE_REVOKE, messages().LeaseRevokeRequest(ID=lease.id), timeout_seconds
+                LEASE_REVOKE, messages().LeaseRevokeRequest(ID=lease_id), timeout_seconds
             )
         except BackendUnavailableError:
             raise

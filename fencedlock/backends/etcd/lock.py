@@ -392,17 +392,20 @@ class EtcdLock:
         self, hold: Hold, keep_seconds: float, timeout_seconds: float, attempts: int = 1
     ) -> ReleaseAnswer:
         ticket = ticket_of(hold)
+        give_up_at = now_seconds() + timeout_seconds
         value = holder_value(
             KEPT_OPERATION, hold.claim_id, hold.depth, hold.owner.holder, ticket.asked_ms
         )
-        return self._leave_key(
-            hold,
-            value,
-            [_delete(self.keys.grant), _delete(self.keys.wanted)],
-            keep_seconds,
-            timeout_seconds,
-            attempts,
-        )
+        # One lease, although the request may be repeated in the background.
+        lease = ticket.kept
+        if lease is None:
+            lease = ticket.kept = self.cluster.leases.unrenewed(keep_seconds, timeout_seconds)
+        more = [_delete(self.keys.grant), _delete(self.keys.wanted)]
+        try:
+            return self._leave_key(hold, value, lease, more, give_up_at - now_seconds(), attempts)
+        except LeaseGoneError:
+            ticket.kept = None
+            raise
 
     def detach(
         self,
@@ -421,26 +424,33 @@ class EtcdLock:
             hold.owner.holder,
             ticket.asked_ms,
         )
-        return self._leave_key(hold, value, [], lease_seconds, timeout_seconds, attempts)
+        # A lease of an attempt before may have another length, and has begun to run out.
+        ticket.kept = None
+        give_up_at = now_seconds() + timeout_seconds
+        lease = self.cluster.leases.unrenewed(lease_seconds, timeout_seconds)
+        wanted = self.wanted_of(hold, give_up_at - now_seconds())
+        more = []
+        if wanted is not None:
+            put = messages().PutRequest(
+                key=self.keys.wanted, value=wanted_value(ticket.revision, wanted), lease=lease.id
+            )
+            more.append(messages().RequestOp(request_put=put))
+        return self._leave_key(hold, value, lease, more, give_up_at - now_seconds(), attempts)
 
     def _leave_key(
         self,
         hold: Hold,
         value: bytes,
+        lease: Lease,
         more: list[Any],
-        seconds: float,
         timeout_seconds: float,
         attempts: int,
     ) -> ReleaseAnswer:
-        """End the hold, but leave its key with this value for so many seconds.
+        """End the hold, but leave its key with this value until this lease ends.
 
         ``more`` is done in the same transaction.
         """
         known, keys, ticket = messages(), self.keys, ticket_of(hold)
-        give_up_at = now_seconds() + timeout_seconds
-        leases = self.cluster.leases
-        # One lease, although the request may be repeated in the background.
-        lease = ticket.kept = ticket.kept or leases.unrenewed(seconds, timeout_seconds)
         look = known.RangeRequest(key=keys.grant, range_end=keys.holder_end)
         put = known.PutRequest(key=keys.holder, value=value, lease=lease.id)
 
@@ -460,13 +470,7 @@ class EtcdLock:
                 failure=[known.RequestOp(request_range=look), *bury],
             )
 
-        try:
-            answer, sent = self._end_claim(
-                hold.claim, make, give_up_at - now_seconds(), attempts=attempts
-            )
-        except LeaseGoneError:
-            ticket.kept = None
-            raise
+        answer, sent = self._end_claim(hold.claim, make, timeout_seconds, attempts=attempts)
         if answer.succeeded:
             return RELEASED
         state = LockState(answer.responses[0].response_range.kvs, keys)
@@ -476,7 +480,7 @@ class EtcdLock:
             and state.holder.value == value
         ):
             return RELEASED  # by an earlier copy of this request
-        leases.end(lease, timeout_seconds)
+        self.cluster.leases.end(lease.id, timeout_seconds)
         marked = state.grant is not None and state.grant.mod_revision == ticket.revision
         return NotOurs(ended=0 if marked else hold.token, replayed=sent > 1)
 
@@ -511,6 +515,7 @@ class EtcdLock:
                 ticket.before, claim.id, found.depth, claim.owner.holder, found.since_ms
             )
             self._put_over(state.holder, value, ticket.lease, give_up_at, state.wanted)
+            self.cluster.leases.end(state.holder.lease, give_up_at - now_seconds())
         # The mark of an abandoned hold before that of the detached hold has made another version.
         abandoned = state.grant is not None and state.grant.version > 1
         return self._granted(

@@ -30,10 +30,7 @@ class EtcdTicket:
         self.maybe_lease: Lease | None = None
         """None before the first request."""
         self.kept: Lease | None = None
-        """The lease that keeps the lock closed after a release, or that a detached hold depends on.
-
-        None if there is none.
-        """
+        """The lease that keeps the lock closed after a release, None if there is none."""
         self.unanswered: bool = False
         """True if a request that may grant the claim had no answer, and may still be executed."""
         self.number: int = 0

@@ -128,9 +128,10 @@ class RedisServer(ServerTime):
 
     def ask_time(self, timeout_seconds: float) -> None:
         """Learn the server's time, if the server tells it."""
+        asked_at = now_seconds()
         try:
             seconds, micros = self.connections.ask(pack("TIME"), timeout_seconds)
-            self.learn_time(int(seconds) * 10**6 + int(micros))
+            self.learn_time(int(seconds) * 10**6 + int(micros), asked_at)
         except (BackendError, TypeError, ValueError):
             pass  # the first answer of a script tells it, too
 
@@ -224,8 +225,7 @@ class RedisServer(ServerTime):
         try:
             if reply[:1] == b":" and len(reply) >= _TOKEN_BYTES:  # each fast acquisition runs this
                 token = int(reply[1:])
-                # Twin of learn_time, without a look at the clock: the estimate from the time of the
-                # question is too high, so it counts only if it is lower than the one before.
+                # Twin of learn_time, without a look at the clock, so with one bound only.
                 ahead_us = token - asked_at * 1e6
                 if ahead_us < self.ahead_us or not self.ahead_us:
                     self.ahead_us = ahead_us
@@ -238,7 +238,7 @@ class RedisServer(ServerTime):
             if kind == b"+granted":
                 now_us, token, lease_ms = int(words[1]), int(words[2]), int(words[3])
                 if lease_ms <= _MOST_TTL_MS and token <= MOST_TOKEN:
-                    self.learn_time(now_us)
+                    self.learn_time(now_us, asked_at)
                     self.floors.saw(claim.bound.name, token, now_us, int(now_us - self.ahead_us))
                     return token, asked_at + lease_ms / 1000, words[4] == b"1", False
             if kind == b"+waiting":
@@ -252,7 +252,7 @@ class RedisServer(ServerTime):
             if kind == b"+gone":
                 return Gone()
             if kind == b"+late":
-                self.learn_time(int(words[1]))
+                self.learn_time(int(words[1]), asked_at)
                 return None
         except (LookupError, ValueError) as error:
             raise nonsense(reply) from error
@@ -265,7 +265,7 @@ class RedisServer(ServerTime):
         """Read the answer of renew.lua. Return None if the packet was late."""
         try:
             words = reply.split()
-            self.learn_time(int(words[1]))
+            self.learn_time(int(words[1]), asked_at)
             if words[0] == b"+renewed" and int(words[2]) <= _MOST_TTL_MS:
                 wanted = unquote(words[3].decode()) if len(words) > 3 else None
                 return Renewed(asked_at + int(words[2]) / 1000, wanted)

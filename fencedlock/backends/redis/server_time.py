@@ -17,22 +17,30 @@ class ServerTime:
 
     def __init__(self) -> None:
         self.ahead_us: float = 0.0
-        """The server's time minus that of this process, in µs, as far as the answers tell. The
-        server's time may be later by what an answer took. It is 0 before the first answer.
+        """The server's time minus that of this process, in µs, at most. It is 0 before the first
+        answer that told the time.
         """
+        self._least_ahead_us: float = 0.0
+        """The same, at least."""
 
     def server_us(self, at: float) -> int:
         """Return the server's time in µs at a time of this process."""
         return int(at * 1e6 + self.ahead_us)
 
-    def learn_time(self, server_us: int) -> None:
+    def learn_time(self, server_us: int, asked_at: float) -> None:
         """Learn the server's time from an answer that was just read.
 
-        The answer may be old, because the process or the network was stopped, so the server's time
-        is this one or later. An estimate from the time of the question could be far too high: a
-        process that was stopped for seconds would put tokens so far ahead of the server's clock.
+        The server has told its time some time after the question and before now. The answer may be
+        old, because the process or the network was stopped. So the bounds that it gives count only
+        as far as they are tighter than those before. An answer that contradicts these means that a
+        clock was set.
         """
-        self.ahead_us = server_us - now_seconds() * 1e6
+        most, least = server_us - asked_at * 1e6, server_us - now_seconds() * 1e6
+        if not self.ahead_us or least > self.ahead_us or most < self._least_ahead_us:
+            self.ahead_us, self._least_ahead_us = most, least
+            return
+        self.ahead_us = min(self.ahead_us, most)
+        self._least_ahead_us = max(self._least_ahead_us, least)
 
 
 def clock_jumps() -> BackendUnavailableError:

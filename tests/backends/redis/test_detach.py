@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,7 @@ import fencedlock
 from fencedlock.core.lease import LeaseState
 from fencedlock.runtime.detaching import digest_of
 from tests.conftest import eventually
+from tests.proxy import LOSE_REPLY
 from tests.servers import RedisServer
 
 
@@ -113,3 +115,37 @@ def test_a_beat_between_its_detachment_and_the_answer_does_not_lose_it(
     assert hold.state is LeaseState.RELEASED
     client.attach(secret, name).release()
     assert not lost
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_child_has_not_begun_to_attach_it(
+    server: RedisServer,
+    client: fencedlock.Client,
+    connect: Callable[..., Any],
+    proxy: Callable[[RedisServer], Any],
+    name: str,
+) -> None:
+    """Its parent did, and has had no answer."""
+    wire = proxy(server)
+    remote = connect(wire.url, ttl=30, socket_timeout=0.2, outage_timeout=0.3)
+    with remote.RLock(f"{name}/warm"):
+        pass  # it knows the server's time
+    lock = client.RLock(name)
+    lock.acquire()
+    lock.attach(lock.detach())  # the server has loaded the script
+    secret, mine = lock.detach(ttl=60), remote.Lock(name)
+    wire.rule = lambda request: LOSE_REPLY if wire.is_operation(request) else None
+    with pytest.raises(fencedlock.BackendUnavailableError):
+        mine.attach(secret)
+    wire.rule = lambda request: None
+    pid = os.fork()
+    if pid == 0:
+        try:
+            mine.attach(secret)
+        except fencedlock.NotOwnedError:
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    mine.attach(secret)
+    mine.release()
