@@ -77,7 +77,7 @@ async def attach(settings: HandleSettings, owner: Owner, secret: str) -> None:
             session = session_of(settings.state)
             answer = await session.in_thread(attempt.ask, owner, began_at, session.loop_reference)
             if isinstance(answer, tuple):
-                if attempt.enter(answer):
+                if attempt.enter(owner, answer):
                     return
             else:
                 failures += 1

@@ -405,15 +405,18 @@ class Lock(SelfOwned, TaskLock):
         return entered.state is LeaseState.LOST
 
 
-class Attaching:
-    """An ``async with`` that attaches a detached hold: see :meth:`TaskLock.attaching`."""
+class _Statement:
+    """An ``async with`` that gets a lock in its own way, and releases it as any other."""
 
-    def __init__(self, lock: TaskLock, secret: str) -> None:
+    def __init__(self, lock: TaskLock) -> None:
         self._lock = lock
-        self._secret = secret
+
+    async def _begin(self) -> None:
+        """Get the lock."""
+        raise NotImplementedError
 
     async def __aenter__(self) -> FencingToken:
-        await self._lock.attach(self._secret)
+        await self._begin()
         return self._lock._entered()
 
     async def __aexit__(
@@ -425,22 +428,24 @@ class Attaching:
         await self._lock.__aexit__(kind, error, trace)
 
 
-class Within:
+class Within(_Statement):
     """An ``async with`` that acquires a lock in limited time: see :meth:`TaskLock.within`."""
 
     def __init__(self, lock: TaskLock, timeout: float) -> None:
-        self._lock = lock
+        super().__init__(lock)
         self._timeout = timeout
 
-    async def __aenter__(self) -> FencingToken:
+    async def _begin(self) -> None:
         if not await self._lock.acquire(timeout=self._timeout):
             raise self._lock._not_in_time(self._timeout)
-        return self._lock._entered()
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self._lock.__aexit__(kind, error, trace)
+
+class Attaching(_Statement):
+    """An ``async with`` that attaches a detached hold: see :meth:`TaskLock.attaching`."""
+
+    def __init__(self, lock: TaskLock, secret: str) -> None:
+        super().__init__(lock)
+        self._secret = secret
+
+    async def _begin(self) -> None:
+        await self._lock.attach(self._secret)

@@ -68,12 +68,7 @@ class BoundLock(Protocol):
         """
 
     def detach(
-        self,
-        hold: Hold,
-        digest: str,
-        lease_seconds: float,
-        timeout_seconds: float,
-        attempts: int = 1,
+        self, hold: Hold, digest: str, lease_seconds: float, timeout_seconds: float
     ) -> ReleaseAnswer:
         """Detach the hold from its claim, and let it last for this time.
 

@@ -227,41 +227,48 @@ class NamedLock(WithStatement, Handle):
         """Do nothing in a forked child, where the client has forgotten the holds of the parent."""
 
 
-class Within(WithStatement):
+class _Statement(WithStatement):
+    """A ``with`` statement that gets a lock in its own way, and releases it as any other."""
+
+    def __init__(self, lock: NamedLock) -> None:
+        self._lock = lock
+        self._settings = lock._settings
+        self._leave = lock._leave
+
+    def _begin(self) -> None:
+        """Get the lock."""
+        raise NotImplementedError
+
+    def __enter__(self) -> FencingToken:
+        self._begin()
+        try:
+            return self._lock._entered()
+        except BaseException:  # as in NamedLock.__enter__
+            self._lock.release()
+            raise
+
+
+class Within(_Statement):
     """A ``with`` statement that acquires a lock in limited time: see :meth:`NamedLock.within`."""
 
     def __init__(self, lock: NamedLock, timeout: float) -> None:
-        self._lock = lock
+        super().__init__(lock)
         self._timeout = timeout
-        self._settings = lock._settings
-        self._leave = lock._leave
 
-    def __enter__(self) -> FencingToken:
+    def _begin(self) -> None:
         if not self._lock.acquire(timeout=self._timeout):
             raise self._lock._not_in_time(self._timeout)
-        try:
-            return self._lock._entered()
-        except BaseException:  # as in NamedLock.__enter__
-            self._lock.release()
-            raise
 
 
-class Attaching(WithStatement):
+class Attaching(_Statement):
     """A ``with`` statement that attaches a detached hold: see :meth:`NamedLock.attaching`."""
 
     def __init__(self, lock: NamedLock, secret: str) -> None:
-        self._lock = lock
+        super().__init__(lock)
         self._secret = secret
-        self._settings = lock._settings
-        self._leave = lock._leave
 
-    def __enter__(self) -> FencingToken:
+    def _begin(self) -> None:
         self._lock.attach(self._secret)
-        try:
-            return self._lock._entered()
-        except BaseException:  # as in NamedLock.__enter__
-            self._lock.release()
-            raise
 
 
 def _leave_condition(frame: FrameType) -> None:

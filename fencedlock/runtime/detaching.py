@@ -129,7 +129,7 @@ def attach(settings: HandleSettings, owner: Owner, secret: str) -> None:
                 owner = owner if owner.kind == "handle" else current_owner()
                 continue
             if isinstance(answer, tuple):
-                if attempt.enter(answer):
+                if attempt.enter(owner, answer):
                     return
             else:
                 failures += 1
@@ -151,7 +151,6 @@ class Attempt:
         self._state = settings.state
         self._digest = digest_of(secret)
         self._claim: Claim | None = None
-        self._owner: Owner | None = None
 
     def __enter__(self) -> Self:
         with self._state.mutex:
@@ -172,8 +171,7 @@ class Attempt:
         """
         state, settings = self._state, self._settings
         raise_if_client_closed(state, settings.resource.name)
-        self._owner, claim = owner, self._claim_for(owner)
-        self._claim = claim
+        claim = self._claim = self._claim_for(owner)
         claim.loop = loop
         try:
             seconds = state.request_seconds(claim.lease_seconds)
@@ -209,11 +207,10 @@ class Attempt:
             False,
         )
 
-    def enter(self, grant: Grant) -> bool:
+    def enter(self, owner: Owner, grant: Grant) -> bool:
         """Make an attached hold one of this process. False if its lease ended on the way to us."""
-        settings, state, claim, owner = self._settings, self._state, self._claim, self._owner
+        settings, state, claim = self._settings, self._state, self._claim
         assert claim is not None
-        assert owner is not None
         try:
             entered = enter(settings, owner, claim, grant)
             if state.closed:

@@ -98,9 +98,6 @@ class Mutex:
     def _is_owned(self) -> bool:
         return bool(self._depth) and self._owner is here().thread
 
-    def _at_fork_reinit(self) -> None:
-        self.__init__()  # type: ignore[misc]
-
     def __enter__(self) -> bool:
         return self.acquire()
 
@@ -307,8 +304,11 @@ _SECRETS = SimpleNamespace(
 
 
 @contextmanager
-def system_of(*modules: Any) -> Iterator[None]:
-    """Give the library and these modules the simulated system in place of the real one."""
+def system_of(*modules: Any) -> Iterator[Patches]:
+    """Give the library and these modules the simulated system in place of the real one.
+
+    What else is to be replaced meanwhile can be set with the patches that it yields.
+    """
     with Patches() as patches:
         library = [
             module
@@ -344,7 +344,7 @@ def system_of(*modules: Any) -> Iterator[None]:
             patches.set(module, "Worker", Worker)
             patches.set(module, "SimpleQueue", Queue)
         patches.set(interrupts.Event, "wait", _wait_for_event)
-        yield
+        yield patches
 
 
 class Patches:

@@ -391,7 +391,7 @@ def simulated() -> Iterator[None]:
     """Make runs possible: the library and the contenders use the simulated system."""
     logger = logging.getLogger("fencedlock")
     handler, propagate = worker.NoAnswer(), logger.propagate
-    with system_of(worker), primitives.Patches() as patches:
+    with system_of(worker) as patches:
         patches.set(server, "Connections", Connections)
         patches.set(server, "Inbox", Inbox)
         patches.set(worker, "_local", Local())

@@ -195,26 +195,34 @@ class EtcdLock:
         ``wanted`` is a request to the holder, which goes with it.
         """
         known = messages()
-        puts = [known.PutRequest(key=holder.key, value=value, lease=lease.id)]
+        put = known.PutRequest(key=holder.key, value=value, lease=lease.id)
+        puts = [known.RequestOp(request_put=put)]
         if wanted is not None:
-            puts.append(self._request_to(holder, wanted, lease.id))
+            puts.append(self._put_wanted(holder.create_revision, wanted, lease.id))
+        if not self._do_if_unchanged(holder, puts, give_up_at):
+            raise LeaseGoneError("the grant ended together with its lease")
+
+    def _do_if_unchanged(self, holder: Any, operations: list[Any], give_up_at: float) -> bool:
+        """Do these operations, unless the holder's key has changed since it was read."""
+        known = messages()
         request = known.TxnRequest(
             compare=[
                 known.Compare(
                     result=EQUAL, target=MOD, key=holder.key, mod_revision=holder.mod_revision
                 )
             ],
-            success=[known.RequestOp(request_put=put) for put in puts],
+            success=operations,
         )
-        if not self.cluster.connections.call(TXN, request, give_up_at - now_seconds()).succeeded:
-            raise LeaseGoneError("the grant ended together with its lease")
+        answer = self.cluster.connections.call(TXN, request, give_up_at - now_seconds())
+        return bool(answer.succeeded)
 
-    def _request_to(self, holder: Any, reason: str, lease_id: int) -> Any:
-        return messages().PutRequest(
-            key=self.keys.wanted,
-            value=wanted_value(holder.create_revision, reason),
-            lease=lease_id,
+    def _put_wanted(self, revision: int, reason: str, lease_id: int) -> Any:
+        """Return the operation that asks the holder whose key has this ``create_revision``."""
+        known = messages()
+        put = known.PutRequest(
+            key=self.keys.wanted, value=wanted_value(revision, reason), lease=lease_id
         )
+        return known.RequestOp(request_put=put)
 
     def waiting(self, recheck_at: float) -> Waiting:
         """Return the answer that the claim waits, and the time at which it should ask by itself.
@@ -402,18 +410,15 @@ class EtcdLock:
             lease = ticket.kept = self.cluster.leases.unrenewed(keep_seconds, timeout_seconds)
         more = [_delete(self.keys.grant), _delete(self.keys.wanted)]
         try:
-            return self._leave_key(hold, value, lease, more, give_up_at - now_seconds(), attempts)
+            return self._leave_key(
+                hold, value, lease, more, give_up_at - now_seconds(), attempts=attempts
+            )
         except LeaseGoneError:
             ticket.kept = None
             raise
 
     def detach(
-        self,
-        hold: Hold,
-        digest: str,
-        lease_seconds: float,
-        timeout_seconds: float,
-        attempts: int = 1,
+        self, hold: Hold, digest: str, lease_seconds: float, timeout_seconds: float
     ) -> ReleaseAnswer:
         ticket = ticket_of(hold)
         value = holder_value(
@@ -424,18 +429,11 @@ class EtcdLock:
             hold.owner.holder,
             ticket.asked_ms,
         )
-        # A lease of an attempt before may have another length, and has begun to run out.
-        ticket.kept = None
         give_up_at = now_seconds() + timeout_seconds
         lease = self.cluster.leases.unrenewed(lease_seconds, timeout_seconds)
         wanted = self.wanted_of(hold, give_up_at - now_seconds())
-        more = []
-        if wanted is not None:
-            put = messages().PutRequest(
-                key=self.keys.wanted, value=wanted_value(ticket.revision, wanted), lease=lease.id
-            )
-            more.append(messages().RequestOp(request_put=put))
-        return self._leave_key(hold, value, lease, more, give_up_at - now_seconds(), attempts)
+        more = [] if wanted is None else [self._put_wanted(ticket.revision, wanted, lease.id)]
+        return self._leave_key(hold, value, lease, more, give_up_at - now_seconds(), attempts=1)
 
     def _leave_key(
         self,
@@ -444,6 +442,7 @@ class EtcdLock:
         lease: Lease,
         more: list[Any],
         timeout_seconds: float,
+        *,
         attempts: int,
     ) -> ReleaseAnswer:
         """End the hold, but leave its key with this value until this lease ends.
@@ -657,28 +656,15 @@ class EtcdLock:
 
     def request_release(self, reason: str, timeout_seconds: float) -> bool:
         give_up_at = now_seconds() + timeout_seconds
-        known, keys, call = messages(), self.keys, self.cluster.connections.call
-        look = known.RangeRequest(key=keys.holder)
+        look = messages().RangeRequest(key=self.keys.holder)
         while True:
-            kvs = call(RANGE, look, give_up_at - now_seconds()).kvs
+            kvs = self.cluster.connections.call(RANGE, look, give_up_at - now_seconds()).kvs
             if not kvs or read_holder(kvs[0].value).operation == KEPT_OPERATION:
                 return False
             (holder,) = kvs
-            request = known.TxnRequest(
-                compare=[
-                    known.Compare(
-                        result=EQUAL,
-                        target=MOD,
-                        key=keys.holder,
-                        mod_revision=holder.mod_revision,
-                    )
-                ],
-                success=[
-                    known.RequestOp(request_put=self._request_to(holder, reason, holder.lease))
-                ],
-            )
+            put = self._put_wanted(holder.create_revision, reason, holder.lease)
             try:
-                if call(TXN, request, give_up_at - now_seconds()).succeeded:
+                if self._do_if_unchanged(holder, [put], give_up_at):
                     return True
             except LeaseGoneError:
                 pass  # the hold has just ended with it
@@ -687,7 +673,7 @@ class EtcdLock:
         """Return the reason for which somebody has asked for this hold, None if nobody has."""
         request = messages().RangeRequest(key=self.keys.wanted)
         kvs = self.cluster.connections.call(RANGE, request, timeout_seconds).kvs
-        return read_wanted(kvs, ticket_of(hold).revision)
+        return read_wanted(kvs[0], ticket_of(hold).revision) if kvs else None
 
     def _delete_made_at(self, revision: int, key: bytes, timeout_seconds: float) -> bool:
         """Delete a key that was made at this revision. Return False if it was gone already.

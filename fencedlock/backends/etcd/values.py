@@ -104,16 +104,10 @@ def wanted_value(revision: int, reason: str) -> bytes:
     return f"{revision} {reason}".encode()
 
 
-def read_wanted(kvs: Any, revision: int) -> str | None:
-    """Return the reason of a request to the holder whose key has this ``create_revision``.
-
-    ``kvs`` contains the key of the request, if there is one.
-    """
-    for kv in kvs:
-        asked, _, reason = kv.value.decode(errors="replace").partition(" ")
-        if asked == str(revision):
-            return str(reason)
-    return None
+def read_wanted(kv: Any, revision: int) -> str | None:
+    """Return the reason of a request, if it is to the holder with this ``create_revision``."""
+    asked, _, reason = kv.value.decode(errors="replace").partition(" ")
+    return str(reason) if asked == str(revision) else None
 
 
 class LockState:
@@ -129,6 +123,6 @@ class LockState:
         self.wanted: str | None = (
             None
             if wanted is None or self.holder is None
-            else read_wanted([wanted], self.holder.create_revision)
+            else read_wanted(wanted, self.holder.create_revision)
         )
         self.floors: FloorHistory = FloorHistory.read(found.get(keys.floor))

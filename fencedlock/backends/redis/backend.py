@@ -208,17 +208,12 @@ class RedisBackend(RedisServer):
         timeout_seconds: float,
     ) -> _Answer | Exception:
         try:
-            for _ in range(MOST_LATE):
-                sent_at = now_seconds()
-                pack = partial(make, target, self.server_us(sent_at + timeout_seconds))
-                reply, _ = self.call(script, pack(), timeout_seconds, repack=pack)
-                answer = read(target, reply, sent_at)
-                if answer is not None:
-                    return answer
-                timeout_seconds = left_of(timeout_seconds, sent_at)
+            answer: _Answer = self.ask_in_time(
+                script, partial(make, target), partial(read, target), timeout_seconds
+            )
         except FencedLockError as error:
             return error
-        return clock_jumps()
+        return answer
 
     def _ask_many(
         self,

@@ -159,12 +159,7 @@ class RedisLock:
         )
 
     def detach(
-        self,
-        hold: Hold,
-        digest: str,
-        lease_seconds: float,
-        timeout_seconds: float,
-        attempts: int = 1,
+        self, hold: Hold, digest: str, lease_seconds: float, timeout_seconds: float
     ) -> ReleaseAnswer:
         packed = self._scripts.detach.pack(
             self._keys,
@@ -175,28 +170,27 @@ class RedisLock:
             str(hold.claim.ticket.not_after_us),
             self._server.channels,
         )
-        reply, sent = self._server.call(self._scripts.detach, packed, timeout_seconds, attempts)
+        reply, sent = self._server.call(self._scripts.detach, packed, timeout_seconds)
         return released_or_not(reply, sent)
 
     def attach(self, claim: Claim, digest: str, timeout_seconds: float) -> ClaimAnswer:
         server, lease_ms = self._server, whole_ms(claim.lease_seconds)
-        for _ in range(MOST_LATE):
-            asked_at = now_seconds()
-            packed = self._scripts.attach.pack(
+
+        def make(not_after_us: int) -> bytes:
+            return self._scripts.attach.pack(
                 self._keys,
                 claim.id,
                 digest,
-                str(server.server_us(asked_at + timeout_seconds)),
+                str(not_after_us),
                 f"{lease_ms} {claim.owner.holder}",
                 str(lease_ms),
                 server.channels,
             )
-            reply, _ = server.call(self._scripts.attach, packed, timeout_seconds)
-            answer = server.read_claim_answer(claim, reply, asked_at)
-            if answer is not None:
-                return answer
-            timeout_seconds = left_of(timeout_seconds, asked_at)
-        raise clock_jumps()
+
+        answer: ClaimAnswer = server.ask_in_time(
+            self._scripts.attach, make, partial(server.read_claim_answer, claim), timeout_seconds
+        )
+        return answer
 
     def abandon(self, hold: Hold, timeout_seconds: float) -> None:
         """Do nothing, because each hold has a lease of its own."""

@@ -6,6 +6,7 @@ This module calls the scripts and reads their answers.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 from urllib.parse import unquote
 
@@ -14,7 +15,7 @@ from fencedlock.backends.redis.connector import Connector
 from fencedlock.backends.redis.floors import MOST_TOKEN, SLACK_US, Floors
 from fencedlock.backends.redis.inbox import Inbox
 from fencedlock.backends.redis.scripts import Script, Scripts, bulks, pack, whole_ms
-from fencedlock.backends.redis.server_time import ServerTime
+from fencedlock.backends.redis.server_time import MOST_LATE, ServerTime, clock_jumps
 from fencedlock.clock import now_seconds
 from fencedlock.core.answers import Busy, ClaimAnswer, Gone, NotOurs, RenewAnswer, Renewed, Waiting
 from fencedlock.core.claims import MOST_SPAN_SECONDS, Claim, Hold
@@ -168,6 +169,29 @@ class RedisServer(ServerTime):
         return self.call_with_text(
             script, packed, asked_at + timeout_seconds, attempts, reply, sent
         )
+
+    def ask_in_time(
+        self,
+        script: Script,
+        make: Callable[[int], bytes],
+        read: Callable[[bytes, float], Any],
+        timeout_seconds: float,
+    ) -> Any:
+        """Call a script, and return what ``read`` makes of its answer.
+
+        ``make`` packs the call for a "not after" in µs of the server's clock. If the packet was
+        late, the answer tells the server's time, and the question is asked again. ``read`` returns
+        None then. It receives the answer, and the local time of the question.
+        """
+        for _ in range(MOST_LATE):
+            asked_at = now_seconds()
+            pack_call = partial(make, self.server_us(asked_at + timeout_seconds))
+            reply, _ = self.call(script, pack_call(), timeout_seconds, repack=pack_call)
+            answer = read(reply, asked_at)
+            if answer is not None:
+                return answer
+            timeout_seconds = left_of(timeout_seconds, asked_at)
+        raise clock_jumps()
 
     def call_with_text(
         self,
