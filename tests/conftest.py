@@ -89,17 +89,21 @@ def etcd_server(_servers: dict[str, LockServer], short_folder: Path) -> EtcdServ
 
 
 @pytest.fixture
-def own_server(short_folder: Path) -> Iterator[Callable[..., Any]]:
+def own_server() -> Iterator[Callable[..., Any]]:
     """Makes servers for this test alone, so the test may harm them. The default kind is Redis."""
     made: list[LockServer] = []
 
-    def make(kind: str | None = None, **settings: str) -> Any:
-        made.append(make_server(short_folder, kind or any_redis_server(), **settings).start())
-        return made[-1]
+    # etcd takes 128 MB of disk from its first write on, so no server outlives its test there.
+    with tempfile.TemporaryDirectory(prefix="fl", ignore_cleanup_errors=True) as folder:
 
-    yield make
-    for server in made:
-        server.kill()
+        def make(kind: str | None = None, **settings: str) -> Any:
+            server = make_server(Path(folder), kind or any_redis_server(), **settings)
+            made.append(server.start())
+            return made[-1]
+
+        yield make
+        for server in made:
+            server.kill()
 
 
 @pytest.fixture(params=["redis", "etcd"])
