@@ -449,17 +449,21 @@ class Contender:
         if not granted:
             self.write(FAIL, "acquire", lock, why="busy")
             return False
+        self.write_hold("acquire", lock)
+        return True
+
+    def write_hold(self, what: str, lock: AnyLock) -> None:
+        """Write down that this operation has given the lock, and how it is held."""
         hold = lock._owned()
         self.write(
             OK,
-            "acquire",
+            what,
             lock,
             claim=hold.claim_id,
             token=hold.token,
             deadline=hold.deadline,
             abandoned=hold.abandoned,
         )
-        return True
 
     def _limited(self, timeout: float | None) -> float | None:
         """Return a timeout with which the contender does not wait for long after its end."""
@@ -631,16 +635,7 @@ class Contender:
         except fencedlock.BackendError as error:
             self.write(FAIL, "attach", lock, why="refused", refused=str(error))
             return False
-        hold = lock._owned()
-        self.write(
-            OK,
-            "attach",
-            lock,
-            claim=hold.claim_id,
-            token=hold.token,
-            deadline=hold.deadline,
-            abandoned=hold.abandoned,
-        )
+        self.write_hold("attach", lock)
         return True
 
     # --- the work that the lock protects
