@@ -17,7 +17,7 @@ import fencedlock
 from fencedlock import LockLostError, NotOwnedError
 from tests.conftest import eventually
 from tests.contenders import Contender
-from tests.proxy import HOLD, LOSE_REPLY
+from tests.proxy import HOLD, HOLD_AND_CUT, LOSE_REPLY
 from tests.servers import LockServer
 
 CLASSES = pytest.mark.parametrize("cls", ["RLock", "FairLock", "Lock"])
@@ -514,6 +514,81 @@ class TestPackets:
             assert info.owner.startswith(client.id)
         assert not client.inspect(name).locked
         assert not lost
+
+    def test_nobody_asks_again_for_a_hold_that_was_perhaps_attached(
+        self,
+        wire: Any,
+        connect: Callable[..., Any],
+        client: fencedlock.Client,
+        name: str,
+    ) -> None:
+        """It ends with its lease, although its client lives and keeps another lock."""
+        remote = connect(wire.url, ttl=1, socket_timeout=0.5, outage_timeout=0.1)
+        with remote.RLock(f"{name}/other") as other:
+            lock = client.RLock(name)
+            lock.acquire()
+            lock.attach(lock.detach())  # the server has loaded the script
+            secret = lock.detach(ttl=60)
+            wire.rule = lambda request: LOSE_REPLY if is_about(wire, request, name) else None
+            with pytest.raises(fencedlock.BackendUnavailableError):
+                remote.attach(secret, name)
+            assert not client.inspect(name).detached
+            begun = time.monotonic()
+            with client.RLock(name):
+                assert time.monotonic() - begun < 30
+            assert client.inspect(f"{name}/other").token == int(other)
+
+    def test_a_late_packet_attaches_nothing(
+        self,
+        wire: Any,
+        connect: Callable[..., Any],
+        client: fencedlock.Client,
+        name: str,
+    ) -> None:
+        """It comes after the time that the client had for it."""
+        remote = connect(wire.url, ttl=1, socket_timeout=0.5, outage_timeout=0.1)
+        with remote.RLock(f"{name}/other") as other:
+            lock = client.RLock(name)
+            lock.acquire()
+            lock.attach(lock.detach())  # the server has loaded the script
+            token, secret = lock.token, lock.detach(ttl=60)
+            wire.rule = lambda request: HOLD if is_about(wire, request, name) else None
+            with pytest.raises(fencedlock.BackendUnavailableError):
+                remote.attach(secret, name)
+            assert wire.held
+            clock = client.FairLock(f"{name}/clock")
+            clock.acquire()
+            clock.detach(ttl=2)
+            assert clock.acquire(timeout=60)  # by now, the packet's time is up
+            clock.release()
+            wire.deliver()
+            assert client.inspect(name).detached
+            with client.Lock(name).attaching(secret) as same:
+                assert same == token
+            assert client.inspect(f"{name}/other").token == int(other)
+
+    def test_a_late_question_of_the_hold_that_was_detached_takes_nothing(
+        self, wire: Any, remote: fencedlock.Client, client: fencedlock.Client, name: str
+    ) -> None:
+        lock = remote.FairLock(name)
+        wire.rule = lambda request: (
+            HOLD_AND_CUT if not wire.held and wire.is_call(request, "acquire") else None
+        )
+        lock.acquire()
+        assert wire.held
+        client.attach(lock.detach(), name).release()
+        wire.deliver()
+        info = client.inspect(name)
+        assert not info.locked
+        assert not info.waiters
+
+
+def is_about(wire: Any, request: Any, name: str) -> bool:
+    """Return True if the request is an operation of this lock."""
+    return bool(wire.is_operation(request)) and (
+        wire.mentions(request, f"{name.replace('/', '%2F')}/holder".encode())  # etcd
+        or wire.mentions(request, f"{{{name}}}".encode())
+    )
 
 
 def test_the_server_is_away_for_a_moment(

@@ -196,10 +196,11 @@ class Leases:
         self._shared[period_seconds] = lease_id, now_seconds() + period_seconds - into_seconds
         return lease_id
 
-    def unrenewed(self, seconds: float, timeout_seconds: float) -> Lease:
-        """Return a new lease of this length, rounded up to seconds, that just runs out.
+    def separate(self, seconds: float, timeout_seconds: float) -> Lease:
+        """Return a new lease of this length, rounded up to seconds, on which nothing else depends.
 
-        The server may make it longer, up to its least length. Raises BackendError.
+        It runs out unless :meth:`renew` is called for it. The server may make it longer, up to its
+        least length. Raises BackendError.
         """
         return self._grant(self.length(seconds), timeout_seconds)
 

@@ -407,7 +407,7 @@ class EtcdLock:
         # One lease, although the request may be repeated in the background.
         lease = ticket.kept
         if lease is None:
-            lease = ticket.kept = self.cluster.leases.unrenewed(keep_seconds, timeout_seconds)
+            lease = ticket.kept = self.cluster.leases.separate(keep_seconds, timeout_seconds)
         more = [_delete(self.keys.grant), _delete(self.keys.wanted)]
         try:
             return self._leave_key(
@@ -430,7 +430,7 @@ class EtcdLock:
             ticket.asked_ms,
         )
         give_up_at = now_seconds() + timeout_seconds
-        lease = self.cluster.leases.unrenewed(lease_seconds, timeout_seconds)
+        lease = self.cluster.leases.separate(lease_seconds, timeout_seconds)
         wanted = self.wanted_of(hold, give_up_at - now_seconds())
         more = [] if wanted is None else [self._put_wanted(ticket.revision, wanted, lease.id)]
         return self._leave_key(hold, value, lease, more, give_up_at - now_seconds(), attempts=1)
@@ -490,12 +490,18 @@ class EtcdLock:
                 return self._attach(claim, digest, give_up_at)
             except LeaseGoneError:
                 # Our lease is gone, or somebody has changed the hold meanwhile.
-                self.cluster.leases.renew(ticket_of(claim).lease, give_up_at - now_seconds())
+                ticket_of(claim).maybe_lease = None
         raise BackendUnavailableError("etcd has forgotten three leases in a row")
 
     def _attach(self, claim: Claim, digest: str, give_up_at: float) -> ClaimAnswer:
         known, keys, call = messages(), self.keys, self.cluster.connections.call
-        ticket = self._ticket_with_lease(claim, give_up_at)
+        ticket = ticket_of(claim)
+        if ticket.maybe_lease is None or not ticket.lease.is_good(now_seconds()):
+            # If no answer arrives and nobody asks again, the lock opens with this lease. The
+            # client's own lease would keep it closed for as long as the client has other locks.
+            ticket.tie(
+                self.cluster.leases.separate(claim.lease_seconds, give_up_at - now_seconds())
+            )
         look = known.RangeRequest(key=keys.floor, range_end=keys.holder_end)
         state = LockState(call(RANGE, look, give_up_at - now_seconds()).kvs, keys)
         if state.holder is None:

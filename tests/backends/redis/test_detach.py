@@ -39,6 +39,19 @@ def test_the_server_does_not_know_the_secret(
     mine.release()
 
 
+def test_a_hold_whose_token_is_another_s_is_not_detached(
+    server: RedisServer, client: fencedlock.Client, name: str
+) -> None:
+    lock = client.RLock(name)
+    lock.acquire()
+    with server.client() as raw:
+        raw.hset(key_of(name), "token", str(int(lock.token) + 1))
+        with pytest.raises(fencedlock.LockLostError):
+            lock.detach(ttl=600)
+        assert not raw.hget(key_of(name), "owner").startswith(b"detached:")
+        assert raw.pttl(key_of(name)) < 600_000 - 1_000
+
+
 def test_a_server_without_memory_detaches_and_attaches(
     own_server: Callable[..., Any], connect: Callable[..., Any], name: str
 ) -> None:
