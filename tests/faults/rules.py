@@ -94,7 +94,7 @@ def rising_tokens(history: History, bounds: Bounds) -> Found:
             nobody_knows = all(
                 history.dead_at.get(process_of(each.who), math.inf) < hold.invoked
                 for each in holds
-                if each.token >= highest.token
+                if each.token >= highest.token and each.granted < hold.granted
             )
             if not nobody_knows or not any(
                 fault.begun <= hold.granted and fault.healed >= highest.granted for fault in losses

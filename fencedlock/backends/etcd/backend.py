@@ -71,6 +71,9 @@ class EtcdBackend(EtcdCluster):
         lease = ticket_of(target).maybe_lease
         if lease is None:
             return since + target.lease_seconds
+        if not lease.gone and now_seconds() >= lease.deadline:
+            # A renewal that is under way may still succeed, and keep the target for ever.
+            return since if self.leases.give_up_if_over(lease) else float("inf")
         return since if lease.gone else lease.deadline
 
     def ping(self, timeout_seconds: float) -> None:

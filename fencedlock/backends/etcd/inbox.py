@@ -208,7 +208,6 @@ class Inbox:
         requests: SimpleQueue[Any] = SimpleQueue()
         with self._mutex:
             for watch in self._watches.values():
-                watch.queue.forget()
                 requests.put(self._create_request(watch))
             self._requests = requests
         try:
@@ -221,6 +220,10 @@ class Inbox:
         finally:
             with self._mutex:
                 self._requests = None
+                # No events arrive until the next stream. By what is known now, a lock may seem free
+                # that has had several holders since, and its waiters seem dead.
+                for watch in self._watches.values():
+                    watch.queue.forget()
             requests.put(None)
 
     def _take(self, response: Any) -> None:

@@ -148,8 +148,7 @@ class Leases:
         """
         for lease in list(self._by_length.values()):
             if not lease.gone and now >= lease.deadline:
-                with suppress(BackendUnavailableError):
-                    self._alone(lease.length, 0.0, partial(self._give_up_if_over, lease))
+                self.give_up_if_over(lease)
         while self._unended and now >= self._end_at:
             try:
                 self._revoke(self._unended[0].id, END_SECONDS)
@@ -163,6 +162,15 @@ class Leases:
             if not lease.gone
         ]
         return min([*due, self._end_at] if self._unended else due, default=None)
+
+    def give_up_if_over(self, lease: Lease) -> bool:
+        """End a lease whose local deadline has passed.
+
+        Return False if that is still to come, or if a renewal is under way.
+        """
+        with suppress(BackendUnavailableError):
+            self._alone(lease.length, 0.0, partial(self._give_up_if_over, lease))
+        return lease.gone
 
     def _give_up_if_over(self, lease: Lease) -> None:
         if not lease.gone and now_seconds() >= lease.deadline:

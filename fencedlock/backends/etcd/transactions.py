@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 from fencedlock.backends.etcd.keys import LockKeys
@@ -35,6 +36,7 @@ class LockTransactions(NamedTuple):
     """Deletes the holder and the grant. If the hold is gone, it reads the grant instead."""
 
     @staticmethod
+    @lru_cache(1024)  # a lock that is only looked at has new ones each time
     def of(keys: LockKeys) -> LockTransactions:
         known = messages()
         look = known.RequestOp(

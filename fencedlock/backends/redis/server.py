@@ -120,10 +120,15 @@ class RedisServer(ServerTime):
         """Raise the floor of all locks after a connection was opened, and check the inbox.
 
         The connection may lead to another server, whose clock is behind. No token may be lower than
-        what the server before it may have issued by now, even if this client was not told of it.
+        what the server before it may have issued, even if this client was not told of it.
+
+        The floor is the least that the server's clock shows now, because a token that is ahead of
+        the clock would be repeated by a server that has lost it. It takes longer to connect than
+        the server's time is uncertain, so the server before can't have issued a higher token.
         """
         if self.ahead_us:
-            self.floors.of_all = max(self.floors.of_all, self.server_us(now_seconds()))
+            least_us = int(now_seconds() * 1e6 + self.least_ahead_us)
+            self.floors.of_all = max(self.floors.of_all, least_us)
         for inbox in list(self._inboxes.values()):
             inbox.doubt()
 

@@ -20,7 +20,7 @@ class ServerTime:
         """The server's time minus that of this process, in µs, at most. It is 0 before the first
         answer that told the time.
         """
-        self._least_ahead_us: float = 0.0
+        self.least_ahead_us: float = 0.0
         """The same, at least."""
 
     def server_us(self, at: float) -> int:
@@ -36,11 +36,11 @@ class ServerTime:
         clock was set.
         """
         most, least = server_us - asked_at * 1e6, server_us - now_seconds() * 1e6
-        if not self.ahead_us or least > self.ahead_us or most < self._least_ahead_us:
-            self.ahead_us, self._least_ahead_us = most, least
+        if not self.ahead_us or least > self.ahead_us or most < self.least_ahead_us:
+            self.ahead_us, self.least_ahead_us = most, least
             return
         self.ahead_us = min(self.ahead_us, most)
-        self._least_ahead_us = max(self._least_ahead_us, least)
+        self.least_ahead_us = max(self.least_ahead_us, least)
 
 
 def clock_jumps() -> BackendUnavailableError:
