@@ -7,17 +7,16 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from queue import Empty
+from queue import Empty, SimpleQueue
 from types import SimpleNamespace
 from typing import Any, Self
 
 import fencedlock.clock
 from fencedlock.runtime import (
-    callbacks,
     cancellation,
-    heartbeat,
     interrupts,
     owners,
+    threads,
     waiting,
 )
 from tests.simulation.world import Thread, World
@@ -271,13 +270,18 @@ def new_claim_id(client_id: str, owner_id: int) -> str:
 def _wait_for_event(event: interrupts.Event, timeout: float | None = None) -> bool:
     if event.is_set():
         return True
-    waiters = Waiters()
-    sleeper: Any = SimpleNamespace(release=waiters.wake_all)
+    sleeper: Any = _Sleeper()
     event.call(sleeper)
     try:
-        return waiters.wait(timeout) or event.is_set()
+        return sleeper.wait(timeout) or event.is_set()
     finally:
         event.call_no_more(sleeper)
+
+
+class _Sleeper(Waiters):
+    """Takes the place of the mutex by which a thread waits for an event."""
+
+    release = Waiters.wake_all
 
 
 def sleep(seconds: float) -> None:
@@ -340,9 +344,11 @@ def system_of(*modules: Any) -> Iterator[Patches]:
         patches.set(RLock, "_owner", staticmethod(current_owner))
         for module in (waiting, cancellation):
             patches.set(module, "Bell", Bell)
-        for module in (heartbeat, callbacks):
-            patches.set(module, "Worker", Worker)
-            patches.set(module, "SimpleQueue", Queue)
+        for module in library:
+            if getattr(module, "Worker", None) is threads.Worker and module is not threads:
+                patches.set(module, "Worker", Worker)
+            if getattr(module, "SimpleQueue", None) is SimpleQueue:
+                patches.set(module, "SimpleQueue", Queue)
         patches.set(interrupts.Event, "wait", _wait_for_event)
         yield patches
 

@@ -13,13 +13,11 @@ import redis.exceptions
 from fencedlock.backends.redis.inbox import _Stream
 from fencedlock.core.backend import Listener
 from fencedlock.errors import BackendError, BackendUnavailableError, FencedLockError
+from tests.simulation.network import Link
 from tests.simulation.primitives import Waiters, here, now_seconds
 from tests.simulation.redis_scripts import lua_scripts
 from tests.simulation.redis_store import RedisStore
 from tests.simulation.world import Process, World
-
-TRIP_SECONDS = (0.00002, 0.0005)
-"""The shortest and the longest time of a packet on its way, if nothing is wrong."""
 
 MOST_DOUBT_SECONDS = 0.5
 """How long it takes at most until an inbox knows that it is connected to another server."""
@@ -50,7 +48,7 @@ class Server:
         """
         self._loaded: dict[str, str] = {}
         self._postponed: list[Callable[[], object]] = []
-        self.remember()
+        self.replicate()
 
     def _empty_store(self) -> RedisStore:
         return RedisStore(self.time_us, self._send, self._listeners)
@@ -123,6 +121,18 @@ class Server:
             *self.left_behind,
         ]
 
+    def cut(self, link: Link) -> None:
+        """Cut the inboxes of a network. Its other connections know by its number of cuts."""
+        for inbox in self.all_inboxes():
+            if inbox._connector.link is link:
+                inbox.cut()
+
+    def forget(self, process: Process) -> None:
+        """Cut the inboxes of a process that was killed."""
+        for inbox in self.all_inboxes():
+            if inbox._connector.process is process:
+                inbox.cut()
+
     def start(self, *, with_data: bool = True) -> None:
         """Start again after :meth:`kill`."""
         self.is_down = False
@@ -135,7 +145,7 @@ class Server:
         """Forget the scripts that were sent, as ``SCRIPT FLUSH`` does."""
         self._loaded = {}
 
-    def remember(self) -> None:
+    def replicate(self) -> None:
         """Copy the data, as they are on a replica that lags behind from now on."""
         self._replica = copy.deepcopy((self.store.data, self.store.expires_ms))
 
@@ -153,44 +163,7 @@ class Server:
             self.kill(but=self.left_behind)
             self.start()
             self.store.data, self.store.expires_ms = self._replica
-            self.remember()
-
-
-class Link:
-    """The network between one process and the server, with the faults that it has now."""
-
-    def __init__(self, world: World) -> None:
-        self.world = world
-        self.delay_seconds: float = 0.0
-        self.lost_share: float = 0.0
-        """The share of the replies that are lost, and their connections with them."""
-        self.late_share: float = 0.0
-        self.late_seconds: float = 0.0
-        self.is_silent_up: bool = False
-        self.is_silent_down: bool = False
-        self._held: list[Callable[[], object]] = []
-        self.cuts: int = 0
-        """The number of times that all connections were cut."""
-
-    def trip(self, action: Callable[[], object], *, up: bool) -> None:
-        """Let a packet arrive, some time."""
-        if self.is_silent_up if up else self.is_silent_down:
-            self._held.append(action)
-            return
-        rng = self.world.rng
-        seconds = rng.uniform(*TRIP_SECONDS)
-        if self.delay_seconds:
-            seconds += rng.uniform(0, self.delay_seconds)
-        if up and rng.random() < self.late_share:
-            seconds += rng.uniform(0, self.late_seconds)
-        self.world.after(seconds, action)
-
-    def speak(self) -> None:
-        """Let what was held back arrive."""
-        self.is_silent_up = self.is_silent_down = False
-        held, self._held = self._held, []
-        for action in held:
-            self.world.after(self.world.rng.uniform(*TRIP_SECONDS), action)
+            self.replicate()
 
 
 class Connector:

@@ -39,7 +39,11 @@ class LuaScripts:
 
     def _call(self, name: str, *arguments: Any) -> Any:
         assert self._store is not None
-        return self._in_lua(self._store.command(name, *map(_text, arguments)))
+        texts = [each if type(each) is str else _text(each) for each in arguments]
+        reply = self._store.commands[name](*texts)
+        if type(reply) is str or type(reply) is int:
+            return reply
+        return self._in_lua(reply)
 
     def _pcall(self, name: str, *arguments: Any) -> Any:
         try:
@@ -53,9 +57,7 @@ class LuaScripts:
     def _in_lua(self, reply: Any) -> Any:
         if reply is None:
             return False
-        if isinstance(reply, list):
-            return self._lua.table_from([False if each is None else each for each in reply])
-        return reply
+        return self._lua.table_from([False if each is None else each for each in reply])
 
 
 @cache
@@ -64,9 +66,9 @@ def lua_scripts() -> LuaScripts:
     return LuaScripts()
 
 
-def _text(argument: Any) -> str:
-    """Return an argument as Redis makes text of it."""
-    return argument if isinstance(argument, str) else f"{argument:.17g}"
+def _text(argument: float) -> str:
+    """Return a number as Redis makes text of it."""
+    return f"{argument:.17g}"
 
 
 def _on_the_wire(made: Any) -> Any:

@@ -8,6 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+COMMANDS = (
+    *("EXISTS", "DEL", "PEXPIRE", "PTTL", "TIME", "PUBSUB", "PUBLISH", "PING"),
+    *("HGET", "HMGET", "HSET", "HDEL", "HINCRBY", "HLEN"),
+    *("ZADD", "ZREM", "ZSCORE", "ZRANGE", "ZPOPMIN", "ZPOPMAX", "ZREMRANGEBYSCORE"),
+)
+"""The commands that the scripts call. Each is a method."""
+
 
 class RedisStore:
     """The data of a server. ``now_us`` tells its time in µs since 1970."""
@@ -25,6 +32,9 @@ class RedisStore:
         self.expires_ms: dict[str, int] = {}
         self._script_us: int | None = None
         """The time of the script that runs. It stands still meanwhile."""
+        self.commands: dict[str, Callable[..., Any]] = {
+            name: getattr(self, f"_{name.lower()}") for name in COMMANDS
+        }
 
     def time_us(self) -> int:
         return self._now_us() if self._script_us is None else self._script_us
@@ -45,7 +55,7 @@ class RedisStore:
 
     def command(self, name: str, *arguments: str) -> Any:
         """Carry out one command, and return its reply: a text, a number, a list or None."""
-        return getattr(self, f"_{name.lower()}")(*arguments)
+        return self.commands[name](*arguments)
 
     def _exists(self, *keys: str) -> int:
         return sum(self._of(key) is not None for key in keys)

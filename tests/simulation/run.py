@@ -17,31 +17,24 @@ from functools import partial
 from typing import Any
 
 import fencedlock
-from fencedlock.backends.redis import server
-from fencedlock.backends.redis.backend import RedisBackend
-from fencedlock.backends.redis.scripts import scripts_of
 from fencedlock.client import Client
 from fencedlock.clock import Deadline
 from fencedlock.fencing.base import stale_token
 from fencedlock.runtime.callbacks import Callbacks
 from tests.faults import registers, worker
 from tests.faults.history import NOTE, Event, History, Violation
-from tests.faults.rules import Bounds, overlaps, violations
+from tests.faults.rules import overlaps, violations
 from tests.simulation import primitives
+from tests.simulation.nemeses import SimulatedNemesis
+from tests.simulation.network import Link
 from tests.simulation.primitives import Local, Mutex, Timer, here, inside, system_of
-from tests.simulation.redis_nemeses import MOST_STEP_LEASES, NEMESES, SimulatedNemesis
-from tests.simulation.redis_network import Connections, Connector, Inbox, Link, Server
-from tests.simulation.world import Process, World
+from tests.simulation.systems import SOCKET_TIMEOUT_SECONDS, System
+from tests.simulation.world import Process, Thread, World
 
-LEASE_SECONDS = 0.8
-SOCKET_TIMEOUT_SECONDS = 0.5
 SLOTS = 3
 THREADS = 2
 LOCKS = ("fair", "mixed")
 LOOK_SECONDS = 0.2
-BOUNDS = Bounds(
-    LEASE_SECONDS, slack_seconds=1.0, clock_step_seconds=MOST_STEP_LEASES * LEASE_SECONDS
-)
 _LOCAL_TIMES = ("deadline", "asked_at")
 """What contenders write down by the clocks of their processes."""
 
@@ -163,9 +156,9 @@ class Contenders:
         self.settings = worker.Settings(
             process=process.name,
             folder="",
-            url="redis:",
+            url=run.system.url,
             seed=run.seed,
-            lease_seconds=LEASE_SECONDS,
+            lease_seconds=run.system.lease_seconds,
             socket_timeout_seconds=SOCKET_TIMEOUT_SECONDS,
             threads=THREADS,
             tasks=0,
@@ -197,39 +190,20 @@ class Contenders:
             contender.visit()
 
 
-def connect(process: Process, server: Server, link: Link) -> Client:
-    """Return a client of the library, in this process."""
-
-    def make(client_id: str) -> Any:
-        connector: Any = Connector(process, server, link)
-        backend: Any = RedisBackend(
-            connector, client_id, "fencedlock", SOCKET_TIMEOUT_SECONDS, scripts_of(), lambda: None
-        )
-        backend.check_settings = lambda _seconds: []
-        return backend
-
-    return Client(
-        make,
-        ttl=LEASE_SECONDS,
-        outage_timeout=20 * LEASE_SECONDS,
-        callbacks=Callbacks(),
-        recipe=None,
-    )
-
-
 class Run:
     """One run in a world of its own."""
 
-    def __init__(self, seed: int, nemeses: tuple[str, ...]) -> None:
+    def __init__(self, system: System, seed: int, nemeses: tuple[str, ...]) -> None:
+        self.system = system
         self.seed = seed
         self.nemeses = nemeses
-        self.lease_seconds: float = LEASE_SECONDS
+        self.lease_seconds: float = system.lease_seconds
         self.events: list[Event] = []
         self.rows: dict[str, tuple[int, str, int]] = {}
         self.mutexes: dict[str, Mutex] = {}
         self.secrets = Secrets()
         self.world = World(seed)
-        self.server = Server(self.world)
+        self.server = system.server(self.world)
         self.slots: list[Contenders] = []
         self.links: list[Link] = []
         self.clients: list[Client] = []
@@ -248,7 +222,11 @@ class Run:
                 witness = self._process("witness")
                 witness.start(lambda: self._look(witness), "0")
                 for nemesis in self.nemeses:
-                    self._haunt(NEMESES[nemesis], random.Random(f"{self.seed} {nemesis}"), seconds)
+                    self._haunt(
+                        self.system.nemeses[nemesis],
+                        random.Random(f"{self.seed} {nemesis}"),
+                        seconds,
+                    )
                 world.run(world.now + seconds)
                 self._end()
             finally:
@@ -262,7 +240,15 @@ class Run:
 
     def connect(self, process: Process, link: Link) -> Client:
         """Return a client of the library in this process."""
-        self.clients.append(connect(process, self.server, link))
+        self.clients.append(
+            Client(
+                lambda client_id: self.system.backend(client_id, process, self.server, link),
+                ttl=self.lease_seconds,
+                outage_timeout=20 * self.lease_seconds,
+                callbacks=Callbacks(),
+                recipe=None,
+            )
+        )
         return self.clients[-1]
 
     def _process(self, name: str) -> Process:
@@ -289,9 +275,7 @@ class Run:
         contenders = self.slots[slot]
         self._recorder.write("run", NOTE, "killed", process=contenders.process.name)
         contenders.process.kill()
-        for inbox in self.server.all_inboxes():
-            if inbox._connector.process is contenders.process:
-                inbox.cut()
+        self.server.forget(contenders.process)
         self.slots[slot] = self._start(slot)
 
     def raise_floor(self, lock: str, seconds: float) -> None:
@@ -304,19 +288,19 @@ class Run:
                 issued = client.inspect(lock).issued or 0
                 floor = fencedlock.FencingToken(lock, issued + int(seconds * 1e6))
                 client.raise_floor(floor)
-                self.server.remember()  # the operator has waited for the replica
+                self.server.replicate()  # the operator has waited for the replica
 
         operator.start(act, "0")
 
     def _haunt(self, nemesis: SimulatedNemesis, rng: random.Random, seconds: float) -> None:
         """Let a nemesis strike again and again, but less often if there are more nemeses."""
-        pause = LEASE_SECONDS * (0.2 + 0.25 * len(self.nemeses))
+        pause = self.lease_seconds * (0.2 + 0.25 * len(self.nemeses))
         ends_at = self.world.now + seconds
 
         def strike() -> None:
             if self.world.now >= ends_at:
                 return
-            lasts = rng.uniform(*nemesis.leases) * LEASE_SECONDS
+            lasts = rng.uniform(*nemesis.leases) * self.lease_seconds
             targets, heal = nemesis.deed(self, rng)
             self._note(nemesis, "begin", targets)
             self.world.after(min(lasts, max(0.0, ends_at - self.world.now)), healed, heal)
@@ -345,33 +329,42 @@ class Run:
 
     def _end(self) -> None:
         """When all faults are healed, let the contenders end, and see whether a probe gets on."""
-        world = self.world
         for contenders in self.slots:
             contenders.is_stopping = True
-        world.run(world.now + 20 * LEASE_SECONDS)
-        for contenders in self.slots:
-            for thread in contenders.process.threads:
-                if not thread.has_ended and "/" in thread.name:
-                    self._recorder.write(
-                        contenders.process.name, NOTE, "unexpected", text=f"{thread.name} hangs"
-                    )
+        threads = [
+            thread
+            for contenders in self.slots
+            for thread in contenders.process.threads
+            if "/" in thread.name
+        ]
+        self._run_until_ended(threads, 20 * self.lease_seconds)
+        for thread in threads:
+            if not thread.has_ended:
+                self._recorder.write(
+                    thread.process.name, NOTE, "unexpected", text=f"{thread.name} hangs"
+                )
         probe = self._process("probe")
         got: list[str] = []
 
         def take_all() -> None:
-            client = self.connect(probe, Link(world))
+            client = self.connect(probe, Link(self.world))
             for name in LOCKS:
                 lock = client.FairLock(name)
                 if lock.acquire(timeout=5):
                     got.append(name)
                     lock.release()
 
-        probe.start(take_all, "0")
-        world.run(world.now + 10 * LEASE_SECONDS + 10)
+        self._run_until_ended([probe.start(take_all, "0")], 10 * self.lease_seconds + 10)
         for name in LOCKS:
             if name not in got:
                 text = "a probe does not get the lock"
                 self._recorder.write("run", NOTE, "unrecovered", name, text=text)
+
+    def _run_until_ended(self, threads: list[Thread], seconds: float) -> None:
+        """Let everything happen until these threads have ended, or for so many seconds."""
+        until = self.world.now + seconds
+        while self.world.now < until and not all(thread.has_ended for thread in threads):
+            self.world.run(min(until, self.world.now + LOOK_SECONDS))
 
     def _judge(self) -> Report:
         history = History(self.events)
@@ -381,19 +374,18 @@ class Run:
             len(history.operations),
             len(history.holds),
             sum(excused for _, _, excused in overlaps(history)),
-            violations(history, BOUNDS),
+            violations(history, self.system.bounds),
             self.events,
         )
 
 
 @contextlib.contextmanager
-def simulated() -> Iterator[None]:
-    """Make runs possible: the library and the contenders use the simulated system."""
+def simulated(system: System) -> Iterator[None]:
+    """Make runs possible: the library and the contenders use what is simulated."""
     logger = logging.getLogger("fencedlock")
     handler, propagate = worker.NoAnswer(), logger.propagate
     with system_of(worker) as patches:
-        patches.set(server, "Connections", Connections)
-        patches.set(server, "Inbox", Inbox)
+        system.patch(patches)
         patches.set(worker, "_local", Local())
         patches.set(threading, "Timer", Timer)
         registers.REGISTERS["store"] = lambda run: Register(run.rows, run.mutexes)
@@ -407,6 +399,6 @@ def simulated() -> Iterator[None]:
             del registers.REGISTERS["store"]
 
 
-def simulate(seed: int, nemeses: tuple[str, ...], seconds: float) -> Report:
-    """Run once, in the simulated system."""
-    return Run(seed, nemeses).last(seconds)
+def simulate(system: System, seed: int, nemeses: tuple[str, ...], seconds: float) -> Report:
+    """Run once, within :func:`simulated`."""
+    return Run(system, seed, nemeses).last(seconds)

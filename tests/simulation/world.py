@@ -31,7 +31,8 @@ class World:
         """The thread that runs."""
         self.process: Process | None = None
         """The process that runs, whether one of its threads does or its network."""
-        self._hub = greenlet.getcurrent()
+        self.hub: greenlet = greenlet.getcurrent()
+        """Runs between the turns of the threads."""
         self._events: list[tuple[float, int, Callable[..., object], tuple[Any, ...]]] = []
         self._number = 0
         self._numbers = {"owner": 0, "process": 0}
@@ -58,7 +59,7 @@ class World:
         for process in processes:
             process.kill()
             for thread in process.threads:
-                if not thread.has_ended:
+                if thread.greenlet:  # it has begun, and has not ended
                     self.thread, self.process = thread, process
                     thread.greenlet.throw(Killed)
         self.thread = self.process = None
@@ -89,7 +90,7 @@ class World:
         thread.turn += 1
         if seconds is not None:
             self.after(max(0.0, seconds), self._resume, thread, thread.turn, False)
-        woken = self._hub.switch()
+        woken = self.hub.switch()
         if thread.process.is_dead:
             raise Killed
         return bool(woken)
@@ -175,7 +176,8 @@ class Thread:
         self.own: dict[str, Any] = {}
         """The values that belong to this thread alone."""
         self._run = run
-        self.greenlet = greenlet(self._begin)
+        # Whoever starts a thread is not whom it returns to.
+        self.greenlet = greenlet(self._begin, process.world.hub)
 
     def _begin(self, _woken: object) -> None:
         try:
