@@ -19,15 +19,15 @@ from tests.etcd_servers import EtcdServer, any_etcd
 from tests.simulation.etcd_store import EtcdStore, RefusedError
 
 keys = st.sampled_from([b"a", b"b", b"c"])
-ends = st.sampled_from([b"", b"b", b"d"])
+ends = st.sampled_from([b"", b"b", b"d", b"d"])
 values = st.sampled_from([b"", b"1", b"2"])
 leases = st.sampled_from([0, 0, 7, 8])
 ranges = st.fixed_dictionaries(
     {"key": keys, "range_end": ends},
     optional={
         "limit": st.sampled_from([1, 2]),
-        "keys_only": st.just(True),
-        "count_only": st.just(True),
+        "keys_only": st.booleans(),
+        "count_only": st.booleans(),
         "sort": st.just(True),
     },
 )
@@ -50,6 +50,7 @@ compares = st.one_of(
 operations = st.one_of(
     st.tuples(st.just("range"), ranges),
     st.tuples(st.just("put"), puts),
+    st.tuples(st.just("put"), puts),
     st.tuples(st.just("delete_range"), deletes),
 )
 inner = st.fixed_dictionaries(
@@ -66,10 +67,14 @@ transactions = st.fixed_dictionaries(
         "failure": st.lists(operations, max_size=2),
     }
 )
+one_put = st.builds(
+    lambda fields: {"compare": [], "success": [("put", fields)], "failure": []}, puts
+)
 requests = st.lists(
     st.one_of(
         st.tuples(st.just("range"), ranges),
         st.tuples(st.just("txn"), transactions),
+        st.tuples(st.just("txn"), one_put),
         st.tuples(
             st.sampled_from(["grant", "revoke", "keep_alive", "list"]), st.sampled_from([7, 8])
         ),
@@ -189,7 +194,7 @@ def test_the_same_requests_have_the_same_answers(own_server: Callable[..., EtcdS
     def ask(kind: str, request: Any) -> Any:
         return real.call(_METHODS[kind], request, 30)
 
-    @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
     @given(requests)
     def check(asked: Any) -> None:
         for lease in (7, 8):
