@@ -122,12 +122,14 @@ class RedisServer(ServerTime):
         The connection may lead to another server, whose clock is behind. No token may be lower than
         what the server before it may have issued, even if this client was not told of it.
 
-        The floor is the least that the server's clock shows now, because a token that is ahead of
-        the clock would be repeated by a server that has lost it. It takes longer to connect than
-        the server's time is uncertain, so the server before can't have issued a higher token.
+        The floor is the least that the server's clock shows now, because a server that has lost a
+        token ahead of its clock would issue lower ones. To connect takes at least the time of the
+        fastest answer, by which the server's time is uncertain. Only while no answer was fast may
+        the server before have issued a higher token.
         """
         if self.ahead_us:
-            least_us = int(now_seconds() * 1e6 + self.least_ahead_us)
+            # After the clock was set back, a fast answer has lowered only one of the bounds.
+            least_us = int(now_seconds() * 1e6 + min(self.ahead_us, self.least_ahead_us))
             self.floors.of_all = max(self.floors.of_all, least_us)
         for inbox in list(self._inboxes.values()):
             inbox.doubt()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -54,3 +55,19 @@ def test_tokens_do_not_fall_below_what_the_client_has_seen(
         raw.flushall()
     with client.RLock("x") as after:
         assert after > before
+
+
+@pytest.mark.parametrize("bound", ["ahead_us", "least_ahead_us"])
+def test_a_new_connection_raises_the_floor_to_no_more_than_the_server_s_clock(
+    bound: str, server: RedisServer, client: fencedlock.Client, name: str
+) -> None:
+    """A bound is too high after a first answer that took long, or after the clock was set back."""
+    with client.RLock(name):
+        pass
+    backend: Any = client._table.backend
+    setattr(backend, bound, getattr(backend, bound) + 500_000)
+    backend.floors.of_all = 0
+    backend._connected_anew()
+    with server.client() as raw:
+        seconds, micros = raw.time()
+    assert seconds * 10**6 - 10**7 < backend.floors.of_all <= seconds * 10**6 + micros
