@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 from unittest import mock
 
 import pytest
@@ -515,6 +515,22 @@ class TestPackets:
         assert not client.inspect(name).locked
         assert not lost
 
+    HASTY: ClassVar = {"ttl": 1, "socket_timeout": 0.5, "outage_timeout": 0.1}
+
+    @staticmethod
+    def attach_in_vain(
+        wire: Any, fate: str, remote: fencedlock.Client, client: fencedlock.Client, name: str
+    ) -> tuple[fencedlock.FencingToken, str]:
+        """Inflict this fate on each attempt to attach a hold. Return its token and its secret."""
+        lock = client.RLock(name)
+        lock.acquire()
+        lock.attach(lock.detach())  # the server has loaded the script
+        token, secret = lock.token, lock.detach(ttl=60)
+        wire.rule = lambda request: fate if is_about(wire, request, name) else None
+        with pytest.raises(fencedlock.BackendUnavailableError):
+            remote.attach(secret, name)
+        return token, secret
+
     def test_nobody_asks_again_for_a_hold_that_was_perhaps_attached(
         self,
         wire: Any,
@@ -523,15 +539,9 @@ class TestPackets:
         name: str,
     ) -> None:
         """It ends with its lease, although its client lives and keeps another lock."""
-        remote = connect(wire.url, ttl=1, socket_timeout=0.5, outage_timeout=0.1)
+        remote = connect(wire.url, **self.HASTY)
         with remote.RLock(f"{name}/other") as other:
-            lock = client.RLock(name)
-            lock.acquire()
-            lock.attach(lock.detach())  # the server has loaded the script
-            secret = lock.detach(ttl=60)
-            wire.rule = lambda request: LOSE_REPLY if is_about(wire, request, name) else None
-            with pytest.raises(fencedlock.BackendUnavailableError):
-                remote.attach(secret, name)
+            self.attach_in_vain(wire, LOSE_REPLY, remote, client, name)
             assert not client.inspect(name).detached
             begun = time.monotonic()
             with client.RLock(name):
@@ -546,15 +556,9 @@ class TestPackets:
         name: str,
     ) -> None:
         """It comes after the time that the client had for it."""
-        remote = connect(wire.url, ttl=1, socket_timeout=0.5, outage_timeout=0.1)
+        remote = connect(wire.url, **self.HASTY)
         with remote.RLock(f"{name}/other") as other:
-            lock = client.RLock(name)
-            lock.acquire()
-            lock.attach(lock.detach())  # the server has loaded the script
-            token, secret = lock.token, lock.detach(ttl=60)
-            wire.rule = lambda request: HOLD if is_about(wire, request, name) else None
-            with pytest.raises(fencedlock.BackendUnavailableError):
-                remote.attach(secret, name)
+            token, secret = self.attach_in_vain(wire, HOLD, remote, client, name)
             assert wire.held
             clock = client.FairLock(f"{name}/clock")
             clock.acquire()

@@ -5,20 +5,7 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
-from tests.simulation.nemeses import (
-    EVERYBODY,
-    Damage,
-    SimulatedNemesis,
-    cut,
-    delay,
-    freeze_client,
-    kill_client,
-    late_packets,
-    lose_replies,
-    nothing,
-    raise_floor,
-    silence,
-)
+from tests.simulation.nemeses import EVERYBODY, OF_CLIENTS, Damage, SimulatedNemesis, nothing
 
 if TYPE_CHECKING:
     from tests.simulation.etcd_network import Member
@@ -79,19 +66,12 @@ def change_leader(run: Run, _rng: random.Random) -> Damage:
 NEMESES: dict[str, SimulatedNemesis] = {
     nemesis.name: nemesis
     for nemesis in (
-        SimulatedNemesis("kill-client", kill_client, (0, 0)),
-        SimulatedNemesis("freeze-client", freeze_client, (0.2, 2.5)),
+        *OF_CLIENTS,
         SimulatedNemesis("freeze-member", freeze_member, (0.1, 2)),
         SimulatedNemesis("freeze-leader", freeze_leader, (0.5, 2)),
         SimulatedNemesis("freeze-majority", freeze_majority, (0.1, 1.5)),
         SimulatedNemesis("kill-member", kill_member, (0, 1)),
         SimulatedNemesis("restart-cluster", restart_cluster, (0, 0.7)),
         SimulatedNemesis("change-leader", change_leader, (0, 0)),
-        SimulatedNemesis("raise-floor", raise_floor, (0, 0)),
-        SimulatedNemesis("cut", cut, (0, 0)),
-        SimulatedNemesis("delay", delay, (0.5, 3)),
-        SimulatedNemesis("silence", silence, (0.2, 2.5)),
-        SimulatedNemesis("lose-replies", lose_replies, (0.3, 1.5)),
-        SimulatedNemesis("late-packets", late_packets, (0.3, 1.5)),
     )
 }

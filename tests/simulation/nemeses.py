@@ -95,6 +95,19 @@ def raise_floor(run: Run, rng: random.Random) -> Damage:
     return [], nothing
 
 
+OF_CLIENTS: tuple[SimulatedNemesis, ...] = (
+    SimulatedNemesis("kill-client", kill_client, (0, 0)),
+    SimulatedNemesis("freeze-client", freeze_client, (0.2, 2.5)),
+    SimulatedNemesis("raise-floor", raise_floor, (0, 0)),
+    SimulatedNemesis("cut", cut, (0, 0)),
+    SimulatedNemesis("delay", delay, (0.5, 3)),
+    SimulatedNemesis("silence", silence, (0.2, 2.5)),
+    SimulatedNemesis("lose-replies", lose_replies, (0.3, 1.5)),
+    SimulatedNemesis("late-packets", late_packets, (0.3, 1.5)),
+)
+"""What goes wrong with clients, their networks and their operators, whatever server they have."""
+
+
 def drawn(nemeses: Mapping[str, SimulatedNemesis], seed: int) -> tuple[str, ...]:
     """Return the nemeses that this seed draws: none, some, or all that go together."""
     rng = random.Random(f"{seed} nemeses")

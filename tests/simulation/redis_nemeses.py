@@ -5,20 +5,7 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
-from tests.simulation.nemeses import (
-    EVERYBODY,
-    Damage,
-    SimulatedNemesis,
-    cut,
-    delay,
-    freeze_client,
-    kill_client,
-    late_packets,
-    lose_replies,
-    nothing,
-    raise_floor,
-    silence,
-)
+from tests.simulation.nemeses import EVERYBODY, OF_CLIENTS, Damage, SimulatedNemesis, nothing
 
 if TYPE_CHECKING:
     from tests.simulation.run import Run
@@ -80,11 +67,12 @@ def fail_over(run: Run, _rng: random.Random) -> Damage:
 NEMESES: dict[str, SimulatedNemesis] = {
     nemesis.name: nemesis
     for nemesis in (
-        SimulatedNemesis("kill-client", kill_client, (0, 0)),
-        SimulatedNemesis("freeze-client", freeze_client, (0.2, 2.5)),
+        *OF_CLIENTS,
         SimulatedNemesis("freeze-server", freeze_server, (0.1, 1.5)),
         SimulatedNemesis("restart-server", restart_server, (0, 0.7)),
-        SimulatedNemesis("wipe-server", wipe_server, (0, 0.5), breaks_exclusion=True),
+        SimulatedNemesis(
+            "wipe-server", wipe_server, (0, 0.5), breaks_exclusion=True, not_with=("raise-floor",)
+        ),
         SimulatedNemesis(
             "step-server-clock",
             step_server_clock,
@@ -95,13 +83,7 @@ NEMESES: dict[str, SimulatedNemesis] = {
         SimulatedNemesis(
             "fail-over", fail_over, (0, 0.5), breaks_exclusion=True, not_with=("restart-server",)
         ),
-        SimulatedNemesis("raise-floor", raise_floor, (0, 0), not_with=("wipe-server",)),
         SimulatedNemesis("flush-scripts", flush_scripts, (0, 0)),
         SimulatedNemesis("kill-inboxes", kill_inboxes, (0, 0)),
-        SimulatedNemesis("cut", cut, (0, 0)),
-        SimulatedNemesis("delay", delay, (0.5, 3)),
-        SimulatedNemesis("silence", silence, (0.2, 2.5)),
-        SimulatedNemesis("lose-replies", lose_replies, (0.3, 1.5)),
-        SimulatedNemesis("late-packets", late_packets, (0.3, 1.5)),
     )
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import import_module
 from typing import Any, Protocol
 
 from tests.faults.rules import Bounds
@@ -40,10 +39,11 @@ class RedisSystem:
     lease_seconds = 0.8
 
     def __init__(self) -> None:
-        from fencedlock.backends.redis import backend
+        from fencedlock.backends.redis import backend, server
         from tests.simulation import redis_nemeses, redis_network
 
         self._library = backend
+        self._server = server
         self._network = redis_network
         self.nemeses: Mapping[str, SimulatedNemesis] = redis_nemeses.NEMESES
         self.bounds = Bounds(
@@ -66,9 +66,8 @@ class RedisSystem:
         return backend
 
     def patch(self, patches: Patches) -> None:
-        server = import_module("fencedlock.backends.redis.server")
-        patches.set(server, "Connections", self._network.Connections)
-        patches.set(server, "Inbox", self._network.Inbox)
+        patches.set(self._server, "Connections", self._network.Connections)
+        patches.set(self._server, "Inbox", self._network.Inbox)
 
 
 class EtcdSystem:
