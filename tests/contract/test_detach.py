@@ -182,6 +182,10 @@ def test_waiters_learn_that_it_lasts_for_less_than_they_know(
             lock.detach(ttl=1)
         thread.join(100)
         assert got.pop() - begun < 20
+        if attaches:
+            eventually(
+                lambda: mine.lost
+            )  # otherwise its handle is collected before that is noticed
 
 
 @CLASSES
