@@ -183,9 +183,8 @@ def test_waiters_learn_that_it_lasts_for_less_than_they_know(
         thread.join(100)
         assert got.pop() - begun < 20
         if attaches:
-            eventually(
-                lambda: mine.lost
-            )  # otherwise its handle is collected before that is noticed
+            # Otherwise its handle is collected before that is noticed.
+            eventually(partial(getattr, mine, "lost"))
 
 
 @CLASSES

@@ -65,7 +65,7 @@ def test_a_new_connection_raises_the_floor_to_no_more_than_the_server_s_clock(
     with client.RLock(name):
         pass
     backend: Any = client._table.backend
-    uncertain_us = backend.ahead_us - backend.least_ahead_us
+    uncertain_us = abs(backend.ahead_us - backend.least_ahead_us)
     setattr(backend, bound, getattr(backend, bound) + 500_000)
     backend.floors.of_all = 0
     backend._connected_anew()
