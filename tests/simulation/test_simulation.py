@@ -36,11 +36,6 @@ FOUND = {
         "51497",
         "wipe-server,flush-scripts,kill-client,fail-over,freeze-client,freeze-server,lose-replies,kill-inboxes,silence,cut,delay,late-packets",
     ),
-    "a lease that was renewed too late kept a lost lock for ever": (
-        "etcd",
-        "1167",
-        "raise-floor,change-leader,delay,freeze-leader,freeze-client,kill-member,cut,kill-client,freeze-majority",
-    ),
     "while no events arrived, living waiters were passed over": ("etcd", "1469", "lose-replies"),
 }
 """The servers, seeds and nemeses of bugs that were found and mended."""

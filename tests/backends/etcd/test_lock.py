@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -16,6 +17,8 @@ from fencedlock.backends.etcd import connections as calls
 from fencedlock.backends.etcd.keys import lock_keys
 from fencedlock.backends.etcd.lock import EtcdLock
 from fencedlock.backends.etcd.messages import messages
+from fencedlock.backends.etcd.ticket import ticket_of
+from fencedlock.clock import now_seconds
 from tests.conftest import eventually
 from tests.contenders import Contender, visit
 from tests.etcd_servers import EtcdServer
@@ -511,3 +514,36 @@ def test_a_revision_that_goes_back_is_not_believed(
     assert server.leftovers("x") <= {":withdrawn"}
     with connect(server.url).RLock("x") as token:
         assert int(token) > 0
+
+
+def test_what_depends_on_a_lease_is_not_forgotten_while_a_renewal_may_still_succeed(
+    client: fencedlock.Client, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the keys of a lost hold stay for as long as other locks keep the lease alive."""
+    backend: Any = client._table.backend
+    lock = client.RLock(name)
+    lock.acquire()
+    hold = lock._owned()
+    lease, since = ticket_of(hold).lease, now_seconds()
+    asked, may_answer = threading.Event(), threading.Event()
+    keep_alive = backend.connections.keep_alive
+
+    def late(*arguments: Any) -> Any:
+        asked.set()
+        may_answer.wait(60)
+        return keep_alive(*arguments)
+
+    monkeypatch.setattr(backend.connections, "keep_alive", late)
+    renewal = threading.Thread(target=lambda: backend.leases.renew(lease, 60))
+    renewal.start()
+    assert asked.wait(60)
+    lease.deadline = since
+    assert backend.forgets_at(hold, since) == float("inf")
+    may_answer.set()
+    renewal.join(60)
+    assert backend.forgets_at(hold, since) == lease.deadline > since
+    lease.deadline = since
+    assert backend.forgets_at(hold, since) == since
+    assert lease.gone
+    with contextlib.suppress(fencedlock.LockLostError):
+        lock.release()
