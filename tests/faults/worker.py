@@ -598,6 +598,10 @@ class Contender:
             self.write(FAIL, "detach", lock, refused=str(error), owned=lock._is_owned())
         else:
             self.write(OK, "detach", lock, digest=digest_of(secret))
+            # Others attach it within a millisecond, so it is seldom detached at any other moment.
+            used = [before for of, before in self._used[-3:] if of is lock]
+            if used and self.random.random() < USED_SHARE:
+                self.attach(lock, self.random.choice(used))
             file = self.worker.secrets / f"{lock.name} {digest_of(secret)[:16]}"
             unfinished = file.with_name(f".{file.name}")
             unfinished.write_text(secret)
