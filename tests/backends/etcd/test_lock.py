@@ -547,3 +547,27 @@ def test_what_depends_on_a_lease_is_not_forgotten_while_a_renewal_may_still_succ
     assert lease.gone
     with contextlib.suppress(fencedlock.LockLostError):
         lock.release()
+
+
+def test_nobody_is_passed_over_between_two_streams_of_events(
+    client: fencedlock.Client,
+    backend: EtcdServer,
+    connect: Callable[..., fencedlock.Client],
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By what was known before, a lock may seem free, and its waiters dead."""
+    waiting: Any = connect(backend.url, ttl=10)
+    inbox, keys = waiting._table.backend.inbox, waiting._table.backend.bind_lock(name).keys
+    with client.RLock(name):
+        waiter = threading.Thread(target=visit, args=(waiting.FairLock(name),))
+        waiter.start()
+        eventually(lambda: inbox.follows(keys))
+        again = threading.Event()
+        monkeypatch.setattr(inbox, "_read_until_cut", lambda: again.wait(60))
+        inbox._responses.cancel()
+        eventually(lambda: not inbox.follows(keys))
+        monkeypatch.undo()
+        again.set()
+    waiter.join(60)
+    assert not waiter.is_alive()
